@@ -1,0 +1,1 @@
+"""The bench: how the embedded model is made and measured (never imported by the extension)."""

@@ -1,0 +1,29 @@
+"""Runs one report: `python -m bench NAME [args...]`."""
+
+import sys
+from importlib import import_module
+
+from bench.cli import UserError, run
+
+# Every module has `main(argv) -> int`. Imported only when asked for: a wrong name is answered before torch has loaded.
+REPORTS = {
+    "model": "bench.model_report",
+    "world": "bench.world_sheet",
+}
+
+
+def main(argv: list[str]) -> int:
+    names = ", ".join(REPORTS)
+    if not argv:
+        raise UserError(f"a report's name is missing; one of: {names}")
+    name, *rest = argv
+    if name in ("-h", "--help"):
+        print(f"usage: python -m bench NAME [args...]\nreports: {names}")
+        return 0
+    if name not in REPORTS:
+        raise UserError(f"unknown report {name!r}; one of: {names}")
+    return import_module(REPORTS[name]).main(rest)
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

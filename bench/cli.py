@@ -1,0 +1,52 @@
+"""What every command of the bench shares: errors in one line, and seeds from the split they belong to."""
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from bench.seeds import SPLITS
+
+
+class UserError(Exception):
+    """Something the user can put right; its text is the sentence they read."""
+
+
+def complain(message: object) -> int:
+    """Prints one line to stderr, whatever the message holds; the exit code for wrong usage."""
+    print("error:", " ".join(str(message).split()), file=sys.stderr)
+    return 2
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that answers a mistake with one line instead of the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        sys.exit(complain(message))
+
+
+def run(main: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> int:
+    """Calls `main` with the command line; its exit code, or 2 and one line for a UserError, or 130 for Ctrl-C."""
+    try:
+        return main(list(sys.argv[1:] if argv is None else argv))
+    except UserError as error:
+        return complain(error)
+    except KeyboardInterrupt:
+        return 130
+
+
+def seed_range(text: str, final: bool) -> range:
+    """Reads `A:B`, B exclusive: development seeds, or those of the final test."""
+    name = "final" if final else "development"
+    split = SPLITS[name]
+    valid = f"{name} seeds are {split.start}:{split.stop}, the end excluded"
+    match = re.fullmatch(r"([0-9]{1,18}):([0-9]{1,18})", text)
+    if not match:
+        raise UserError(f"seeds {text!r} are not of the form A:B; {valid}")
+    seeds = range(int(match[1]), int(match[2]))
+    if not seeds:
+        raise UserError(f"seeds {text} are an empty range; {valid}")
+    if seeds.start < split.start or seeds.stop > split.stop:
+        raise UserError(f"seeds {text} are out of range; {valid}")
+    return seeds

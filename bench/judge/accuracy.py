@@ -1,0 +1,42 @@
+"""How well the judge reads pictures whose facts are known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bench.metrics.structure import part_overlap
+from bench.world.anatomy import REGION
+from bench.world.truth import ATTRIBUTE, Fact
+
+from .reading import Reading
+
+
+@dataclass(frozen=True)
+class Marks:
+    """One row a picture, so that intervals over pictures can be drawn."""
+
+    right: Tensor  # (batch, attribute): judgeable and read right; columns as in ATTRIBUTE
+    asked: Tensor  # (batch, attribute): judgeable
+    both: Tensor  # (batch, part): pixels where reading and truth agree on the part
+    either: Tensor
+
+    @property
+    def accuracy(self) -> float:
+        return float(self.right.sum() / self.asked.sum())
+
+    def by_attribute(self) -> dict[str, float]:
+        shares = self.right.sum(0) / self.asked.sum(0).clamp(min=1)
+        return dict(zip(ATTRIBUTE, shares.tolist(), strict=True))
+
+
+def mark(reading: Reading, facts: dict[str, Fact], region: Tensor) -> Marks:
+    """Compare a reading with the truth. Only the judge's single best answer counts; of two equally right ones either will do."""
+    right, asked = [], []
+    for name in ATTRIBUTE:
+        said, fact = reading.attributes[name], facts[name]
+        right.append(fact.judgeable & ((said == fact.value) | (said == fact.also)))
+        asked.append(fact.judgeable)
+    return Marks(torch.stack(right, 1).float(), torch.stack(asked, 1).float(), *part_overlap(reading.region, region, len(REGION)))

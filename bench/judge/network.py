@@ -1,0 +1,87 @@
+"""The judge's network: a small U-Net that finds the parts, and readers that look at one part each."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bench.world.anatomy import REGION
+from bench.world.truth import ATTRIBUTE, SHOWN_ON
+
+WIDTHS = (32, 64, 96, 128)
+LOOK = 64  # channels that are pooled over a part
+HIDDEN = 64
+_COLUMN = {name: number for number, name in enumerate(REGION)}
+
+
+class Block(nn.Module):
+    """A residual block; it has no running statistics, so that averaged weights are the whole network."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.norm = nn.GroupNorm(8, channels)
+        self.first = nn.Conv2d(channels, channels, 3, padding=1)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.zeros_(self.second.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.second(F.silu(self.first(F.silu(self.norm(x)))))
+
+
+def _reader(width: int, answers: int) -> nn.Sequential:
+    return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, HIDDEN), nn.SiLU(), nn.Linear(HIDDEN, answers))
+
+
+def _pool(features: Tensor, masks: Tensor) -> Tensor:
+    """The mean feature of every part: (batch, part, channel)."""
+    area = masks.flatten(2).sum(2, keepdim=True)
+    return masks.flatten(2) @ features.flatten(2).transpose(1, 2) / (area + 1)
+
+
+class Network(nn.Module):
+    """Images (batch, 3, H, W) in [0, 1], sides a multiple of 16 → part logits (batch, part, H, W) and logits of every attribute."""
+
+    def __init__(self, widths: tuple[int, ...] = WIDTHS):
+        super().__init__()
+        self.widths = tuple(widths)
+        fine, *_, coarse = self.widths
+        self.stem = nn.Conv2d(12, fine, 3, padding=1)
+        self.down = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in zip(self.widths, self.widths[1:], strict=False))
+        self.encode = nn.ModuleList(nn.Sequential(*(Block(w) for _ in range(1 if w == fine else 2))) for w in self.widths)
+        self.up = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in zip(self.widths, self.widths[1:], strict=False))
+        self.decode = nn.ModuleList(Block(w) for w in self.widths[:-1])
+        self.parts = nn.Conv2d(fine, len(REGION) * 4, 1)
+        self.look = nn.ModuleList([nn.Conv2d(fine + 12, LOOK, 1), nn.Conv2d(self.widths[1], LOOK, 1)])
+        piece = 2 * LOOK + 1
+        whole = 2 * coarse + piece  # the background tells the light, which every colour depends on
+        seen = {name: whole + piece * len(SHOWN_ON.get(name, ())) for name in ATTRIBUTE}
+        self.read = nn.ModuleDict({name: _reader(seen[name], len(words)) for name, words in ATTRIBUTE.items()})
+
+    def forward(self, image: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        pixels = F.pixel_unshuffle(image * 4 - 2, 2)
+        x = self.stem(pixels)
+        skips = []
+        for level, blocks in enumerate(self.encode):
+            if level:
+                x = self.down[level - 1](x)
+            x = blocks(x)
+            skips.append(x)
+        coarse = skips.pop()
+        levels = []
+        for skip, up, block in zip(reversed(skips), reversed(self.up), reversed(self.decode), strict=True):
+            x = block(skip + F.interpolate(up(x), scale_factor=2.0, mode="nearest"))
+            levels.append(x)
+        parts = F.pixel_shuffle(self.parts(x).float(), 2)
+        # The readers must not bend the outlines to suit themselves.
+        masks = F.avg_pool2d(parts.detach().softmax(1), 2)
+        fine = F.silu(self.look[0](torch.cat([x, pixels], 1))).float()
+        middle = F.silu(self.look[1](levels[-2])).float()
+        area = masks.mean((2, 3))[..., None].sqrt()
+        pieces = torch.cat([_pool(fine, masks), _pool(middle, F.avg_pool2d(masks, 2)), area], 2)
+        whole = torch.cat([coarse.float().mean((2, 3)), coarse.float().amax((2, 3)), pieces[:, 0]], 1)
+        answers = {}
+        for name, reader in self.read.items():
+            shown = [pieces[:, _COLUMN[region]] for region in SHOWN_ON.get(name, ())]
+            answers[name] = reader(torch.cat([whole, *shown], 1)).float()
+        return parts, answers

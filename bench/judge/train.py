@@ -1,0 +1,154 @@
+"""Training of the judge on fresh renders of the world, never on anything that a model drew."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bench.cli import Parser, run
+from bench.seeds import TRAIN
+from bench.train.loop import Trainer, log
+from bench.world.anatomy import REGION
+from bench.world.chance import Chance
+from bench.world.render import Camera, render
+from bench.world.scene import Subjects, sample_subjects
+from bench.world.truth import ATTRIBUTE, Fact, attributes
+
+from .network import Network
+from .reading import WEIGHTS, save_network
+
+FIRST = TRAIN.start + (1 << 44)  # far from the pictures that the model learns from
+UNSEEN = 4  # one picture in so many wears what the model never saw: the judge must be able to read it
+AWAY = 0.2  # how often the figure is smaller than the frame allows, as AnchorAlign may leave it
+BATCH = 32
+FRESH = 8  # pictures rendered for every step; the rest of a batch was rendered before
+KEPT = 12_288
+RATE = 2e-3
+SIZE = 128
+
+
+def sample_for_reading(seeds: Tensor) -> tuple[Subjects, Camera]:
+    """Subjects of all kinds, seen and unseen, in every part of a canvas."""
+    rows = torch.arange(len(seeds), device=seeds.device)
+    common, rare = sample_subjects(seeds), sample_subjects(seeds, unseen=True)
+    identities = type(common.identities).join([common.identities, rare.identities])[rows + len(rows) * (seeds % UNSEEN == 0)]
+    chance = Chance(seeds, "reading")
+    # The right half of a wide canvas continues the place on the left.
+    settings = replace(common.settings, shift=chance.flag("right half", 0.25).double())
+    scale = torch.where(chance.flag("away", AWAY), chance.between("scale", 0.7, 1.0), 1.0)
+    shift = (1 - scale)[:, None] * chance("shift", 2)
+    return Subjects(identities, common.poses, settings), Camera(scale, shift)
+
+
+class Stock:
+    """Rendered pictures with their facts; the oldest make room for new ones."""
+
+    def __init__(self, first: int, device: torch.device):
+        self.next, self.device = first, device
+        self.columns: dict[str, Tensor] = {}
+        self.count = 0
+
+    def renew(self, count: int) -> None:
+        seeds = torch.arange(self.next, self.next + count, device=self.device)
+        (subjects, camera), self.next = sample_for_reading(seeds), self.next + count
+        facts = (subjects.identities, subjects.poses, subjects.settings)
+        picture = render(*facts, SIZE, camera)
+        rows = {"image": (picture.image * 255).round().to(torch.uint8), "region": picture.region.to(torch.uint8)}
+        for name, fact in attributes(*facts, picture).items():
+            rows |= {f"{name}/{part}": value.to(torch.int16) for part, value in fact._asdict().items()}
+        place = torch.arange(self.count, self.count + count) % KEPT
+        for name, value in rows.items():
+            if name not in self.columns:
+                self.columns[name] = torch.empty(KEPT, *value.shape[1:], dtype=value.dtype, device=self.device)
+            self.columns[name][place] = value
+        self.count += count
+
+    def draw(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
+        rows = torch.randint(min(self.count, KEPT), (count,), generator=generator)
+        return {name: column[rows.to(self.device)] for name, column in self.columns.items()}
+
+
+def weather(image: Tensor, generator: torch.Generator) -> Tensor:
+    """Blur, colour casts and blotches such as an autoencoder adds; four pictures in ten stay clean."""
+
+    def noise(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator).to(image)
+
+    def draw() -> Tensor:
+        return torch.rand(len(image), 1, 1, 1, generator=generator).to(image)
+
+    count, _, height, width = image.shape
+    worn = image
+    for _ in range(2):
+        softer = F.avg_pool2d(F.pad(worn, (1, 1, 1, 1), mode="replicate"), 3, 1)
+        worn = torch.lerp(worn, softer, draw())
+    for cell in (1, 4, 16):
+        blotches = F.interpolate(noise(count, 3, height // cell, width // cell), size=(height, width), mode="bilinear", align_corners=False)
+        worn = worn + blotches * 0.03 * draw()
+    worn = worn * (1 + 0.03 * noise(count, 3, 1, 1)) + 0.015 * noise(count, 3, 1, 1)
+    return torch.where(draw() < 0.4, image, worn.clamp(0, 1))
+
+
+def region_loss(logits: Tensor, region: Tensor) -> Tensor:
+    """Cross-entropy, and the soft intersection over union of every part over the whole batch, which is what is measured."""
+    share = logits.softmax(1)
+    truth = F.one_hot(region, len(REGION)).permute(0, 3, 1, 2)
+    both = (share * truth).sum((0, 2, 3))
+    either = share.sum((0, 2, 3)) + truth.sum((0, 2, 3)) - both
+    return F.cross_entropy(logits, region) + 0.5 * (1 - (both + 1) / (either + 1)).mean()
+
+
+def fact_loss(logits: Tensor, fact: Fact) -> Tensor:
+    """Cross-entropy over the pictures that can be judged; of two equal answers each gets half."""
+    score = logits.log_softmax(1)
+    wrong = -(score.gather(1, fact.value[:, None]) + score.gather(1, fact.also[:, None]))[:, 0] / 2
+    return (wrong * fact.judgeable).sum() / len(wrong)
+
+
+def train_judge(trainer: Trainer, device: torch.device, logfile: Path) -> None:
+    """Train until the budget is spent, then write the averaged network for use."""
+    generator = torch.Generator().manual_seed(trainer.step)
+    stock = Stock(FIRST + trainer.step * FRESH, device)
+    for _ in range(16):
+        stock.renew(4 * FRESH)
+    for step in trainer.steps():
+        stock.renew(FRESH)
+        batch = stock.draw(BATCH, generator)
+        facts = {name: Fact(*(batch[f"{name}/{part}"].long() for part in Fact._fields)) for name in ATTRIBUTE}
+        image = weather(batch["image"].float() / 255, generator)
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            logits, answers = trainer.module(image)
+        outline = region_loss(logits.float(), batch["region"].long())
+        told = {name: fact_loss(answers[name].float(), facts[name]) for name in ATTRIBUTE}
+        trainer.update(4 * outline + sum(told.values()))
+        if step % 50 == 0:
+            losses = {name: float(value.detach()) for name, value in told.items()}
+            weakest = sorted(losses, key=losses.get)[-3:]
+            minutes, told = trainer.elapsed / 60, sum(losses.values())
+            log(logfile, stage="judge", step=step, minutes=minutes, region=float(outline.detach()), told=told, weakest=", ".join(weakest))
+    save_network(trainer.averaged, WEIGHTS)
+
+
+def main(argv: list[str]) -> int:
+    parser = Parser(prog="python -m bench.judge.train", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=25)
+    parser.add_argument("--folder", type=Path, default=Path("out/train"))
+    parser.add_argument("--fresh", action="store_true", help="start over instead of going on from the folder's checkpoint")
+    options: argparse.Namespace = parser.parse_args(argv)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(0)
+    trainer = Trainer(Network().to(device, memory_format=torch.channels_last), options.folder / "judge.safetensors", RATE, options.minutes)
+    if not options.fresh:
+        trainer.resume()
+    train_judge(trainer, device, options.folder / "judge.jsonl")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

@@ -1,0 +1,64 @@
+"""From cases to a number with an interval: percentile bootstrap over cases, paired where methods are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+DRAWS = 2000
+LEVEL = 0.95
+
+
+def interval(
+    statistic: Callable[..., Tensor], *columns: Tensor, draws: int = DRAWS, level: float = LEVEL, seed: int = 0
+) -> dict[str, float]:
+    """`statistic` of columns with one row a case, and the interval of the same on resampled cases.
+
+    `statistic` takes the columns with any leading dimensions before that of the cases: (draws, cases, …). All columns are resampled
+    together, which is what makes a comparison paired.
+    """
+    count = len(columns[0])
+    if not count or any(len(column) != count for column in columns):
+        raise ValueError(f"columns of {[len(c) for c in columns]} cases; all need the same number, at least one")
+    columns = tuple(column.detach().double().cpu() for column in columns)
+    rows = torch.randint(count, (draws, count), generator=torch.Generator().manual_seed(seed))
+    value = float(statistic(*columns))
+    spread = statistic(*(column[rows] for column in columns))
+    spread = spread[spread.isfinite()]
+    tail = (1 - level) / 2
+    low, high = torch.quantile(spread, torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist() if len(spread) else (value, value)
+    return {"value": value, "low": low, "high": high}
+
+
+def _pooled(above: Tensor, below: Tensor) -> Tensor:
+    return above.sum(-1) / below.sum(-1)
+
+
+def _recovered(none: Tensor, method: Tensor, ceiling: Tensor) -> Tensor:
+    return 100 * _pooled(none - method, none - ceiling)
+
+
+def mean(values: Tensor, **options) -> dict[str, float]:
+    return interval(lambda v: v.mean(-1), values, **options)
+
+
+def ratio(above: Tensor, below: Tensor, **options) -> dict[str, float]:
+    """Σ above / Σ below: shares whose cases ask different numbers of questions."""
+    return interval(_pooled, above, below, **options)
+
+
+def recovered(none: Tensor, method: Tensor, ceiling: Tensor, **options) -> dict[str, float]:
+    """Percent of the way from no reference (0) to the ceiling (100), errors pooled over cases."""
+    return interval(_recovered, none, method, ceiling, **options)
+
+
+def difference(one: Tensor, other: Tensor, **options) -> dict[str, float]:
+    """Mean of `one` less mean of `other` on the same cases."""
+    return interval(lambda a, b: (a - b).mean(-1), one, other, **options)
+
+
+def recovered_difference(none: Tensor, one: Tensor, other: Tensor, ceiling: Tensor, **options) -> dict[str, float]:
+    """How many percent more of the way `one` recovers than `other`, on the same cases."""
+    return interval(lambda n, a, b, c: _recovered(n, a, c) - _recovered(n, b, c), none, one, other, ceiling, **options)

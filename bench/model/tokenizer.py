@@ -1,0 +1,151 @@
+"""A small CLIP tokenizer: trained on captions, kept in CLIP's own files, encoding exactly as CLIP's does.
+
+A text is cut into CLIP's pieces (letters together, digits one by one, other signs together). A piece becomes its
+bytes, written as printable characters, the last one marked `</w>`; neighbours are then joined in the order in
+which training joined them.
+"""
+
+import json
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+
+import regex
+import torch
+from torch import Tensor
+
+from bench.model.shape import Shape
+
+START, END, WORD_END = "<|startoftext|>", "<|endoftext|>", "</w>"
+SPECIAL = regex.compile(f"({regex.escape(START)}|{regex.escape(END)})")
+PIECES = regex.compile(SPECIAL.pattern[1:-1] + r"|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+")
+LETTERS_OR_SIGNS = regex.compile(r"\p{L}+|\P{L}+")
+Pair = tuple[str, str]
+
+
+def _alphabet() -> list[str]:
+    """A printable character for every byte: itself where it prints, else one from beyond Latin-1."""
+    printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    spare = iter(range(256, 512))
+    return [chr(byte if byte in printable else next(spare)) for byte in range(256)]
+
+
+ALPHABET = _alphabet()
+FIRST_TOKENS = [*sorted(ALPHABET), *(letter + WORD_END for letter in sorted(ALPHABET))]
+
+
+def pieces(text: str) -> Iterator[str]:
+    # Lowercase letter by letter: to the reference a sigma at a word's end is a sigma like any other.
+    text = "".join(letter.lower() for letter in unicodedata.normalize("NFC", text))
+    for piece in PIECES.findall(text):
+        if piece in (START, END):  # spelled with capitals, so only text; the reference cuts it once more
+            yield from LETTERS_OR_SIGNS.findall(piece)
+        else:
+            yield piece
+
+
+def symbols(piece: str) -> list[str]:
+    letters = [ALPHABET[byte] for byte in piece.encode()]
+    return [*letters[:-1], letters[-1] + WORD_END]
+
+
+def joined(parts: list[str], pair: Pair) -> list[str]:
+    """`parts` with each occurrence of `pair`, from the left, made one."""
+    out, i = [], 0
+    while i < len(parts):
+        width = 2 if tuple(parts[i : i + 2]) == pair else 1
+        out.append("".join(parts[i : i + width]))
+        i += width
+    return out
+
+
+def train(captions: Iterable[str], limit: int = 1536, least: int = 1) -> list[Pair]:
+    """The joins, most frequent first, until every piece seen `least` times is one token or the vocabulary is full."""
+    counts = Counter(piece for caption in captions for piece in pieces(caption))
+    words = {piece: symbols(piece) for piece, count in sorted(counts.items()) if count >= least}
+    merges: list[Pair] = []
+    while len(vocabulary(merges)) < limit:
+        pairs: Counter[Pair] = Counter()
+        for piece, parts in words.items():
+            for pair in pairwise(parts):
+                pairs[pair] += counts[piece]
+        if not pairs:
+            break
+        best = min(pairs, key=lambda pair: (-pairs[pair], pair))  # ties by spelling: the same captions, the same files
+        merges.append(best)
+        words = {piece: joined(parts, best) for piece, parts in words.items()}
+    return merges
+
+
+def vocabulary(merges: list[Pair]) -> dict[str, int]:
+    tokens = dict.fromkeys([*FIRST_TOKENS, *("".join(pair) for pair in merges), START, END])
+    return {token: i for i, token in enumerate(tokens)}
+
+
+def write(folder: Path, merges: list[Pair], shape: Shape) -> None:
+    """The files of a CLIP tokenizer, and beside them the text encoder's `config.json`, which SD1's loader reads there."""
+    vocab = vocabulary(merges)
+    if len(vocab) > shape.vocab:
+        raise ValueError(f"the tokenizer has {len(vocab)} tokens, the text encoder room for {shape.vocab}")
+    special = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}
+    tokenizer = {
+        "tokenizer_class": "CLIPTokenizer",
+        "model_max_length": shape.text_length,
+        "do_lower_case": True,
+        "add_prefix_space": False,
+        "errors": "replace",
+        **special,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges), encoding="utf-8")
+    for name, content in (
+        ("vocab.json", vocab),
+        ("special_tokens_map.json", special),
+        ("tokenizer_config.json", tokenizer),
+        ("config.json", shape.clip_config(vocab[START], vocab[END])),
+    ):
+        indent = None if name == "vocab.json" else 2
+        (folder / name).write_text(json.dumps(content, ensure_ascii=False, indent=indent) + "\n", encoding="utf-8")
+
+
+class Tokenizer:
+    """Encodes texts with the files in `folder`."""
+
+    def __init__(self, folder: Path | str):
+        folder = Path(folder)
+        self.vocab: dict[str, int] = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
+        lines = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()[1:]
+        self.ranks = {tuple(line.split(" ")): i for i, line in enumerate(lines)}
+        self.length: int = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))["model_max_length"]
+        self.start, self.end = self.vocab[START], self.vocab[END]
+        self._piece = lru_cache(1 << 16)(self._join)
+
+    def encode(self, texts: Iterable[str]) -> Tensor:
+        """Ids [B, 77]: the start token, the text (cut where it is too long), and end tokens to the end."""
+        rows = []
+        for text in texts:
+            row = [self.start, *self.ids(text)[: self.length - 2]]
+            rows.append(row + [self.end] * (self.length - len(row)))
+        return torch.tensor(rows, dtype=torch.long).reshape(-1, self.length)
+
+    def ids(self, text: str) -> list[int]:
+        """The text's own ids, without start, end or limit."""
+        out: list[int] = []
+        for part in SPECIAL.split(text):
+            if part in (START, END):
+                out.append(self.vocab[part])
+            else:
+                out.extend(i for piece in pieces(part) for i in self._piece(piece))
+        return out
+
+    def _join(self, piece: str) -> tuple[int, ...]:
+        parts = symbols(piece)
+        while len(parts) > 1:
+            pair = min(pairwise(parts), key=lambda p: self.ranks.get(p, len(self.ranks)))
+            if pair not in self.ranks:
+                break
+            parts = joined(parts, pair)
+        return tuple(self.vocab[part] for part in parts)

@@ -1,0 +1,128 @@
+"""Second stage: U-Net, text encoder and T2I-Adapter together, on single pictures and on two pictures of one subject."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from bench.model.embedded import Embedded
+from bench.model.tokenizer import Tokenizer
+
+from .loop import Trainer, log
+from .pool import Pairs, pair_texts
+
+PAIRED = 0.65  # share of steps on two-panel canvases: only there can self-attention learn to carry an identity
+STACKED = 0.25  # share of those with the second picture below instead of beside
+TEXT_DROPOUT = 0.12
+HINT_DROPOUT = 0.3
+MIN_SNR = 5.0
+PANELS = 32  # pictures in a batch; a two-panel canvas counts twice
+
+
+class Denoiser(nn.Module):
+    """The three networks that learn together."""
+
+    def __init__(self, model: Embedded):
+        super().__init__()
+        self.unet, self.text, self.adapter = model.unet, model.text, model.adapter
+
+    def forward(self, noisy: Tensor, t: Tensor, tokens: Tensor, hint: Tensor, hinted: Tensor) -> Tensor:
+        features = [f * hinted[:, None, None, None] for f in self.adapter(hint)]
+        return self.unet(noisy, t, self.text(tokens), features)
+
+
+class Latents:
+    """The pool as the denoiser reads it: latents of the pictures, and their hints as bytes."""
+
+    def __init__(self, encode: Callable[[Tensor], Tensor]):
+        self.encode, self.seeds, self.latent, self.skeleton, self.silhouette = encode, [], [], [], []
+
+    def __len__(self) -> int:
+        return sum(len(s) for s in self.seeds)
+
+    @torch.no_grad()
+    def add(self, pairs: Pairs) -> None:
+        images = pairs.image.flatten(0, 1)
+        latents = torch.cat([self.encode(chunk.float() / 127.5 - 1).float().cpu() for chunk in images.split(32)])
+        self.latent.append(latents.reshape(-1, 2, *latents.shape[1:]))
+        self.seeds.append(pairs.seeds)
+        self.skeleton.append(pairs.skeleton)
+        self.silhouette.append(pairs.silhouette)
+
+    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Seeds, latents `(count, 2, 4, h, w)` and hints `(count, 2, 3, H, W)`, skeleton or silhouette at random, of random pairs."""
+        seeds, latents, hints = [], [], []
+        for _ in range(count):
+            shard = int(torch.randint(len(self.seeds), (), generator=generator))
+            row = int(torch.randint(len(self.seeds[shard]), (), generator=generator))
+            seeds.append(self.seeds[shard][row])
+            latents.append(self.latent[shard][row])
+            if torch.rand((), generator=generator) < 0.5:
+                hints.append(self.skeleton[shard][row])
+            else:
+                hints.append(self.silhouette[shard][row][:, None].expand(-1, 3, -1, -1))
+        return torch.stack(seeds), torch.stack(latents), torch.stack(hints)
+
+
+def batch(pool: Latents, tokenizer: Tokenizer, generator: torch.Generator, salt: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Clean latents, tokens, hints in [0, 1] and which rows keep their hint: single pictures, or canvases of two."""
+
+    def chance(shape=()) -> Tensor:
+        return torch.rand(shape, generator=generator)
+
+    seeds, latents, hints = pool.draw(PANELS // 2, generator)
+    both, left, right = pair_texts(seeds, salt)
+    hints = hints.float() / 255
+    if chance() < PAIRED:
+        side = -2 if chance() < STACKED else -1
+        # Sometimes only one of the two pictures has its pose given.
+        alone = chance((len(seeds), 2)) < 0.2
+        hints = hints * (~alone)[:, :, None, None, None]
+        latents = torch.cat([latents[:, 0], latents[:, 1]], side)
+        hints = torch.cat([hints[:, 0], hints[:, 1]], side)
+        texts = both
+    else:
+        latents, hints = latents.transpose(0, 1).flatten(0, 1), hints.transpose(0, 1).flatten(0, 1)
+        texts = left + right
+    texts = ["" if drop else text for text, drop in zip(texts, (chance(len(texts)) < TEXT_DROPOUT).tolist(), strict=True)]
+    hinted = (chance(len(texts)) > HINT_DROPOUT).float()
+    return latents.contiguous(), tokenizer.encode(texts), hints.contiguous(), hinted
+
+
+def denoiser_loss(denoiser: nn.Module, alphas: Tensor, latents: Tensor, tokens: Tensor, hints: Tensor, hinted: Tensor,
+                  generator: torch.Generator, bf16: bool) -> Tensor:  # fmt: skip
+    """ε-prediction, weighted so that nearly clean latents do not dominate (min-SNR-γ, γ = 5)."""
+    device = latents.device
+    t = torch.randint(len(alphas), (len(latents),), generator=generator).to(device)
+    noise = torch.randn(latents.shape, generator=generator).to(device)
+    signal = alphas[t][:, None, None, None]
+    noisy = signal.sqrt() * latents + (1 - signal).sqrt() * noise
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
+        predicted = denoiser(noisy, t, tokens, hints, hinted).float()
+    snr = alphas[t] / (1 - alphas[t])
+    weight = snr.clamp(max=MIN_SNR) / snr
+    return ((predicted - noise).square().mean((1, 2, 3)) * weight).mean()
+
+
+def train_denoiser(trainer: Trainer, model: Embedded, pool: Latents, tokenizer: Tokenizer, device: torch.device, logfile: Path,
+                   every: int, between: Callable[[int], None]) -> None:  # fmt: skip
+    """Train until the budget is spent; `between` is called every `every` steps, for new data, sheets and weights."""
+    generator = torch.Generator().manual_seed(trainer.step + 1)
+    alphas = model.alphas.to(device)
+    running = {}
+    for step in trainer.steps():
+        latents, tokens, hints, hinted = batch(pool, tokenizer, generator, step)
+        paired = latents.shape[-1] != latents.shape[-2]
+        arguments = (x.to(device, non_blocking=True) for x in (latents, tokens, hints, hinted))
+        loss = denoiser_loss(trainer.module, alphas, *arguments, generator, bf16=True)
+        trainer.update(loss)
+        if step % 10 == 0:
+            name, value = ("pairs" if paired else "singles"), float(loss.detach())
+            running[name] = 0.9 * running.get(name, value) + 0.1 * value
+        if step % 100 == 0:
+            log(logfile, stage="denoiser", step=step, minutes=trainer.elapsed / 60, pool=len(pool), **running)
+        if step % every == every - 1:
+            between(step)

@@ -1,0 +1,127 @@
+"""What every stage of training shares: a budget in minutes, averaged weights, and a checkpoint that survives a kill."""
+
+from __future__ import annotations
+
+import copy
+import json
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from bench.cli import UserError
+
+SAVE_EVERY = 240  # seconds; a lost machine costs no more
+WARM_UP = 100  # steps
+DECAY = 0.35  # the share of the budget over which the learning rate falls to its end
+
+
+class Trainer:
+    """AdamW on one module with an exponential average of its weights, stored together in one pickle-free file."""
+
+    def __init__(self, module: nn.Module, path: Path, rate: float, minutes: float, average: float = 0.999, weight_decay: float = 0.01):
+        self.module, self.path, self.rate, self.minutes, self.average = module, path, rate, minutes, average
+        self.averaged = copy.deepcopy(module).requires_grad_(False)
+        self.optimiser = torch.optim.AdamW(module.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=weight_decay)
+        self.step, self.seconds_before = 0, 0.0
+        self.warm_from = 0  # after a resume without optimiser state the rate climbs again from here
+        self.started = self.saved = time.monotonic()
+
+    @property
+    def elapsed(self) -> float:
+        return time.monotonic() - self.started
+
+    @property
+    def progress(self) -> float:
+        """0 → 1 over this call's budget."""
+        return min(1.0, self.elapsed / (60 * self.minutes))
+
+    def steps(self) -> Iterator[int]:
+        """Yield step numbers until the budget is spent; saves on the way and at the end, also on Ctrl-C and when told to end."""
+
+        def told_to_end(*_):
+            raise KeyboardInterrupt
+
+        before = signal.signal(signal.SIGTERM, told_to_end)
+        try:
+            while self.progress < 1:
+                yield self.step
+                self.step += 1
+                if time.monotonic() - self.saved > SAVE_EVERY:
+                    self.save()
+        finally:
+            signal.signal(signal.SIGTERM, before)
+            self.save()
+
+    def update(self, loss: torch.Tensor) -> None:
+        """One optimiser step on `loss`, then the average follows."""
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.module.parameters(), 1.0)
+        warm = min(1.0, (self.step - self.warm_from + 1) / WARM_UP)
+        fall = max(0.0, (self.progress - (1 - DECAY)) / DECAY)
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.rate * warm * (1 - 0.96 * fall)
+        self.optimiser.step()
+        # Young weights change fast; the average then forgets fast too.
+        keep = min(self.average, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.averaged.parameters()), list(self.module.parameters()), 1 - keep)
+
+    def save(self) -> None:
+        tensors = {}
+        for prefix, module in (("weights.", self.module), ("average.", self.averaged)):
+            tensors |= {prefix + name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
+        for name, parameter in self.module.named_parameters():
+            for key, value in self.optimiser.state.get(parameter, {}).items():
+                if key.startswith("exp_avg"):
+                    tensors[f"{key}.{name}"] = value.detach().cpu().contiguous()
+        facts = {"step": self.step, "seconds": self.seconds_before + self.elapsed}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = self.path.with_suffix(".part")
+        save_file(tensors, unfinished, metadata={"facts": json.dumps(facts)})
+        unfinished.replace(self.path)
+        self.saved = time.monotonic()
+
+    def resume(self) -> bool:
+        """Go on from this stage's own checkpoint, when there is one."""
+        if not self.path.exists():
+            return False
+        try:
+            tensors = load_file(self.path)
+            with safe_open(self.path, "pt") as file:
+                facts = json.loads(file.metadata()["facts"])
+            for prefix, module in (("weights.", self.module), ("average.", self.averaged)):
+                module.load_state_dict({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
+        except Exception as error:
+            raise UserError(f"the training checkpoint {self.path} does not fit this model ({error}); remove it or use --fresh") from error
+        for name, parameter in self.module.named_parameters():
+            if f"exp_avg.{name}" in tensors:
+                self.optimiser.state[parameter] = {
+                    "step": torch.tensor(float(facts["step"])),
+                    "exp_avg": tensors[f"exp_avg.{name}"].to(parameter),
+                    "exp_avg_sq": tensors[f"exp_avg_sq.{name}"].to(parameter),
+                }
+        self.step, self.seconds_before = facts["step"], facts["seconds"]
+        return True
+
+    def start_from(self, state: dict[str, torch.Tensor]) -> None:
+        """Go on from weights alone: fresh optimiser, warm-up."""
+        self.module.load_state_dict(state)
+        self.averaged.load_state_dict(state)
+        self.step = 10_000  # the average is an old one from the first step on
+        self.warm_from = self.step
+
+
+def log(path: Path, **values) -> None:
+    """Append one line of JSON, and show it."""
+    line = json.dumps({k: round(v, 5) if isinstance(v, float) else v for k, v in values.items()})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+    print(line, flush=True)

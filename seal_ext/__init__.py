@@ -1,0 +1,1 @@
+"""The extension: everything that runs inside a WebUI or beside one, and nothing of the bench."""

@@ -1,0 +1,1 @@
+"""The studio: running the embedded model without a WebUI."""

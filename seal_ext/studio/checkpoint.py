@@ -1,0 +1,234 @@
+"""The embedded model's checkpoint: expanded from its shards, packed into them, and opened with diffusers.
+
+On disk it is what a WebUI expects of an SD1 model: `<name>.safetensors` in LDM's layout, `<name>.yaml` beside it,
+whose text encoder points at a tokenizer folder, and a T2I-Adapter in a file of its own.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import yaml
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from seal_ext.studio import keys
+from seal_ext.studio.shards import MANIFEST, CheckpointError, assemble, read, read_manifest, record, shard, update_manifest
+
+if TYPE_CHECKING:
+    import diffusers
+    import transformers
+
+__all__ = ["EMBEDDED", "CheckpointError", "Components", "Expanded", "expand", "load_diffusers", "pack", "read_description", "shard"]
+
+EMBEDDED = Path(__file__).resolve().parents[2] / "embedded"  # the shards that come with the project
+MODEL, ADAPTER, DESCRIPTION, TOKENIZER = "model", "adapter", "model.yaml", "tokenizer"
+
+
+@dataclass(frozen=True)
+class Expanded:
+    """Where the parts of an expanded checkpoint lie; `adapter` is None if the shards hold none."""
+
+    checkpoint: Path
+    description: Path
+    tokenizer: Path
+    adapter: Path | None
+
+
+def pack(
+    model: Mapping[str, Tensor],
+    adapter: Mapping[str, Tensor] | None,
+    description: str,
+    tokenizer: Path,
+    folder: Path | str,
+    *,
+    name: str,
+    bits: int = 16,
+) -> None:
+    """Fill `folder` with all that `expand` needs: both sets of weights, the `.yaml`'s text and the tokenizer's files."""
+    folder = Path(folder)
+    (folder / TOKENIZER).mkdir(parents=True, exist_ok=True)
+    (folder / MANIFEST).unlink(missing_ok=True)
+    shard(model, folder, MODEL, bits=bits)
+    if adapter is not None:
+        shard(adapter, folder, ADAPTER, bits=bits)
+    (folder / DESCRIPTION).write_text(_pointing_at(description, TOKENIZER), encoding="utf-8")
+    files = [folder / DESCRIPTION]
+    for source in sorted(tokenizer.glob("*.*")):
+        files.append(folder / TOKENIZER / source.name)
+        files[-1].write_bytes(source.read_bytes())
+    update_manifest(folder, name=name, files=[record(path, folder) for path in files])
+
+
+def expand(shards_dir: Path | str, target_dir: Path | str, adapter_dir: Path | str | None = None) -> Expanded:
+    """Assemble the checkpoint in `target_dir`; what is already there and whole stays untouched.
+
+    A WebUI lists whatever weights lie in its model folder, so the adapter can be put into another one. The adapter's
+    name is what the ControlNet extension tells kind and base model by.
+    """
+    shards, target = Path(shards_dir), Path(target_dir).absolute()
+    manifest = read_manifest(shards)
+    if absent := {"name", "weights", "files"} - manifest.keys():
+        raise CheckpointError(f"{shards / MANIFEST} says nothing of {', '.join(sorted(absent))}")
+    name, weights = manifest["name"], manifest["weights"]
+    adapter = (target if adapter_dir is None else Path(adapter_dir).absolute()) / f"{name}-t2iadapter-sd15.safetensors"
+    result = Expanded(
+        target / f"{name}.safetensors", target / f"{name}.yaml", target / f"{name}-tokenizer", adapter if ADAPTER in weights else None
+    )
+    for entry in manifest["files"]:
+        data, path = read(shards, entry), Path(entry["file"])
+        if path.name == DESCRIPTION:
+            _put(result.description, _pointing_at(data.decode(), str(result.tokenizer)).encode())
+        else:
+            _put(result.tokenizer / path.name, data)
+    for part, path in ((MODEL, result.checkpoint), (ADAPTER, result.adapter)):
+        if path is not None:
+            stamp = hashlib.sha256("".join(entry["sha256"] for entry in weights[part]).encode()).hexdigest()
+            if _stamp(path) != stamp:
+                # A single entry: several are written in no fixed order, and the same shards would give other bytes.
+                _put(path, save(assemble(shards, weights[part]), metadata={"shards": stamp}))
+    return result
+
+
+def _pointing_at(description: str, tokenizer: str) -> str:
+    content = yaml.safe_load(description)
+    content["model"]["params"]["cond_stage_config"]["params"]["version"] = tokenizer
+    return yaml.safe_dump(content, sort_keys=False)
+
+
+def _stamp(path: Path) -> str | None:
+    """What an expanded file was made from; None where there is none, or none that is whole."""
+    try:
+        with safe_open(path, "pt") as file:
+            return (file.metadata() or {}).get("shards")
+    except (OSError, SafetensorError):
+        return None
+
+
+def _put(path: Path, data: bytes) -> None:
+    """Make `path` hold `data`, at no moment less than all of it."""
+    if path.exists() and path.stat().st_size == len(data) and path.read_bytes() == data:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_bytes(data)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Components:
+    """The parts of a diffusers pipeline."""
+
+    unet: "diffusers.UNet2DConditionModel"
+    vae: "diffusers.AutoencoderKL"
+    text_encoder: "transformers.CLIPTextModel"
+    tokenizer: "transformers.CLIPTokenizer"
+    scheduler: "diffusers.DDIMScheduler"
+    adapter: "diffusers.T2IAdapter | None"
+
+    def pipeline(self) -> "diffusers.DiffusionPipeline":
+        """The adapter's pipeline where there is an adapter, else the plain one."""
+        import diffusers
+
+        parts = {k: v for k, v in vars(self).items() if v is not None}
+        kind = diffusers.StableDiffusionPipeline if self.adapter is None else diffusers.StableDiffusionAdapterPipeline
+        return kind(**parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+
+
+def read_description(checkpoint: Path | str) -> tuple[dict, Path]:
+    """What the `.yaml` beside `checkpoint` says, and the tokenizer folder it names (relative ones lie beside it)."""
+    path = Path(checkpoint).with_suffix(".yaml")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return content, path.parent / content["model"]["params"]["cond_stage_config"]["params"]["version"]
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing: it describes the checkpoint beside it") from None
+    except (yaml.YAMLError, KeyError, TypeError):
+        raise CheckpointError(f"{path} does not describe a checkpoint") from None
+
+
+def load_diffusers(
+    checkpoint: Path | str,
+    adapter: Path | str | None = None,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> Components:
+    """Open an LDM checkpoint with diffusers, without network; each weight must find its place, and each place its weight."""
+    import diffusers
+    import transformers
+
+    checkpoint = Path(checkpoint)
+    description, folder = read_description(checkpoint)
+    params = description["model"]["params"]
+    state = _split(_weights(checkpoint), (keys.UNET, keys.VAE, keys.TEXT), checkpoint)
+    unet_config, vae_config = keys.unet_config(params), keys.vae_config(params)
+    text = transformers.CLIPTextModel(transformers.CLIPTextConfig.from_pretrained(str(folder), local_files_only=True))
+    # Since transformers 5 this model's own names begin one level further in.
+    prefix = "text_model." if any(name.startswith("text_model.") for name in text.state_dict()) else ""
+
+    def ready(module: Any, weights: Mapping[str, Tensor], source: Path) -> Any:
+        return _fill(module, weights, source).to(device, dtype).eval().requires_grad_(False)
+
+    return Components(
+        unet=ready(diffusers.UNet2DConditionModel(**unet_config), keys.unet_state(state[0], unet_config["layers_per_block"]), checkpoint),
+        vae=ready(diffusers.AutoencoderKL(**vae_config), keys.vae_state(state[1], len(vae_config["block_out_channels"])), checkpoint),
+        text_encoder=ready(text, {prefix + name: tensor for name, tensor in state[2].items()}, checkpoint),
+        tokenizer=transformers.CLIPTokenizer.from_pretrained(str(folder), local_files_only=True),
+        scheduler=diffusers.DDIMScheduler(**keys.scheduler_config(params)),
+        adapter=None if adapter is None else ready(*_adapter(Path(adapter)), Path(adapter)),
+    )
+
+
+def _adapter(path: Path) -> tuple[Any, dict[str, Tensor]]:
+    import diffusers
+
+    state = _weights(path)
+    if "conv_in.weight" not in state:
+        raise CheckpointError(f"{path} is not a T2I-Adapter: it has no conv_in.weight")
+    width, inputs = state["conv_in.weight"].shape[:2]
+    module = diffusers.T2IAdapter(
+        in_channels=inputs // 64, channels=[width, 2 * width, 4 * width, 4 * width], num_res_blocks=2, downscale_factor=8
+    )
+    return module, keys.adapter_state(state)
+
+
+def _weights(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing") from None
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is not readable as safetensors: {error}") from None
+
+
+def _split(state: Mapping[str, Tensor], prefixes: Iterable[str], source: Path) -> list[dict[str, Tensor]]:
+    parts = [{name[len(prefix) :]: t for name, t in state.items() if name.startswith(prefix)} for prefix in prefixes]
+    if stray := [name for name in state if not name.startswith(tuple(prefixes))]:
+        raise CheckpointError(f"{source} holds unexpected {_some(stray)}")
+    return parts
+
+
+def _fill(module: nn.Module, weights: Mapping[str, Tensor], source: Path) -> nn.Module:
+    places = module.state_dict()
+    kind = type(module).__name__
+    if missing := sorted(places.keys() - weights.keys()):
+        raise CheckpointError(f"{source} misses, for {kind}, {_some(missing)}")
+    if stray := sorted(weights.keys() - places.keys()):
+        raise CheckpointError(f"{source} holds, for {kind}, unexpected {_some(stray)}")
+    if uneven := sorted(name for name in places if places[name].shape != weights[name].shape):
+        raise CheckpointError(f"{source} holds, for {kind}, wrongly shaped {_some(uneven)}")
+    module.load_state_dict(dict(weights), strict=True)
+    return module
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,0 +1,283 @@
+"""The embedded model is SD1's architecture: LDM's names, and diffusers' and transformers' numbers, from one file."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from bench.model import tokenizer as bpe
+from bench.model.embedded import Embedded, sample, steps_of
+from bench.model.shape import Shape
+from seal_ext.studio import checkpoint as ck
+from seal_ext.studio.shards import assemble, read_manifest, shard
+
+CAPTIONS = ["a red fox waving, seen from the left", "two blue cats running; it's Night", "The fox sleeps 12 hours"]
+# Random weights differ from trained ones in nothing that matters here, once no branch is zero.
+SHAPE = Shape(context=64, text_layers=2, vocab=768)
+
+# A sample of the names in SD1's own file.
+SD1_KEYS = {
+    "model.diffusion_model.": """
+        time_embed.0.weight input_blocks.0.0.weight input_blocks.1.0.in_layers.0.weight input_blocks.1.0.emb_layers.1.bias
+        input_blocks.1.1.transformer_blocks.0.attn1.to_out.0.bias input_blocks.3.0.op.weight input_blocks.4.0.skip_connection.weight
+        input_blocks.8.1.transformer_blocks.0.ff.net.0.proj.weight middle_block.1.proj_in.weight output_blocks.2.1.conv.weight
+        output_blocks.5.2.conv.bias output_blocks.11.1.transformer_blocks.0.attn2.to_k.weight out.2.weight
+    """,
+    "first_stage_model.": """
+        encoder.down.0.downsample.conv.weight encoder.mid.attn_1.q.weight decoder.up.3.block.0.norm1.weight
+        decoder.up.1.upsample.conv.weight post_quant_conv.bias
+    """,
+    "cond_stage_model.transformer.text_model.": """
+        embeddings.token_embedding.weight encoder.layers.0.self_attn.q_proj.weight encoder.layers.1.mlp.fc2.bias
+        final_layer_norm.weight
+    """,
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A saved model with its adapter and tokenizer."""
+    folder = tmp_path_factory.mktemp("embedded")
+    bpe.write(folder / "tokenizer", bpe.train(CAPTIONS), SHAPE)
+    torch.manual_seed(0)
+    model = Embedded(SHAPE)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(std=parameter[0].numel() ** -0.5 if "embedding" not in name else 0.5)
+            else:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+    model.save(folder / "tiny.safetensors", folder / "tokenizer", folder / "adapter.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ours(folder) -> Embedded:
+    model = Embedded.load(folder / "tiny.safetensors", folder / "adapter.safetensors")
+    return model.to(memory_format=torch.channels_last)
+
+
+@pytest.fixture(scope="module")
+def theirs(folder) -> ck.Components:
+    return ck.load_diffusers(folder / "tiny.safetensors", folder / "adapter.safetensors")
+
+
+@pytest.fixture(scope="module")
+def packed(folder, ours, tmp_path_factory) -> Path:
+    shards = tmp_path_factory.mktemp("shards")
+    description = (folder / "tiny.yaml").read_text()
+    ck.pack(ours.state_dict(), ours.adapter.state_dict(), description, folder / "tokenizer", shards, name="tiny")
+    return shards
+
+
+def close(a: torch.Tensor, b: torch.Tensor, tolerance: float = 1e-4) -> bool:
+    return a.shape == b.shape and (a - b).abs().max().item() <= tolerance
+
+
+def test_names_are_sd1s(ours):
+    names = ours.state_dict().keys()
+    assert {prefix + name for prefix, part in SD1_KEYS.items() for name in part.split()} <= names
+    assert len(ours.unet.input_blocks) + 1 + len(ours.unet.output_blocks) == 25
+    # SD1's U-Net has 686 weights, whatever its widths.
+    assert sum(name.startswith("model.diffusion_model.") for name in names) == 686
+    assert not [name for name in names if "adapter" in name or name.startswith("alphas")]
+
+
+def test_adapter_names_are_what_controlnet_reads(folder):
+    state = load_file(folder / "adapter.safetensors")
+    assert state["conv_in.weight"].shape == (32, 192, 3, 3)
+    assert state["body.0.block2.weight"].shape[2:] == (1, 1)
+    assert {name.split(".")[1] for name in state if "in_conv" in name} == {"2", "4"}
+    assert len(state) == 2 + 8 * 4 + 2 * 2 and not [name for name in state if "down_opt" in name]
+
+
+def test_shape_comes_back_from_the_files(folder):
+    description, tokenizer = ck.read_description(folder / "tiny.safetensors")
+    assert Shape.from_files(description, tokenizer) == SHAPE
+
+
+@pytest.mark.parametrize("size", [(8, 8), (16, 8)])
+@pytest.mark.parametrize("hinted", [False, True])
+def test_epsilon_is_diffusers(ours, theirs, size, hinted):
+    torch.manual_seed(1)
+    h, w = size
+    x, t, context = torch.randn(2, 4, h, w), torch.tensor([1, 981]), torch.randn(2, 77, SHAPE.context)
+    hint = torch.rand(2, 3, h * 8, w * 8)
+    with torch.no_grad():
+        features = ours.adapter(hint) if hinted else None
+        if hinted:
+            assert all(close(a, b) for a, b in zip(features, theirs.adapter(hint), strict=True))
+        epsilon = ours.unet(x.to(memory_format=torch.channels_last), t, context, features)
+        residuals = None if features is None else [feature.clone() for feature in features]
+        expected = theirs.unet(x, t, context, down_intrablock_additional_residuals=residuals).sample
+    assert expected.std() > 0.1
+    assert close(epsilon, expected)
+    if hinted:
+        assert not close(ours.unet(x, t, context), expected, 1e-2)
+
+
+def test_autoencoder_is_diffusers(ours, theirs):
+    torch.manual_seed(2)
+    image = torch.rand(1, 3, 64, 96) * 2 - 1
+    with torch.no_grad():
+        mean, logvar = ours.vae.encode(image)
+        expected = theirs.vae.encode(image).latent_dist
+        assert close(mean, expected.mean) and close(logvar, expected.logvar)
+        assert close(ours.vae.decode(mean), theirs.vae.decode(mean).sample)
+        assert close(ours.decode(ours.encode(image)), theirs.vae.decode(mean).sample)
+
+
+def test_text_is_transformers(ours, theirs, folder):
+    tokens = bpe.Tokenizer(folder / "tokenizer").encode(CAPTIONS)
+    with torch.no_grad():
+        assert close(ours.text(tokens), theirs.text_encoder(tokens).last_hidden_state)
+
+
+def test_sampler_is_the_pipelines(ours, theirs, folder):
+    torch.manual_seed(3)
+    noise, hint, seen = torch.randn(2, 4, 8, 8), torch.rand(1, 3, 64, 64), []
+    tokenizer = bpe.Tokenizer(folder / "tokenizer")
+    latent = sample(
+        ours, tokenizer.encode(CAPTIONS[:2]), tokenizer.encode([""]), noise, 5, 4.0, hint, lambda i, t, x, clean: seen.append(t)
+    )
+    pipeline = theirs.pipeline()
+    pipeline.set_progress_bar_config(disable=True)
+    expected = pipeline(
+        CAPTIONS[:2], image=hint.expand(2, -1, -1, -1), height=64, width=64, num_inference_steps=5, guidance_scale=4.0,
+        latents=noise, output_type="latent",
+    ).images  # fmt: skip
+    assert seen == steps_of(SHAPE, 5) == [801, 601, 401, 201, 1]
+    scale = expected.abs().max().item()
+    assert close(latent / scale, expected / scale)
+
+
+def test_gradients_reach_every_weight_under_autocast():
+    model = Embedded(SHAPE)
+    with torch.no_grad():  # the zeroed ends of branches would hide what lies before them
+        for parameter in model.parameters():
+            parameter.add_(0.01 * torch.randn_like(parameter))
+    with torch.autocast("cpu", torch.bfloat16):
+        features = model.adapter(torch.rand(1, 3, 64, 64))
+        context = model.text(torch.randint(0, 700, (1, 77)))
+        epsilon = model.unet(torch.randn(1, 4, 8, 8), torch.tensor([500]), context, features)
+    epsilon.float().square().mean().backward()
+    image, _, logvar = model.vae(torch.randn(1, 3, 32, 32))
+    (image.square().mean() + logvar.mean()).backward()
+    assert not [name for name, parameter in model.named_parameters() if parameter.grad is None]
+
+
+def test_shards_hold_halves(tmp_path, ours):
+    state = ours.state_dict()
+    paths = shard(state, tmp_path, limit=2**20)
+    assert len(paths) > 1 and all(path.stat().st_size <= 2**20 for path in paths)
+    back = assemble(tmp_path, read_manifest(tmp_path)["weights"]["model"])
+    assert back.keys() == state.keys()
+    assert all(back[name].dtype == torch.float32 and torch.equal(back[name], state[name].half().float()) for name in state)
+
+
+def test_shards_hold_bytes_within_half_a_step(tmp_path, ours):
+    state = ours.state_dict()
+    paths = shard(state, tmp_path, bits=8)
+    assert sum(path.stat().st_size for path in paths) < 1.25 * sum(tensor.numel() for tensor in state.values())
+    back = assemble(tmp_path, read_manifest(tmp_path)["weights"]["model"])
+    assert back.keys() == state.keys()
+    for name, tensor in state.items():
+        step = tensor.flatten(1).abs().amax(1) / 127 if tensor.ndim > 1 else tensor.abs() / 500
+        error = (back[name] - tensor).abs().flatten(1).amax(1) if tensor.ndim > 1 else (back[name] - tensor).abs()
+        assert (error <= step * 0.501 + 1e-7).all(), name
+
+
+def test_expanding_gives_the_model_back_and_then_rests(tmp_path, packed, ours):
+    first = ck.expand(packed, tmp_path / "models", tmp_path / "control")
+    assert sorted(path.name for path in (tmp_path / "models").iterdir()) == ["tiny-tokenizer", "tiny.safetensors", "tiny.yaml"]
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    assert ck.expand(packed, tmp_path / "models", tmp_path / "control") == first
+    assert times == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    assert ck.read_description(first.checkpoint)[1] == first.tokenizer == tmp_path / "models" / "tiny-tokenizer"
+    again = Embedded.load(first.checkpoint, first.adapter)
+    assert all(torch.equal(tensor, ours.state_dict()[name].half().float()) for name, tensor in again.state_dict().items())
+    ck.load_diffusers(first.checkpoint, first.adapter)
+
+
+def test_a_broken_copy_is_made_anew(tmp_path, packed):
+    result = ck.expand(packed, tmp_path)
+    whole = result.checkpoint.read_bytes()
+    result.checkpoint.write_bytes(whole[:1000])
+    assert ck.expand(packed, tmp_path).checkpoint.read_bytes() == whole
+
+
+def copied(packed: Path, target: Path) -> Path:
+    for path in packed.rglob("*.*"):
+        copy = target / path.relative_to(packed)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(path.read_bytes())
+    return target
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:-1] + b"\xee"), "model-00.safetensors is damaged"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-9]), "model-00.safetensors has"),
+        (lambda path: path.unlink(), "model-00.safetensors is missing"),
+        (lambda path: (path.parent / "manifest.json").unlink(), "holds no manifest.json"),
+        (lambda path: (path.parent / "manifest.json").write_text("{"), "not readable as JSON"),
+        (lambda path: (path.parent / "manifest.json").write_text('{"format": 2}'), "reads format 1"),
+        (lambda path: (path.parent / "manifest.json").write_text('{"format": 1}'), "says nothing of files, name, weights"),
+    ],
+)
+def test_tampered_shards_are_refused_in_one_line(tmp_path, packed, harm, words):
+    shards = copied(packed, tmp_path / "shards")
+    harm(shards / "model-00.safetensors")
+    with pytest.raises(ck.CheckpointError, match=words) as caught:
+        ck.expand(shards, tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    assert not list((tmp_path / "out").rglob("*.safetensors")) and not list(tmp_path.rglob("*.partial"))
+
+
+def test_diffusers_loading_is_strict(tmp_path, folder):
+    state = load_file(folder / "tiny.safetensors")
+    (tmp_path / "tiny.yaml").write_text((folder / "tiny.yaml").read_text())
+    first = "model.diffusion_model.input_blocks.0.0.weight"
+    for change, words in (
+        ({"model_ema.decay": torch.zeros(1)}, "unexpected model_ema.decay"),
+        ({first: None}, "misses, for UNet2DConditionModel, conv_in.weight"),
+        ({first: torch.zeros(32, 4, 1, 1)}, "wrongly shaped conv_in.weight"),
+        ({"first_stage_model.loss.logvar": torch.zeros(1)}, "for AutoencoderKL, unexpected loss.logvar"),
+    ):
+        changed = {name: tensor for name, tensor in {**state, **change}.items() if tensor is not None}
+        save_file(changed, tmp_path / "tiny.safetensors")
+        with pytest.raises(ck.CheckpointError, match=words):
+            ck.load_diffusers(tmp_path / "tiny.safetensors")
+    with pytest.raises(ck.CheckpointError, match="is not a T2I-Adapter"):
+        ck.load_diffusers(folder / "tiny.safetensors", folder / "tiny.safetensors")
+    with pytest.raises(ck.CheckpointError, match="yaml is missing"):
+        ck.load_diffusers(tmp_path / "absent.safetensors")
+
+
+def test_the_manifest_names_every_file(packed):
+    manifest = json.loads((packed / "manifest.json").read_text())
+    named = [entry["file"] for entry in [*manifest["files"], *(e for part in manifest["weights"].values() for e in part)]]
+    present = [path.relative_to(packed).as_posix() for path in packed.rglob("*.*") if path.name != "manifest.json"]
+    assert sorted(named) == sorted(present)
+
+
+def test_what_cannot_be_kept_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="not finite"):
+        shard({"a": torch.tensor([float("nan")])}, tmp_path)
+    with pytest.raises(ValueError, match="beyond half precision"):
+        shard({"a": torch.tensor([1e6])}, tmp_path)
+    with pytest.raises(ValueError, match="8 or 16 bits"):
+        shard({"a": torch.ones(1)}, tmp_path, bits=4)
+    with pytest.raises(ValueError, match="larger than a shard"):
+        shard({"a": torch.ones(9999)}, tmp_path, limit=1000)
