@@ -58,7 +58,8 @@ class Network(nn.Module):
         seen = {name: whole + piece * len(SHOWN_ON.get(name, ())) for name in ATTRIBUTE}
         self.read = nn.ModuleDict({name: _reader(seen[name], len(words)) for name, words in ATTRIBUTE.items()})
 
-    def forward(self, image: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, image: Tensor, region: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """The readers look where the network itself found the parts, or where a true part map (batch, H, W) says they are."""
         pixels = F.pixel_unshuffle(image * 4 - 2, 2)
         x = self.stem(pixels)
         skips = []
@@ -73,8 +74,9 @@ class Network(nn.Module):
             x = block(skip + F.interpolate(up(x), scale_factor=2.0, mode="nearest"))
             levels.append(x)
         parts = F.pixel_shuffle(self.parts(x).float(), 2)
-        # The readers must not bend the outlines to suit themselves.
-        masks = F.avg_pool2d(parts.detach().softmax(1), 2)
+        # Detached: the readers must not bend the outlines to suit themselves.
+        shares = parts.detach().softmax(1) if region is None else F.one_hot(region, len(REGION)).permute(0, 3, 1, 2).float()
+        masks = F.avg_pool2d(shares, 2)
         fine = F.silu(self.look[0](torch.cat([x, pixels], 1))).float()
         middle = F.silu(self.look[1](levels[-2])).float()
         area = masks.mean((2, 3))[..., None].sqrt()

@@ -27,9 +27,11 @@ FIRST = TRAIN.start + (1 << 44)  # far from the pictures that the model learns f
 UNSEEN = 4  # one picture in so many wears what the model never saw: the judge must be able to read it
 AWAY = 0.2  # how often the figure is smaller than the frame allows, as AnchorAlign may leave it
 BATCH = 32
-FRESH = 8  # pictures rendered for every step; the rest of a batch was rendered before
+FRESH = 6  # pictures rendered for every step; the rest of a batch was rendered before
 KEPT = 12_288
 RATE = 2e-3
+SHOWN = 0.5  # for this share of the budget the readers are shown the true parts, which the network cannot find yet
+OUTLINE = 10.0  # weight of the part map: every reader waits for it
 SIZE = 128
 
 
@@ -71,7 +73,12 @@ class Stock:
 
     def draw(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
         rows = torch.randint(min(self.count, KEPT), (count,), generator=generator)
-        return {name: column[rows.to(self.device)] for name, column in self.columns.items()}
+        batch = {name: column[rows.to(self.device)] for name, column in self.columns.items()}
+        # Nothing that is asked of a picture changes in a mirror.
+        turned = torch.rand(count, generator=generator).to(self.device) < 0.5
+        for name in ("image", "region"):
+            batch[name] = torch.where(turned.reshape(-1, *(1,) * (batch[name].dim() - 1)), batch[name].flip(-1), batch[name])
+        return batch
 
 
 def weather(image: Tensor, generator: torch.Generator) -> Tensor:
@@ -115,18 +122,19 @@ def train_judge(trainer: Trainer, device: torch.device, logfile: Path) -> None:
     """Train until the budget is spent, then write the averaged network for use."""
     generator = torch.Generator().manual_seed(trainer.step)
     stock = Stock(FIRST + trainer.step * FRESH, device)
-    for _ in range(16):
-        stock.renew(4 * FRESH)
+    for _ in range(64):
+        stock.renew(8)
     for step in trainer.steps():
         stock.renew(FRESH)
         batch = stock.draw(BATCH, generator)
         facts = {name: Fact(*(batch[f"{name}/{part}"].long() for part in Fact._fields)) for name in ATTRIBUTE}
         image = weather(batch["image"].float() / 255, generator)
+        region = batch["region"].long()
         with torch.autocast(device.type, dtype=torch.bfloat16):
-            logits, answers = trainer.module(image)
-        outline = region_loss(logits.float(), batch["region"].long())
+            logits, answers = trainer.module(image, region if trainer.progress < SHOWN else None)
+        outline = region_loss(logits.float(), region)
         told = {name: fact_loss(answers[name].float(), facts[name]) for name in ATTRIBUTE}
-        trainer.update(4 * outline + sum(told.values()))
+        trainer.update(OUTLINE * outline + sum(told.values()))
         if step % 50 == 0:
             losses = {name: float(value.detach()) for name, value in told.items()}
             weakest = sorted(losses, key=losses.get)[-3:]

@@ -10,10 +10,10 @@ from torch import Tensor
 DRAWS = 2000
 LEVEL = 0.95
 
+Interval = dict[str, float]  # "value", "low", "high"
 
-def interval(
-    statistic: Callable[..., Tensor], *columns: Tensor, draws: int = DRAWS, level: float = LEVEL, seed: int = 0
-) -> dict[str, float]:
+
+def interval(statistic: Callable[..., Tensor], *columns: Tensor, draws: int = DRAWS, level: float = LEVEL, seed: int = 0) -> Interval:
     """`statistic` of columns with one row a case, and the interval of the same on resampled cases.
 
     `statistic` takes the columns with any leading dimensions before that of the cases: (draws, cases, …). All columns are resampled
@@ -40,25 +40,25 @@ def _recovered(none: Tensor, method: Tensor, ceiling: Tensor) -> Tensor:
     return 100 * _pooled(none - method, none - ceiling)
 
 
-def mean(values: Tensor, **options) -> dict[str, float]:
+def mean(values: Tensor, **options) -> Interval:
     return interval(lambda v: v.mean(-1), values, **options)
 
 
-def ratio(above: Tensor, below: Tensor, **options) -> dict[str, float]:
+def ratio(above: Tensor, below: Tensor, **options) -> Interval:
     """Σ above / Σ below: shares whose cases ask different numbers of questions."""
     return interval(_pooled, above, below, **options)
 
 
-def recovered(none: Tensor, method: Tensor, ceiling: Tensor, **options) -> dict[str, float]:
+def recovered(none: Tensor, method: Tensor, ceiling: Tensor, **options) -> Interval:
     """Percent of the way from no reference (0) to the ceiling (100), errors pooled over cases."""
     return interval(_recovered, none, method, ceiling, **options)
 
 
-def difference(one: Tensor, other: Tensor, **options) -> dict[str, float]:
+def difference(one: Tensor, other: Tensor, **options) -> Interval:
     """Mean of `one` less mean of `other` on the same cases."""
     return interval(lambda a, b: (a - b).mean(-1), one, other, **options)
 
 
-def recovered_difference(none: Tensor, one: Tensor, other: Tensor, ceiling: Tensor, **options) -> dict[str, float]:
+def recovered_difference(none: Tensor, one: Tensor, other: Tensor, ceiling: Tensor, **options) -> Interval:
     """How many percent more of the way `one` recovers than `other`, on the same cases."""
     return interval(lambda n, a, b, c: _recovered(n, a, c) - _recovered(n, b, c), none, one, other, ceiling, **options)

@@ -11,9 +11,8 @@ from .window import local_mean, shifts
 
 SLACK = 1
 WINDOW = 13
-LAGS = [(0, 0)] + [
-    (y, x) for r in (4, 8, 12) for y, x in ((0, r), (r, 0), (round(0.7 * r), round(0.7 * r)), (round(0.7 * r), -round(0.7 * r)))
-]
+# Pixels down and right: four directions, as far as a pattern's period reaches.
+LAGS = [(0, 0), *((y * r // 10, x * r // 10) for r in (4, 8, 12) for y, x in ((0, 10), (10, 0), (7, 7), (7, -7)))]
 TEXTURED = 60.0  # mean squared L*a*b* deviation from which on a subject has a texture worth the name
 
 
@@ -38,7 +37,7 @@ def _moved(image: Tensor, y: int, x: int) -> Tensor:
 
 
 def _self_similarity(texture: Tensor, masks: Tensor) -> Tensor:
-    """Colour covariance of every part with itself at every lag: (batch, part, numbers). It knows orientation, period and colours, not phase."""
+    """Colour covariance of every part with itself at every lag, (batch, part, numbers): orientation, period and colours without phase."""
     columns = []
     for y, x in LAGS:
         joint = masks * _moved(masks, y, x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,7 +19,8 @@ from bench.world.sheet import save_png
 from seal_ext.studio.checkpoint import EMBEDDED, CheckpointError, expand, pack
 
 from . import autoencoder, denoiser
-from .loop import Trainer, log
+from .card import write_card
+from .loop import Trainer
 from .pool import SHARD, Pairs, caption_corpus, shard_path
 from .samples import sample_sheet
 from .teacher import Teacher
@@ -38,6 +40,7 @@ class Workshop:
         self.pool: list[Pairs] = []
         self.loaded: set[int] = set()
         self.committed = None if fresh else self._committed()
+        self.history = json.loads((EMBEDDED / "card.json").read_text(encoding="utf-8"))["training"] if self.committed else {}
         self.shape = self.committed.shape if self.committed else Shape(width=width)
         self.tokenizer_folder = folder / "tokenizer"
         self.vae = self._vae()
@@ -61,16 +64,18 @@ class Workshop:
             return trainer.averaged.eval().to(self.device)
         return self.committed.vae.eval().to(self.device) if self.committed else None
 
-    def refill(self, at_least: int = 1, at_most: int | None = None) -> list[Pairs]:
-        """New shards of the pool: those that the producers have finished; rendered here and now on a GPU, or when too few are there."""
+    def refill(self, most: int = 1 << 30, least: int = 1) -> list[Pairs]:
+        """Up to `most` new shards: what the producers have finished; rendered here and now on a GPU, or while fewer than `least` are there."""
         new = []
-        for number in range(self.shards if at_most is None else min(at_most, self.shards)):
+        for number in range(self.shards):
+            if len(new) == most:
+                break
+            path = shard_path(self.folder.parent / "pool", number)
             if number in self.loaded:
                 continue
-            path = shard_path(self.folder.parent / "pool", number)
             if path.exists():
                 new.append(Pairs.load(path))
-            elif self.device.type == "cuda" or len(self.loaded) < at_least:
+            elif self.device.type == "cuda" or len(self.loaded) < least:
                 new.append(Pairs.rendered(number, SIZE, self.device))
             else:
                 continue
@@ -88,7 +93,7 @@ class Workshop:
         if self.committed:
             print("teacher: the committed autoencoder already settles the latent space")
             return
-        self.refill(at_least=2)
+        self.refill(least=2)
         trainer = Trainer(Teacher().to(self.device), self.folder / "teacher.safetensors", 2e-3, minutes, weight_decay=0.0)
         trainer.resume()
         autoencoder.train_autoencoder(trainer, self.pool, self.device, self.logfile, refill=self.refill)
@@ -98,7 +103,7 @@ class Workshop:
     def scaled(self) -> Shape:
         """The shape with the scale of this latent space, measured once on the first shard."""
         if self.committed is None:
-            self.refill(at_least=1, at_most=1)
+            self.refill(most=1)
             self.shape = replace(self.shape, scale_factor=round(autoencoder.latent_scale(self.vae, self.pool[:1], self.device), 5))
         return self.shape
 
@@ -109,15 +114,15 @@ class Workshop:
         model = self.committed or Embedded(shape)
         tokenizer = self.tokenizer(shape)
         latents = denoiser.Latents(self.encode)
-        trainer = Trainer(denoiser.Denoiser(model).to(self.device), self.folder / "denoiser.safetensors", 6e-4, minutes)
+        trainer = Trainer(denoiser.Denoiser(model).to(self.device), self.folder / "denoiser.safetensors", 8e-4, minutes)
         if not trainer.resume() and self.committed:
-            trainer.start_from(trainer.module.state_dict())
+            trainer.start_from(trainer.module.state_dict(), self.history["denoiser"])
         # A few shards to begin with; the rest follow while training runs.
-        for pairs in self.pool or self.refill(at_most=4):
+        for pairs in self.pool or self.refill(most=4):
             latents.add(pairs)
 
         def between(step: int) -> None:
-            for pairs in self.refill(at_most=len(self.loaded) + 1):
+            for pairs in self.refill(most=1):
                 latents.add(pairs)
             if step % 1000 == 999:
                 averaged = trainer.averaged
@@ -132,7 +137,7 @@ class Workshop:
         vae = self.committed.vae if self.committed else AutoencoderKL(self.shape)
         trainer = Trainer(vae.to(self.device), self.folder / "autoencoder.safetensors", 1.5e-3, minutes, weight_decay=0.0)
         if not trainer.resume() and self.committed:
-            trainer.start_from(vae.state_dict())
+            trainer.start_from(vae.state_dict(), self.history["autoencoder"])
         autoencoder.train_student(trainer, self.vae, self.pool, self.device, self.logfile, refill=self.refill)
         self.save_sheet("autoencoder", autoencoder.sheet(trainer.averaged, self.pool, self.device))
 
@@ -155,17 +160,19 @@ class Workshop:
         shape = self.scaled()
         model = self.committed or Embedded(shape)
         stages = {"denoiser": denoiser.Denoiser(model), "autoencoder": model.vae}
+        history = dict(self.history)
         for stage, module in stages.items():
             path = self.folder / f"{stage}.safetensors"
             if path.exists():
                 trainer = Trainer(module, path, 0.0, 1.0)
                 trainer.resume()
                 module.load_state_dict(trainer.averaged.state_dict())
-                log(self.logfile, published=stage, step=trainer.step, hours=trainer.seconds_before / 3600)
+                history[stage] = trainer.runs
             elif not self.committed:
                 raise UserError(f"nothing to publish: {path} is missing")
         folder = self.tokenizer_folder if self.tokenizer_folder.exists() else EMBEDDED / "expanded" / f"{NAME}-tokenizer"
         state = {name: tensor.detach().float() for name, tensor in model.state_dict().items()}
+        write_card(target, shape, model, history)
         pack(state, model.adapter.state_dict(), shape.ldm_yaml(""), folder, target, name=NAME, bits=bits)
 
 

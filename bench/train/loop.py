@@ -27,8 +27,10 @@ class Trainer:
     def __init__(self, module: nn.Module, path: Path, rate: float, minutes: float, average: float = 0.999, weight_decay: float = 0.01):
         self.module, self.path, self.rate, self.minutes, self.average = module, path, rate, minutes, average
         self.averaged = copy.deepcopy(module).requires_grad_(False)
-        self.optimiser = torch.optim.AdamW(module.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=weight_decay)
-        self.step, self.seconds_before = 0, 0.0
+        self.optimiser = torch.optim.AdamW(module.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=weight_decay, fused=True)
+        self.step = 0
+        self.earlier: list[dict] = []  # what was done before this call, a run each: device, steps, hours
+        self.first_step = 0
         self.warm_from = 0  # after a resume without optimiser state the rate climbs again from here
         self.started = self.saved = time.monotonic()
 
@@ -73,6 +75,14 @@ class Trainer:
         with torch.no_grad():
             torch._foreach_lerp_(list(self.averaged.parameters()), list(self.module.parameters()), 1 - keep)
 
+    @property
+    def runs(self) -> list[dict]:
+        """The history of these weights, this call included."""
+        device = next(self.module.parameters()).device
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} thread(s)"
+        now = {"device": name, "steps": self.step - self.first_step, "hours": round(self.elapsed / 3600, 3)}
+        return [*self.earlier, *([now] if now["steps"] else [])]
+
     def save(self) -> None:
         tensors = {}
         for prefix, module in (("weights.", self.module), ("average.", self.averaged)):
@@ -81,7 +91,7 @@ class Trainer:
             for key, value in self.optimiser.state.get(parameter, {}).items():
                 if key.startswith("exp_avg"):
                     tensors[f"{key}.{name}"] = value.detach().cpu().contiguous()
-        facts = {"step": self.step, "seconds": self.seconds_before + self.elapsed}
+        facts = {"step": self.step, "runs": self.runs}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = self.path.with_suffix(".part")
         save_file(tensors, unfinished, metadata={"facts": json.dumps(facts)})
@@ -107,15 +117,16 @@ class Trainer:
                     "exp_avg": tensors[f"exp_avg.{name}"].to(parameter),
                     "exp_avg_sq": tensors[f"exp_avg_sq.{name}"].to(parameter),
                 }
-        self.step, self.seconds_before = facts["step"], facts["seconds"]
+        self.step = self.first_step = facts["step"]
+        self.earlier = facts["runs"]
         return True
 
-    def start_from(self, state: dict[str, torch.Tensor]) -> None:
-        """Go on from weights alone: fresh optimiser, warm-up."""
+    def start_from(self, state: dict[str, torch.Tensor], runs: list[dict]) -> None:
+        """Go on from weights alone, made by those runs: fresh optimiser, warm-up."""
         self.module.load_state_dict(state)
         self.averaged.load_state_dict(state)
-        self.step = 10_000  # the average is an old one from the first step on
-        self.warm_from = self.step
+        self.earlier = runs
+        self.step = self.first_step = self.warm_from = sum(run["steps"] for run in runs)
 
 
 def log(path: Path, **values) -> None:

@@ -57,6 +57,7 @@ EVEN = [PATTERN.index(name) for name in ("striped", "banded", "checked", "diagon
 PIECE = 0.0016  # the share of the frame that a piece must cover for its colour to be told: 26 pixels of 128 × 128
 CLOTH = 0.008  # … and for its pattern
 MINOR = 0.22  # of a patterned piece, the share of the rarer colour from which on a reader sees two
+CLEARLY = 1.3  # the main colour of dots and the like covers so many times the other's area
 CLOSE = 0.11  # distance in RGB up to which a pixel has a colour
 FINE = 256  # rows of the raster on which it is decided what covers what
 DEEPEST = 0.66  # how dark roundness makes an outline
@@ -114,7 +115,7 @@ def attributes(identities: Identities, poses: Poses, settings: Settings, picture
         first, second = _two_colours(image, inside, rgb[value], rgb[other])
         rarer = torch.minimum(first, second) / (first + second).clamp(min=1e-6)
         even = torch.isin(pattern, torch.tensor(EVEN, device=pattern.device)) & (rarer > MINOR)
-        put(f"{name} colour", value, worn & (first > PIECE) & (even | (first > 2 * second)), torch.where(even, other, value))
+        put(f"{name} colour", value, worn & (first > PIECE) & (even | (first > CLEARLY * second)), torch.where(even, other, value))
         plain = pattern == PATTERN.index("plain")
         seen = inside.float().mean((1, 2)) > CLOTH
         put(f"{name} pattern", pattern, worn & seen & (plain | (rarer > torch.where(pattern == PATTERN.index("dotted"), MINOR / 2, MINOR))))
@@ -178,7 +179,7 @@ def correspondence(parts_a: Parts, parts_b: Parts, height: int, width: int) -> C
 
 def _on_top(parts: Parts, slot: torch.Tensor, x: torch.Tensor, y: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """Whether a part is the one that is seen at a place (in frame heights), to a fraction of a pixel."""
-    finer = max(2, -(-FINE // height))
+    finer = max(1, FINE // height) | 1  # odd, so that a pixel's centre is a fine pixel's centre
     height, width = height * finer, width * finer
     seen = rasterise(parts, height, width).slot
     column, row = (x * height).floor().long(), (y * height).floor().long()
