@@ -17,6 +17,7 @@ from bench.metrics.structure import mean_iou, silhouette_iou
 from bench.metrics.text import facts_found
 from bench.model.embedded import Embedded, sample
 from bench.model.tokenizer import Tokenizer
+from bench.model_card import page
 from bench.seeds import DEVELOPMENT, FINAL
 from bench.world.render import render
 from bench.world.scene import sample_subjects
@@ -147,10 +148,10 @@ def open_model() -> tuple[Model, Judge, dict]:
     return Model(files), Judge.load(), card
 
 
-def write_json(path: Path, content: dict) -> None:
+def write_text(path: Path, content: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        path.write_text(content, encoding="utf-8")
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}") from error
 
@@ -161,6 +162,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--final", action="store_true", help="use test seeds, which nothing is tuned on")
     parser.add_argument("--renders", type=int, default=RENDERS, help="pictures the judge is examined on")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    parser.add_argument("--card", type=Path, metavar="FILE", help="write the model card there, as Markdown")
     options = parser.parse_args(argv)
     split = FINAL if options.final else DEVELOPMENT
     seeds = seed_range(options.seeds or f"{split.start}:{split.start + 64}", options.final)
@@ -172,5 +174,7 @@ def main(argv: list[str]) -> int:
         if isinstance(value, dict) and "low" in value:
             print(f"{name:22} {value['value']:8.3f}   [{value['low']:.3f}, {value['high']:.3f}]")
     if options.json:
-        write_json(options.json, report)
+        write_text(options.json, json.dumps(report, indent=1) + "\n")
+    if options.card:
+        write_text(options.card, page(report, "test" if options.final else "development"))
     return 0

@@ -33,6 +33,11 @@ def _reader(width: int, answers: int) -> nn.Sequential:
     return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, HIDDEN), nn.SiLU(), nn.Linear(HIDDEN, answers))
 
 
+def vote_words() -> dict[str, int]:
+    """The attributes that every pixel of a part votes on, and how many words each has."""
+    return {name: len(ATTRIBUTE[name]) for name in SHOWN_ON}
+
+
 def _pool(features: Tensor, masks: Tensor) -> Tensor:
     """The mean feature of every part: (batch, part, channel)."""
     area = masks.flatten(2).sum(2, keepdim=True)
@@ -40,7 +45,11 @@ def _pool(features: Tensor, masks: Tensor) -> Tensor:
 
 
 class Network(nn.Module):
-    """Images (batch, 3, H, W) in [0, 1], sides a multiple of 16 → part logits (batch, part, H, W) and logits of every attribute."""
+    """From images (batch, 3, H, W) in [0, 1], sides a multiple of 16, to the logits of parts, of attributes, and of votes.
+
+    parts (batch, part, H, W); attributes by name (batch, word); votes by name (batch, word, H/4, W/4): what each place thinks of its part.
+    Votes teach the features what to look at, and their mean is the first thing a reader is told.
+    """
 
     def __init__(self, widths: tuple[int, ...] = WIDTHS):
         super().__init__()
@@ -55,10 +64,12 @@ class Network(nn.Module):
         self.look = nn.ModuleList([nn.Conv2d(fine + 12, LOOK, 1), nn.Conv2d(self.widths[1], LOOK, 1)])
         piece = 2 * LOOK + 1
         whole = 2 * coarse + piece  # the background tells the light, which every colour depends on
-        seen = {name: whole + piece * len(SHOWN_ON.get(name, ())) for name in ATTRIBUTE}
+        words = vote_words()
+        self.votes = nn.Conv2d(self.widths[1], sum(words.values()), 1)
+        seen = {name: whole + piece * len(SHOWN_ON.get(name, ())) + words.get(name, 0) for name in ATTRIBUTE}
         self.read = nn.ModuleDict({name: _reader(seen[name], len(words)) for name, words in ATTRIBUTE.items()})
 
-    def forward(self, image: Tensor, region: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, image: Tensor, region: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
         """The readers look where the network itself found the parts, or where a true part map (batch, H, W) says they are."""
         pixels = F.pixel_unshuffle(image * 4 - 2, 2)
         x = self.stem(pixels)
@@ -77,13 +88,19 @@ class Network(nn.Module):
         # Detached: the readers must not bend the outlines to suit themselves.
         shares = parts.detach().softmax(1) if region is None else F.one_hot(region, len(REGION)).permute(0, 3, 1, 2).float()
         masks = F.avg_pool2d(shares, 2)
+        half = F.avg_pool2d(masks, 2)
         fine = F.silu(self.look[0](torch.cat([x, pixels], 1))).float()
         middle = F.silu(self.look[1](levels[-2])).float()
         area = masks.mean((2, 3))[..., None].sqrt()
-        pieces = torch.cat([_pool(fine, masks), _pool(middle, F.avg_pool2d(masks, 2)), area], 2)
+        pieces = torch.cat([_pool(fine, masks), _pool(middle, half), area], 2)
         whole = torch.cat([coarse.float().mean((2, 3)), coarse.float().amax((2, 3)), pieces[:, 0]], 1)
+        words = vote_words()
+        votes = dict(zip(words, self.votes(levels[-2]).float().split(list(words.values()), 1), strict=True))
         answers = {}
         for name, reader in self.read.items():
-            shown = [pieces[:, _COLUMN[region]] for region in SHOWN_ON.get(name, ())]
-            answers[name] = reader(torch.cat([whole, *shown], 1)).float()
-        return parts, answers
+            told = [whole]
+            if name in votes:
+                columns = [_COLUMN[region] for region in SHOWN_ON[name]]
+                told += [pieces[:, columns].flatten(1), _pool(votes[name], half[:, columns].sum(1, keepdim=True))[:, 0]]
+            answers[name] = reader(torch.cat(told, 1)).float()
+        return parts, answers, votes

@@ -59,7 +59,7 @@ class Judge:
         """Read pictures (batch, 3, height, width) in [0, 1], best at the 128 × 128 px of training."""
         regions, answers = [], []
         for chunk in images.split(CHUNK):
-            logits, said = self.network(chunk.float())
+            logits, said, _ = self.network(chunk.float())
             regions.append(logits.argmax(1))
             answers.append(said)
         shares = {name: torch.cat([said[name] for said in answers]).softmax(1) for name in ATTRIBUTE}

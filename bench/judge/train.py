@@ -18,7 +18,7 @@ from bench.world.anatomy import REGION
 from bench.world.chance import Chance
 from bench.world.render import Camera, render
 from bench.world.scene import Subjects, sample_subjects
-from bench.world.truth import ATTRIBUTE, Fact, attributes
+from bench.world.truth import ATTRIBUTE, Fact, attributes, on_part
 
 from .network import Network
 from .reading import WEIGHTS, save_network
@@ -26,10 +26,10 @@ from .reading import WEIGHTS, save_network
 FIRST = TRAIN.start + (1 << 44)  # far from the pictures that the model learns from
 UNSEEN = 4  # one picture in so many wears what the model never saw: the judge must be able to read it
 AWAY = 0.2  # how often the figure is smaller than the frame allows, as AnchorAlign may leave it
-BATCH = 32
-FRESH = 6  # pictures rendered for every step; the rest of a batch was rendered before
+BATCH = 12
+FRESH = 3  # pictures rendered for every step; the rest of a batch was rendered before
 KEPT = 12_288
-RATE = 2e-3
+RATE = 1.5e-3
 SHOWN = 0.5  # for this share of the budget the readers are shown the true parts, which the network cannot find yet
 OUTLINE = 10.0  # weight of the part map: every reader waits for it
 SIZE = 128
@@ -118,6 +118,18 @@ def fact_loss(logits: Tensor, fact: Fact) -> Tensor:
     return (wrong * fact.judgeable).sum() / len(wrong)
 
 
+def vote_loss(logits: Tensor, fact: Fact, part: Tensor) -> Tensor:
+    """The same for what every place says of the part (batch, H/4, W/4) it lies in."""
+    score = logits.log_softmax(1)
+    wrong = -(_said(score, fact.value) + _said(score, fact.also)) / 2
+    part = part & fact.judgeable[:, None, None]
+    return (wrong * part).sum() / part.sum().clamp(min=1) * fact.judgeable.float().mean()
+
+
+def _said(score: Tensor, word: Tensor) -> Tensor:
+    return score.gather(1, word[:, None, None, None].expand(-1, 1, *score.shape[2:]))[:, 0]
+
+
 def train_judge(trainer: Trainer, device: torch.device, logfile: Path) -> None:
     """Train until the budget is spent, then write the averaged network for use."""
     generator = torch.Generator().manual_seed(trainer.step)
@@ -131,11 +143,13 @@ def train_judge(trainer: Trainer, device: torch.device, logfile: Path) -> None:
         image = weather(batch["image"].float() / 255, generator)
         region = batch["region"].long()
         with torch.autocast(device.type, dtype=torch.bfloat16):
-            logits, answers = trainer.module(image, region if trainer.progress < SHOWN else None)
+            logits, answers, votes = trainer.module(image, region if trainer.progress < SHOWN else None)
         outline = region_loss(logits.float(), region)
         told = {name: fact_loss(answers[name].float(), facts[name]) for name in ATTRIBUTE}
-        trainer.update(OUTLINE * outline + sum(told.values()))
-        if step % 50 == 0:
+        place = region[:, 2::4, 2::4]
+        voted = sum(vote_loss(votes[name], facts[name], on_part(place, name)) for name in votes)
+        trainer.update(OUTLINE * outline + sum(told.values()) + voted)
+        if step % 100 == 0:
             losses = {name: float(value.detach()) for name, value in told.items()}
             weakest = sorted(losses, key=losses.get)[-3:]
             minutes, told = trainer.elapsed / 60, sum(losses.values())

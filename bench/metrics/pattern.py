@@ -13,7 +13,7 @@ SLACK = 1
 WINDOW = 13
 # Pixels down and right: four directions, as far as a pattern's period reaches.
 LAGS = [(0, 0), *((y * r // 10, x * r // 10) for r in (4, 8, 12) for y, x in ((0, 10), (10, 0), (7, 7), (7, -7)))]
-TEXTURED = 60.0  # mean squared L*a*b* deviation from which on a subject has a texture worth the name
+TEXTURED = 150.0  # mean squared L*a*b* deviation; roundness, eyes and outlines alone stay below it
 
 
 def _textures(image: Tensor, masks: Tensor) -> Tensor:

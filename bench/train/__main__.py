@@ -65,7 +65,7 @@ class Workshop:
         return self.committed.vae.eval().to(self.device) if self.committed else None
 
     def refill(self, most: int = 1 << 30, least: int = 1) -> list[Pairs]:
-        """Up to `most` new shards: what the producers have finished; rendered here and now on a GPU, or while fewer than `least` are there."""
+        """Up to `most` new shards: what the producers have finished; rendered here on a GPU, or while fewer than `least` are there."""
         new = []
         for number in range(self.shards):
             if len(new) == most:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import pi
 from typing import NamedTuple
 
@@ -71,10 +71,15 @@ class Fact(NamedTuple):
     also: torch.Tensor
 
 
-def _inside(picture: Picture, regions: tuple[str, ...]) -> torch.Tensor:
-    wanted = torch.zeros(len(REGION), dtype=torch.bool, device=picture.region.device)
-    wanted[[REGION.index(name) for name in regions]] = True
-    return wanted[picture.region]
+def on_part(region: torch.Tensor, name: str) -> torch.Tensor:
+    """Where in a part map (batch, height, width) the parts are on which an attribute shows."""
+    return _inside(region, SHOWN_ON[name])
+
+
+def _inside(region: torch.Tensor, names: tuple[str, ...]) -> torch.Tensor:
+    wanted = torch.zeros(len(REGION), dtype=torch.bool, device=region.device)
+    wanted[[REGION.index(name) for name in names]] = True
+    return wanted[region.long()]
 
 
 def _distance(image: torch.Tensor, rgb: torch.Tensor) -> torch.Tensor:
@@ -93,8 +98,8 @@ def _two_colours(image: torch.Tensor, inside: torch.Tensor, one: torch.Tensor, t
 
 def attributes(identities: Identities, poses: Poses, settings: Settings, picture: Picture) -> dict[str, Fact]:
     """Every attribute of every picture, and whether enough of it shows to be told."""
-    picture = replace(picture, image=picture.image[..., ::2, ::2], region=picture.region[:, ::2, ::2])  # areas need no more
-    rgb, image = COLOUR_RGB.to(picture.image), picture.image / LIGHT_RGB.to(picture.image)[settings.light][:, :, None, None]
+    image, region = picture.image[..., ::2, ::2], picture.region[:, ::2, ::2]  # areas need no more
+    rgb, image = COLOUR_RGB.to(image), image / LIGHT_RGB.to(image)[settings.light][:, :, None, None]
     person = identities.person
     always = torch.ones_like(person)
     facts = {}
@@ -103,15 +108,15 @@ def attributes(identities: Identities, poses: Poses, settings: Settings, picture
         facts[name] = Fact(value, judgeable, value if also is None else torch.where(judgeable, also, value))
 
     def area(name: str) -> torch.Tensor:
-        return _inside(picture, SHOWN_ON[name]).float().mean((1, 2))
+        return on_part(region, name).float().mean((1, 2))
 
     def one_colour(name: str, value: torch.Tensor, worn: torch.Tensor) -> None:
-        shows = _inside(picture, SHOWN_ON[name]) & (_distance(image, rgb[value]) < CLOSE)
+        shows = on_part(region, name) & (_distance(image, rgb[value]) < CLOSE)
         put(name, value, worn & (shows.float().mean((1, 2)) > PIECE))
 
     def garment(name: str, worn: torch.Tensor) -> None:
         value, other, pattern = (getattr(identities, f"{name}_{part}") for part in ("colour", "second", "pattern"))
-        inside = _inside(picture, (name,))
+        inside = _inside(region, (name,))
         first, second = _two_colours(image, inside, rgb[value], rgb[other])
         rarer = torch.minimum(first, second) / (first + second).clamp(min=1e-6)
         even = torch.isin(pattern, torch.tensor(EVEN, device=pattern.device)) & (rarer > MINOR)
@@ -128,7 +133,7 @@ def attributes(identities: Identities, poses: Poses, settings: Settings, picture
     garment("bottom", person & (identities.top != TOP.index("dress")))
     one_colour("shoes colour", identities.shoes, person)
 
-    first, second = _two_colours(image, _inside(picture, ("body", "legs")), rgb[identities.coat_colour], rgb[identities.coat_second])
+    first, second = _two_colours(image, _inside(region, ("body", "legs")), rgb[identities.coat_colour], rgb[identities.coat_second])
     share = second / (first + second).clamp(min=1e-6)
     put("coat colour", identities.coat_colour, ~person & (first > PIECE) & (share < 0.5))
     plain, masked = (identities.coat == COAT.index(name) for name in ("plain", "masked"))

@@ -17,7 +17,7 @@ from bench.world.anatomy import REGION
 from bench.world.identity import garment_is_held_out
 from bench.world.render import render
 from bench.world.scene import sample_subjects
-from bench.world.truth import ATTRIBUTE, Fact, attributes
+from bench.world.truth import ATTRIBUTE, SHOWN_ON, Fact, attributes
 from bench.world.words import HELD_OUT_EMBLEM
 
 TINY = (16, 16, 16, 16)
@@ -32,9 +32,10 @@ def one_thread():
 
 
 def test_the_network_answers_every_attribute_and_every_pixel():
-    parts, answers = Network(TINY)(torch.rand(2, 3, 64, 96))
+    parts, answers, votes = Network(TINY)(torch.rand(2, 3, 64, 96))
     assert parts.shape == (2, len(REGION), 64, 96)
     assert {name: logits.shape for name, logits in answers.items()} == {name: (2, len(words)) for name, words in ATTRIBUTE.items()}
+    assert {name: logits.shape for name, logits in votes.items()} == {name: (2, len(ATTRIBUTE[name]), 16, 24) for name in SHOWN_ON}
 
 
 def test_the_real_network_is_small():
@@ -47,7 +48,7 @@ def test_nothing_in_the_network_escapes_averaging():
 
 def test_readers_do_not_bend_the_outlines():
     network = Network(TINY)
-    _, answers = network(torch.rand(1, 3, 64, 64))
+    _, answers, _ = network(torch.rand(1, 3, 64, 64))
     answers["top colour"].sum().backward()
     assert network.parts.weight.grad is None
     assert network.stem.weight.grad is not None
@@ -89,7 +90,7 @@ def test_weather_is_mild_and_leaves_some_pictures_alone():
     change = (worn - image).abs().mean((1, 2, 3))
     assert 4 <= int((change == 0).sum()) <= 28
     assert change.max() < 0.12
-    assert 0 <= worn.min() and worn.max() <= 1
+    assert worn.min() >= 0 and worn.max() <= 1
 
 
 def test_losses_vanish_on_the_truth():

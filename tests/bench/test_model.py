@@ -15,7 +15,7 @@ from seal_ext.studio.shards import assemble, read_manifest, shard
 
 CAPTIONS = ["a red fox waving, seen from the left", "two blue cats running; it's Night", "The fox sleeps 12 hours"]
 # Random weights differ from trained ones in nothing that matters here, once no branch is zero.
-SHAPE = Shape(context=64, text_layers=2, vocab=768)
+SHAPE = Shape(width=32, head=16, context=64, text_layers=2, vocab=768, vae_width=32, vae_multipliers=(1, 1, 2, 4))
 
 # A sample of the names in SD1's own file.
 SD1_KEYS = {

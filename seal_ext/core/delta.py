@@ -1,0 +1,159 @@
+"""Delta-Bridge: what prompt and reference disagree on, as guidance; and the Δ-gate: where they disagree, as a map.
+
+    g_gen = ε(z, c_gen) − ε(z, ∅)    g_app = ε(z, c_app) − ε(z, ∅)    Δ = g_gen − g_app = ε(z, c_gen) − ε(z, c_app)
+    ε̂ = ε(z, ∅) + w·g_gen + λ(γ)·LowPass(Δ)
+
+ε(z, ∅) cancels in Δ. All of it is linear, so the same sum holds for v and x₀ predictions, as long as every term is of that kind.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+FILTERS = ("average", "gaussian", "fft")
+SPACES = ("eps", "v", "x0")
+
+
+@dataclass(frozen=True)
+class LowPass:
+    """A linear filter over latents (images, channels, height, width) that keeps what is broad; radius in latent cells."""
+
+    kind: str = "average"
+    radius: int = 1
+    repeats: int = 2
+
+    def __post_init__(self):
+        if self.kind not in FILTERS or self.radius < 0 or self.repeats < 0:
+            raise ValueError(f"a low-pass is one of {', '.join(FILTERS)}, its radius and repeats not negative")
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self.radius == 0 or self.repeats == 0:
+            return x
+        return _FILTER[self.kind](x.float(), self.radius, self.repeats).to(x.dtype)
+
+
+def _average(x: Tensor, radius: int, repeats: int) -> Tensor:
+    tall, wide = (min(radius, size - 1) for size in x.shape[-2:])  # reflection needs a cell more than it mirrors
+    for _ in range(repeats):
+        x = F.avg_pool2d(F.pad(x, (wide, wide, tall, tall), mode="reflect"), (2 * tall + 1, 2 * wide + 1), stride=1)
+    return x
+
+
+def _gaussian(x: Tensor, radius: int, repeats: int) -> Tensor:
+    sigma = radius * math.sqrt(repeats / 3)  # about the spread of that many averages
+    for axis in (-2, -1):
+        reach = min(math.ceil(3 * sigma), x.shape[axis] - 1)
+        taps = torch.exp(torch.arange(-reach, reach + 1, device=x.device) ** 2 / (-2 * sigma**2))
+        x = x.movedim(axis, -1)
+        padded = F.pad(x, (reach, reach, 0, 0), mode="reflect").unfold(-1, 2 * reach + 1, 1)
+        x = (padded @ (taps / taps.sum())).movedim(-1, axis)
+    return x
+
+
+def _fft(x: Tensor, radius: int, repeats: int) -> Tensor:
+    height, width = x.shape[-2:]
+    # Mirrored in both directions, so that the picture's opposite edges do not bleed into each other.
+    whole = torch.cat([x, x.flip(-1)], -1)
+    whole = torch.cat([whole, whole.flip(-2)], -2)
+    down, across = torch.fft.fftfreq(2 * height, device=x.device), torch.fft.rfftfreq(2 * width, device=x.device)
+    distance = (down[:, None] ** 2 + across[None] ** 2).sqrt()
+    kept = (distance <= 0.5 / (radius * math.sqrt(repeats) + 1)).to(x.dtype)
+    return torch.fft.irfft2(torch.fft.rfft2(whole) * kept, s=whole.shape[-2:])[..., :height, :width]
+
+
+_FILTER = {"average": _average, "gaussian": _gaussian, "fft": _fft}
+
+
+@torch.no_grad()
+def delta_bridge(uncond: Tensor, gen: Tensor, app: Tensor | None, w: float, lam: float, low_pass: LowPass) -> Tensor:
+    """Classifier-free guidance with the bridge; plain guidance, to the bit, when λ = 0 or there is no c_app of its own (None)."""
+    return add_delta(uncond + w * (gen - uncond), gen, app, lam, low_pass)
+
+
+@torch.no_grad()
+def add_delta(guided: Tensor, gen: Tensor, app: Tensor | None, lam: float, low_pass: LowPass) -> Tensor:
+    """The bridge upon guidance that a host has already computed: guided + λ·LowPass(gen − app), itself when nothing is added.
+
+    guided, gen and app are predictions of one kind, be it ε, v or x₀: then no sign changes. For x₀ = z − σε (k-diffusion's
+    denoised), Δ is −σ times the Δ of ε, and so is the sum. Pass None for app when c_app equals c_gen: two U-Net rows of one prompt
+    may differ by rounding, and the result is to be exactly plain guidance.
+    """
+    if lam == 0 or app is None:
+        return guided
+    return guided + lam * low_pass(gen - app).to(guided.dtype)
+
+
+def delta_in(delta: Tensor, source: str, target: str, sigma: float, alpha: float = 1.0) -> Tensor:
+    """A difference of two predictions of one kind as the difference of another, for z = α·x₀ + σ·ε.
+
+    k-diffusion's ε and x₀ have α = 1. v = α·ε − σ·x₀ is meant where α² + σ² = 1.
+    """
+    return delta if source == target else delta * (_x0_per(source, sigma, alpha) / _x0_per(target, sigma, alpha))
+
+
+def _x0_per(space: str, sigma: float, alpha: float) -> float:
+    # z is the same for both predictions, so x₀ = (z − σε)/α and x₀ = αz − σv leave only these.
+    return {"eps": -sigma / alpha, "v": -sigma, "x0": 1.0}[space]
+
+
+@dataclass(frozen=True)
+class DeltaGate:
+    """Where prompt and reference disagree: the settings of a map that grows while λ > 0 and then stays."""
+
+    low: float = 0.50
+    high: float = 0.97
+    strength: float = 1.0
+    low_pass: LowPass = LowPass()
+    floor: float = 0.01  # a spread of |Δ| below this is rounding and no disagreement; ε has spread 1
+
+    def __post_init__(self):
+        if not 0 <= self.low < self.high <= 1 or self.strength < 0:
+            raise ValueError("the Δ-gate's percentiles rise from 0 to 1, and its strength is not negative")
+
+
+class DisagreementMap:
+    """The running mean of |Δ| over a run's steps, for each image by itself."""
+
+    def __init__(self, gate: DeltaGate):
+        self.gate = gate
+        self.frozen = False
+        self._sum: Tensor | None = None  # (images, height, width)
+        self._steps = 0
+        self._map: Tensor | None = None
+
+    @torch.no_grad()
+    def update(self, delta: Tensor) -> None:
+        """Add a step's Δ in ε space, (images, channels, height, width); nothing once the map is frozen."""
+        if self.frozen:
+            return
+        size = self.gate.low_pass(delta.float().norm(dim=1, keepdim=True))[:, 0]
+        self._sum = size if self._sum is None else self._sum + size
+        self._steps, self._map = self._steps + 1, None
+
+    def freeze(self) -> None:
+        """From here on the map stays: λ is 0, and steps without Δ say nothing."""
+        self.frozen = True
+
+    @torch.no_grad()
+    def map(self) -> Tensor | None:
+        """The disagreement so far, (images, height, width) in 0 … 1; None before the first Δ."""
+        if self._map is None and self._sum is not None:
+            self._map = normalised(self._sum / self._steps, self.gate)
+        return self._map
+
+    def yields(self) -> Tensor | None:
+        """1 − map: what is left of the infusion."""
+        seen = self.map()
+        return None if seen is None else 1 - seen
+
+
+def normalised(size: Tensor, gate: DeltaGate) -> Tensor:
+    """Each image's map between its own two percentiles, times the gate's strength: 0 … 1."""
+    flat = size.flatten(1)
+    low, high = (flat.quantile(share, dim=1)[:, None, None] for share in (gate.low, gate.high))
+    return ((size - low) / (high - low).clamp(min=gate.floor) * gate.strength).clamp(0, 1)

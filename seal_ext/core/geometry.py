@@ -1,0 +1,295 @@
+"""AnchorAlign: one scale and one shift that put the structure's subject where, and as large as, the reference's subject is."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass, field, replace
+from math import exp, isfinite, log
+
+import cv2
+import numpy as np
+
+from .masks import LINES, SIDES, AlignError, Box, Subject, as_bytes, background_of, checked_image
+from .skeleton import limb_ratio
+
+ANCHORS = ("bottom", "centre", "top")
+RULES = ("auto", "limbs", "height", "area", "thickness", "one")
+# ControlNet's resize modes by its own names; its older names and numbers are read too.
+STRETCH, CROP, FILL = "Just Resize", "Crop and Resize", "Resize and Fill"
+MODES = {
+    STRETCH: STRETCH, CROP: CROP, FILL: FILL, "stretch": STRETCH, "crop": CROP, "fill": FILL,
+    "Inner Fit (Scale to Fit)": CROP, "Scale to Fit (Inner Fit)": CROP,
+    "Outer Fit (Shrink to Fit)": FILL, "Envelope (Outer Fit)": FILL, 0: STRETCH, 1: CROP, 2: FILL, 3: STRETCH,
+}  # fmt: skip
+LARGEST_CANVAS = 16384
+MEASURED = 384  # pixels of the longer side of the mask that is measured
+ALIKE = 0.05  # logarithms this close are the same size
+ABSURD = 8.0  # a scale beyond this, or its inverse, is a misreading
+SLACK = 1e-6
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How an image lies in the canvas: a scale for x and y and a shift, in pixels."""
+
+    scale: tuple[float, float]
+    shift: tuple[float, float]
+
+
+def place(size: tuple[int, int], canvas: tuple[int, int], mode: str | int = FILL) -> Placement:
+    """Where ControlNet's resize mode puts an image of `size` (width, height); it rounds to whole pixels, and so does this."""
+    mode, (width, height), (w, h) = resize_mode(mode), _size(size, "image"), _size(canvas, "canvas")
+    if mode == STRETCH:
+        return Placement((w / width, h / height), (0.0, 0.0))
+    k = min(h / height, w / width) if mode == FILL else max(h / height, w / width)
+    new_w, new_h = (max(1, int(np.round(v * k))) for v in (width, height))
+    # Bars are half the room, what is cropped is half the excess, both rounded down.
+    tx, ty = ((n - m) // 2 if n >= m else -((m - n) // 2) for n, m in ((w, new_w), (h, new_h)))
+    return Placement((new_w / width, new_h / height), (float(tx), float(ty)))
+
+
+def resize_mode(mode: str | int) -> str:
+    """ControlNet's name of a resize mode."""
+    if isinstance(mode, bool) or not isinstance(mode, (str, int)) or mode not in MODES:
+        raise AlignError(f"{mode!r:.60} is no resize mode; there are {STRETCH}, {CROP} and {FILL}.")
+    return MODES[mode]
+
+
+def _size(size: tuple[int, int], name: str) -> tuple[int, int]:
+    numbers = tuple(size) if isinstance(size, (tuple, list)) else ()
+    if len(numbers) != 2 or not all(isinstance(n, (int, np.integer)) and 0 < n <= LARGEST_CANVAS for n in numbers):
+        raise AlignError(f"The {name}'s width and height must be whole numbers from 1 to {LARGEST_CANVAS}.")
+    return int(numbers[0]), int(numbers[1])
+
+
+@dataclass(frozen=True)
+class Correction:
+    """What the user's hand adds: a shift in canvas widths and heights, and a scale about the aligned subject's anchor."""
+
+    dx: float = 0.0
+    dy: float = 0.0
+    scale: float = 1.0
+
+    def __post_init__(self):
+        numbers = (self.dx, self.dy, self.scale)
+        if not all(isinstance(n, (int, float)) and isfinite(n) for n in numbers):
+            raise AlignError("The alignment's correction must be three finite numbers.")
+        if max(abs(self.dx), abs(self.dy)) > 2 or not 0.1 <= self.scale <= 10:
+            raise AlignError("The alignment's correction may shift by 2 canvases at most and scale from 0.1 to 10.")
+
+    def __str__(self) -> str:
+        return f"{self.dx!r} {self.dy!r} {self.scale!r}"
+
+    @classmethod
+    def parse(cls, text: str) -> Correction:
+        """Reads `dx dy scale` as `str` writes it; an empty text is no correction."""
+        words = re.split(r"[\s,]+", text.strip()[:200]) if isinstance(text, str) and text.strip() else []
+        try:
+            numbers = [float(word) for word in words]
+        except ValueError:
+            numbers = [float("nan")]
+        if len(numbers) not in (0, 3):
+            raise AlignError("The alignment's correction must be three numbers: shift right, shift down, scale.")
+        return cls(*numbers)
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """p ↦ scale · p + shift on the canvas moves the structure; everything that led to it is here too."""
+
+    canvas: tuple[int, int]
+    structure_size: tuple[int, int]
+    mode: str
+    reference_mode: str
+    reference_box: Box  # both boxes in the canvas, before aligning
+    structure_box: Box
+    scale: float = 1.0
+    shift: tuple[float, float] = (0.0, 0.0)
+    rule: str = "one"
+    anchor: str = "bottom"
+    correction: Correction = field(default_factory=Correction)
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def aligned_box(self) -> Box:
+        return self.structure_box.moved((self.scale,) * 2, self.shift)
+
+    @property
+    def matrix(self) -> np.ndarray:
+        """2×3: from the structure image's pixels to the canvas, resize mode and alignment in one."""
+        placed = place(self.structure_size, self.canvas, self.mode)
+        (sx, sy), (tx, ty), s = placed.scale, placed.shift, self.scale
+        return np.array([[s * sx, 0.0, s * tx + self.shift[0]], [0.0, s * sy, s * ty + self.shift[1]]])
+
+    @property
+    def inverse(self) -> np.ndarray:
+        return cv2.invertAffineTransform(self.matrix)
+
+    @property
+    def is_identity(self) -> bool:
+        return abs(self.scale - 1) < SLACK and max(map(abs, self.shift)) < 1e-3
+
+    def forward(self, points: np.ndarray) -> np.ndarray:
+        """Points `(n, 2)` of the canvas as the resize mode alone would leave them → where they are after aligning."""
+        return np.asarray(points, float) * self.scale + self.shift
+
+    def backward(self, points: np.ndarray) -> np.ndarray:
+        return (np.asarray(points, float) - self.shift) / self.scale
+
+    def as_dict(self) -> dict:
+        return {**asdict(self), "aligned_box": asdict(self.aligned_box)}
+
+
+@dataclass(frozen=True, eq=False)
+class _Measure:
+    """A subject as it is in the canvas."""
+
+    box: Box
+    area: float
+    thickness: float  # the radius of the largest disc inside it: the torso's or the head's, whatever the limbs do
+    cut: tuple[str, ...]
+    solid: bool
+    skeleton: object
+
+
+def _measure(subject: Subject, placed: Placement, canvas: tuple[int, int] | None) -> _Measure:
+    """With a canvas: only what lies in it. Without: all of it, because aligning can bring back what the resize mode cropped."""
+    (sx, sy), (width, height) = placed.scale, subject.size
+    q = min(1.0, MEASURED / max(width * sx, height * sy))
+    columns, rows = max(1, round(width * sx * q)), max(1, round(height * sy * q))
+    mask = cv2.resize(subject.mask.astype(np.float32), (columns, rows), interpolation=cv2.INTER_AREA)
+    box, cut = subject.box.moved(placed.scale, placed.shift), set(subject.cut)
+    if canvas:
+        low = [round(max(0.0, -t) * q) for t in placed.shift]
+        mask = mask[low[1] : low[1] + round(canvas[1] * q), low[0] : low[0] + round(canvas[0] * q)]
+        # Flesh may reach beyond a frame that its joints are well inside of; that is no cut.
+        near = 0.04 * max(box.width, box.height) if subject.source == "skeleton" else SLACK
+        lost = (-box.x0, -box.y0, box.x1 - canvas[0], box.y1 - canvas[1])
+        cut |= {side for side, by in zip(SIDES, lost, strict=True) if by > near}
+        box = box.clipped(*canvas)
+    if mask.sum() < 1 or min(box.width, box.height) < 1:
+        raise AlignError("The reference's subject lies outside the part of it that the resize mode keeps.")
+    distance = cv2.distanceTransform(np.pad((mask > 0.5).astype(np.uint8), 1), cv2.DIST_L2, 5)
+    joints = subject.skeleton.moved(placed.scale, placed.shift) if subject.skeleton else None
+    ordered = tuple(side for side in SIDES if side in cut)
+    return _Measure(box, float(mask.sum()) / q**2, max(float(distance.max()), 0.5) / q, ordered, subject.solid, joints)
+
+
+def judge_scale(reference: _Measure, structure: _Measure, rule: str = "auto") -> tuple[float, str, tuple[str, ...]]:
+    """How many times larger the reference's subject is, which rule says so, and why. `bench align` measures these rules."""
+    height = reference.box.height / structure.box.height
+    aspect = reference.box.width / reference.box.height * structure.box.height / structure.box.width
+    area = (reference.area / structure.area) ** 0.5
+    limbs = limb_ratio(reference.skeleton, structure.skeleton) if reference.skeleton and structure.skeleton else None
+    solid, whole = reference.solid and structure.solid, not reference.cut and not structure.cut
+    thickness = reference.thickness / structure.thickness
+    cut = "The subject is cut by the frame, so heights do not compare"
+    ladder = (
+        ("limbs", limbs is not None, limbs and limbs[0], limbs and f"The scale is from the limbs both show: {', '.join(limbs[1])}."),
+        ("height", whole and (abs(log(aspect)) < ALIKE or abs(log(height / area)) < ALIKE), height, None),
+        ("area", whole and solid, area, "The poses make the heights incomparable; the scale is from the area the subjects cover."),
+        ("height", whole, height, "The structure shows lines only; the scale is from the heights, whatever the poses."),
+        ("thickness", solid, thickness, f"{cut}; the scale is from the thickest part, the torso or head."),
+        ("one", True, 1.0, f"{cut}, and nothing else does; the scale is kept."),
+    )
+    for name, holds, scale, reason in ladder:
+        if rule == "auto" and holds:
+            return _sane(scale, name, reason)
+    forced = {"limbs": limbs and limbs[0], "height": height, "area": area, "thickness": thickness, "one": 1.0}[rule]
+    return _sane(forced, rule, None) if forced else (1.0, "one", ("The two skeletons share no limbs; the scale is kept.",))
+
+
+def _sane(scale: float, rule: str, reason: str | None) -> tuple[float, str, tuple[str, ...]]:
+    if not 1 / ABSURD <= scale <= ABSURD:
+        return 1.0, "one", (f"The sizes differ {max(scale, 1 / scale):.0f} times, which is hardly meant; the scale is kept.",)
+    return float(scale), rule, (reason,) if reason else ()
+
+
+def align(
+    reference: Subject,
+    structure: Subject,
+    canvas: tuple[int, int],
+    mode: str | int = FILL,
+    reference_mode: str | int | None = None,
+    anchor: str = "bottom",
+    rule: str = "auto",
+    margin: float = 0.0,
+    correction: Correction | None = None,
+) -> Alignment:
+    """Aligns in the canvas (width, height) the sampler will use. `margin`: share of the canvas to keep free around the subject."""
+    canvas, correction = _size(canvas, "canvas"), correction or Correction()
+    mode = resize_mode(mode)
+    reference_mode = mode if reference_mode is None else resize_mode(reference_mode)
+    if anchor not in ANCHORS or rule not in RULES:
+        raise AlignError(f"The anchor is one of {', '.join(ANCHORS)} and the rule one of {', '.join(RULES)}.")
+    if not (isinstance(margin, (int, float)) and 0 <= margin <= 0.4):
+        raise AlignError("The margin must be a number from 0 to 0.4.")
+    a = _measure(reference, place(reference.size, canvas, reference_mode), canvas)
+    s = _measure(structure, place(structure.size, canvas, mode), None)
+    start = Alignment(canvas, structure.size, mode, reference_mode, a.box, s.box, anchor=anchor)
+    told = (*reference.reasons, *structure.reasons)
+    if {"left", "right"} <= set(s.cut) or {"top", "bottom"} <= set(s.cut):
+        found = replace(start, reasons=(*told, "The structure fills its frame from side to side, so it stays where it is."))
+    else:
+        scale, used, why = judge_scale(a, s, rule)
+        found = replace(start, scale=scale, rule=used, reasons=(*told, *why))
+        found = _fitted(_anchored(found, a.cut, s.cut), s.cut, margin)
+    return _corrected(found, correction)
+
+
+def _point(box: Box, anchor: str) -> tuple[float, float]:
+    return (box.x0 + box.x1) / 2, {"bottom": box.y1, "centre": (box.y0 + box.y1) / 2, "top": box.y0}[anchor]
+
+
+def _anchored(found: Alignment, reference_cut: tuple[str, ...], structure_cut: tuple[str, ...]) -> Alignment:
+    """The paper's t = P_a − s·P_s, unless the frame cuts the anchor off: then the opposite one."""
+    anchor, cut, reasons = found.anchor, {*reference_cut, *structure_cut}, found.reasons
+    other = {"bottom": "top", "top": "bottom", "centre": "top" if "bottom" in cut else "bottom"}[anchor]
+    if (anchor in cut or (anchor == "centre" and {"top", "bottom"} & cut)) and other not in cut:
+        reasons += (f"The frame cuts the subject, so its {other} is aligned instead of its {anchor}.",)
+        anchor = other
+    a, s = _point(found.reference_box, anchor), _point(found.structure_box, anchor)
+    return replace(found, anchor=anchor, shift=(a[0] - found.scale * s[0], a[1] - found.scale * s[1]), reasons=reasons)
+
+
+def _fitted(found: Alignment, cut: tuple[str, ...], margin: float) -> Alignment:
+    """Moves the aligned subject into the canvas, shrinks it first if it is larger; a side that the structure's frame cuts stays cut."""
+    width, height = found.canvas
+    edge, box = margin * min(width, height), found.structure_box
+    spans = ((box.x0, box.x1, width, "left", "right"), (box.y0, box.y1, height, "top", "bottom"))
+    scale = found.scale
+    for low, high, length, *sides in spans:
+        if not set(sides) & set(cut):
+            scale = min(scale, (length - 2 * edge) / (high - low))
+    reasons = found.reasons
+    if scale < found.scale - SLACK:
+        reasons += (f"Aligned, the subject would be larger than the canvas; it is {scale / found.scale:.0%} as large as it should be.",)
+    anchor = _point(found.aligned_box, found.anchor)
+    origin = _point(box, found.anchor)
+    shift = [anchor[i] - scale * origin[i] for i in (0, 1)]
+    for i, (low, high, length, first, last) in enumerate(spans):
+        before = shift[i]
+        # A cut side may not come into view: there the body would end in mid-air.
+        least = max(0.0, low) - scale * low if first in cut else edge - scale * low
+        most = min(length, high) - scale * high if last in cut else length - edge - scale * high
+        if first in cut:
+            shift[i] = min(before, least, most)
+        elif last in cut:
+            shift[i] = max(before, least, most)
+        else:
+            shift[i] = min(max(before, least), max(least, most))
+        if abs(shift[i] - before) > 0.5:
+            why = f"so that its cut side stays at the {first if first in cut else last}" if {first, last} & set(cut) else "to stay in the canvas"
+            reasons += (f"The aligned subject is moved {abs(shift[i] - before):.0f} pixels {'to the ' if i == 0 else ''}"
+                        f"{(('left', 'right'), ('up', 'down'))[i][shift[i] > before]} {why}.",)  # fmt: skip
+    return replace(found, scale=scale, shift=(float(shift[0]), float(shift[1])), reasons=reasons)
+
+
+def _corrected(found: Alignment, hand: Correction) -> Alignment:
+    """The hand has the last word: it may also push the subject out of the canvas."""
+    if hand == Correction():
+        return found
+    x, y = _point(found.aligned_box, found.anchor)
+    move = (hand.dx * found.canvas[0], hand.dy * found.canvas[1])
+    shift = tuple(hand.scale * t + (1 - hand.scale) * p + m for t, p, m in zip(found.shift, (x, y), move, strict=True))
+    return replace(found, scale=found.scale * hand.scale, shift=shift, correction=hand, reasons=(*found.reasons, "Corrected by hand."))

@@ -1,0 +1,201 @@
+"""Match: which token of the reference each token of the picture resembles, and whether it resembles it enough (the gate M)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+FEATURES = ("hidden", "qk", "qk_per_head")
+THRESHOLDS = ("cosine", "quantile")
+BUDGET = 256 * 2**20  # bytes that one matrix of similarities or attention weights may take
+
+_FORBIDDEN = -4.0  # added to a cosine, stays below every allowed one, also below those of a weak reference
+
+
+@dataclass(frozen=True)
+class Match:
+    """Every token's most similar reference tokens. `groups` is 1, or the number of heads when each head matches by itself."""
+
+    similarity: Tensor  # (rows, groups, tokens): the best cosine, at most 1, below −1 where no reference token is allowed
+    index: Tensor  # (rows, groups, tokens, k): best first
+
+
+def hidden_feature(hidden: Tensor) -> Tensor:
+    """Hidden states (rows, tokens, channels), normalised over the picture's tokens: (rows, 1, tokens, channels), unit length.
+
+    The mean and spread over a picture carry its light and style; without them the same part looks alike in two pictures.
+    """
+    h = hidden.float()
+    h = (h - h.mean(1, keepdim=True)) * (h.var(1, keepdim=True, unbiased=False) + 1e-6).rsqrt()
+    return F.normalize(h, dim=-1).to(hidden.dtype)[:, None]
+
+
+def head_feature(x: Tensor, per_head: bool = False) -> Tensor:
+    """Queries or keys (rows, heads, tokens, dim) as they are, of unit length: all heads together, or each for itself."""
+    x = x if per_head else rearrange(x, "rows heads tokens dim -> rows 1 tokens (heads dim)")
+    return F.normalize(x.float(), dim=-1).to(x.dtype)
+
+
+def feature_of(kind: str, heads: Tensor, hidden: Tensor | None = None) -> Tensor:
+    """The feature a setting names, from q (of the picture) or k (of the reference), or from the hidden states of either."""
+    if kind != "hidden":
+        return head_feature(heads, per_head=kind == "qk_per_head")
+    if hidden is None:
+        raise ValueError("matching on hidden states needs them: pass the attention layer's input as `hidden`")
+    return hidden_feature(hidden)
+
+
+@dataclass(frozen=True)
+class Appearance:
+    """What one attention layer kept of the reference: keys, values and the feature to match on, of the subject's tokens.
+
+    `references` is 1 when all rows share them, else the number of rows.
+    """
+
+    k: Tensor  # (references, heads, tokens, dim)
+    v: Tensor  # (references, heads, tokens, dim)
+    feature: Tensor  # (references, groups, tokens, width), unit length
+    weight: Tensor | None = None  # (references, tokens) in 0 … 1; 0 never competes; None is 1 everywhere
+
+    @property
+    def tokens(self) -> int:
+        return self.k.shape[2]
+
+    def only(self, subject: Tensor) -> Appearance:
+        """The tokens of a mask (tokens,), the same for all references: what lies outside neither competes nor costs memory."""
+        place = subject.to(self.k.device).nonzero()[:, 0]
+        weight = None if self.weight is None else self.weight[:, place]
+        return Appearance(self.k[:, :, place], self.v[:, :, place], self.feature[:, :, place], weight)
+
+    def weighted(self, weight: float) -> Appearance:
+        """The same reference, infused by this much; half of it also loses half a cosine in the competition with others."""
+        own = torch.ones(self.k.shape[0], self.tokens, device=self.k.device) if self.weight is None else self.weight
+        return self if weight == 1 else replace(self, weight=own * weight)
+
+    def of(self, rows: slice | list[int]) -> Appearance:
+        """As these rows see it."""
+        return self if self.k.shape[0] == 1 else Appearance(*(None if x is None else x[rows] for x in self._parts()))
+
+    def to(self, like: Tensor) -> Appearance:
+        """On the device and in the dtype of a live tensor; itself when it is there."""
+        if self.k.device == like.device and self.k.dtype == like.dtype == self.feature.dtype:
+            return self
+        k, v, feature = (x.to(like.device, like.dtype) for x in (self.k, self.v, self.feature))
+        return Appearance(k, v, feature, None if self.weight is None else self.weight.to(like.device))
+
+    def _parts(self) -> tuple[Tensor | None, ...]:
+        return self.k, self.v, self.feature, self.weight
+
+
+def together(references: Sequence[Appearance]) -> Appearance:
+    """Several references that every row may draw from, side by side, each with the weight it has."""
+    if len(references) == 1:
+        return references[0]
+    k, v, feature = (torch.cat(parts, 2) for parts in zip(*(r._parts()[:3] for r in references), strict=True))
+    if all(r.weight is None for r in references):
+        return Appearance(k, v, feature)
+    ones = [torch.ones(r.k.shape[0], r.tokens, device=k.device) if r.weight is None else r.weight for r in references]
+    return Appearance(k, v, feature, torch.cat(ones, 1))
+
+
+def row_by_row(references: Sequence[Appearance]) -> Appearance:
+    """One reference for each row: shorter ones are filled up with tokens that never compete."""
+    longest = max(r.tokens for r in references)
+    filled = [[F.pad(x, (0, 0, 0, longest - r.tokens)) for x in r._parts()[:3]] for r in references]
+    weights = [torch.ones(1, r.tokens, device=r.k.device) if r.weight is None else r.weight for r in references]
+    weight = torch.cat([F.pad(w, (0, longest - w.shape[1])) for w in weights])
+    return Appearance(*(torch.cat(parts) for parts in zip(*filled, strict=True)), weight)
+
+
+@torch.no_grad()
+def match(query: Tensor, key: Tensor, top_k: int = 1, weight: Tensor | None = None, budget: int = BUDGET) -> Match:
+    """sim_i = max_j cos(q_i, k_app,j) and the top-k j.
+
+    query: (rows, groups, tokens, width) and key: (references, groups, tokens of the reference, width), both of unit length;
+    `references` is 1 when all rows share them. weight: (references, tokens of the reference) in 0 … 1; 0 never competes, and a
+    reference of weight w competes with its cosine less 1 − w, so that a weak one wins only where it fits much better.
+    """
+    rows, shared = query.shape[0], key.shape[0] == 1
+    if shared:  # one long list of queries, instead of a copy of the keys for every row
+        query = rearrange(query, "rows groups tokens width -> 1 groups (rows tokens) width")
+    kind = _matching_dtype(query)
+    key = key.to(kind).transpose(-1, -2)
+    handicap = None if weight is None else torch.where(weight > 0, weight - 1, _FORBIDDEN)[:, None, None].to(kind)
+    size = pieces(budget, query.shape[0] * query.shape[1] * key.shape[-1] * (4 if kind == torch.float32 else 2))
+    found = [_ranked(part.to(kind), key, handicap, min(top_k, key.shape[-1])) for part in query.split(size, dim=2)]
+    rank, index = joined([part[0] for part in found], 2), joined([part[1] for part in found], 2)
+    if shared:
+        index = rearrange(index, "1 groups (rows tokens) k -> rows groups tokens k", rows=rows)
+        rank = rearrange(rank, "1 groups (rows tokens) -> rows groups tokens", rows=rows)
+    if weight is not None:
+        rank = rank + 1 - weight_at(weight, index[..., :1])[..., 0]
+    return Match(rank.clamp(max=1), index)  # rounding may say 1.0000001, and τ = 1 has to close the gate
+
+
+def _ranked(query: Tensor, key: Tensor, handicap: Tensor | None, k: int) -> tuple[Tensor, Tensor]:
+    rank = query @ key  # (references, groups, some tokens, tokens of the reference)
+    if handicap is not None:
+        rank += handicap
+    value, index = rank.max(-1, keepdim=True) if k == 1 else rank.topk(k, dim=-1)
+    return value[..., 0].float(), index
+
+
+def _matching_dtype(x: Tensor) -> torch.dtype:
+    # bfloat16 tells cosines apart only by steps of .004, and half precision is slow or missing on a CPU.
+    return torch.float16 if x.dtype == torch.float16 and x.is_cuda else torch.float32
+
+
+def gate(similarity: Tensor, tau: float, threshold: str = "cosine", softness: float = 0.0) -> Tensor:
+    """M = [sim > τ] in float32; τ a cosine, or the quantile of the picture's own similarities that it has to exceed.
+
+    A softness s > 0 opens the gate gradually from τ to τ + s: a token near τ then does not flicker from step to step.
+    """
+    level = tau if threshold == "cosine" else similarity.quantile(tau, dim=-1, keepdim=True)
+    if softness > 0:
+        return ((similarity - level) / softness).clamp(0, 1)
+    return (similarity > level).float()
+
+
+def weight_at(weight: Tensor, index: Tensor) -> Tensor:
+    """The weights (references, tokens of the reference) of the matched tokens: the shape of index."""
+    rows, groups, tokens, k = index.shape
+    every = weight[:, None].expand(rows, groups, -1)
+    return every.gather(2, index.reshape(rows, groups, tokens * k)).reshape(index.shape)
+
+
+def token_grid(tokens: int, height: int, width: int) -> tuple[int, int] | None:
+    """The grid a layer's tokens stand on when the latent is height × width; None when no grid fits (merged tokens)."""
+    while height * width > tokens and max(height, width) > 1:
+        height, width = (height + 1) // 2, (width + 1) // 2
+    return (height, width) if height * width == tokens else None
+
+
+def to_tokens(picture: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Maps or masks (pictures, height, width) on a layer's tokens: (pictures, tokens), averaged where many cells become one."""
+    smaller = grid[0] <= picture.shape[-2] and grid[1] <= picture.shape[-1]
+    mode = {"mode": "area"} if smaller else {"mode": "bilinear", "align_corners": False}
+    return F.interpolate(picture[:, None].float(), size=grid, **mode).flatten(1)
+
+
+def subject_tokens(mask: Tensor, grid: tuple[int, int]) -> Tensor:
+    """The tokens that mostly show the subject, as booleans (pictures, tokens).
+
+    Of a subject smaller than half a token, those that show the most of it: it does not vanish on coarse layers.
+    """
+    share = to_tokens(mask, grid)
+    return (share > 0) & (share >= share.amax(1, keepdim=True).clamp(max=0.5))
+
+
+def pieces(budget: int, bytes_each: int) -> int:
+    """How many tokens at a time keep a matrix within its budget; at least one."""
+    return max(1, budget // max(bytes_each, 1))
+
+
+def joined(parts: Sequence[Tensor], dim: int) -> Tensor:
+    """`torch.cat` that does not copy a single part."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
