@@ -12,6 +12,7 @@ from bench.world.truth import ATTRIBUTE, SHOWN_ON
 WIDTHS = (32, 64, 96, 128)
 LOOK = 64  # channels that are pooled over a part
 HIDDEN = 64
+FAINT = 0.01  # squared colour differences below this are noise, not edges
 _COLUMN = {name: number for number, name in enumerate(REGION)}
 
 
@@ -31,6 +32,15 @@ class Block(nn.Module):
 
 def _reader(width: int, answers: int) -> nn.Sequential:
     return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, HIDDEN), nn.SiLU(), nn.Linear(HIDDEN, answers))
+
+
+def edges(image: Tensor) -> Tensor:
+    """Which way colours change and how much, whatever the colours: (batch, 3, H/2, W/2). A pattern is this; a network finds it slowly."""
+    padded = F.pad(image, (1, 1, 1, 1), mode="replicate")
+    x, y = padded[:, :, 1:-1, 2:] - padded[:, :, 1:-1, :-2], padded[:, :, 2:, 1:-1] - padded[:, :, :-2, 1:-1]
+    xx, yy, xy = (F.avg_pool2d((a * b).sum(1, keepdim=True), 2) for a, b in ((x, x), (y, y), (x, y)))
+    strength = xx + yy
+    return torch.cat([torch.cat([xx - yy, 2 * xy], 1) / (strength + FAINT), strength.sqrt()], 1)
 
 
 def vote_words() -> dict[str, int]:
@@ -55,7 +65,7 @@ class Network(nn.Module):
         super().__init__()
         self.widths = tuple(widths)
         fine, *_, coarse = self.widths
-        self.stem = nn.Conv2d(12, fine, 3, padding=1)
+        self.stem = nn.Conv2d(12 + 3, fine, 3, padding=1)
         self.down = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in zip(self.widths, self.widths[1:], strict=False))
         self.encode = nn.ModuleList(nn.Sequential(*(Block(w) for _ in range(1 if w == fine else 2))) for w in self.widths)
         self.up = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in zip(self.widths, self.widths[1:], strict=False))
@@ -72,7 +82,7 @@ class Network(nn.Module):
     def forward(self, image: Tensor, region: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
         """The readers look where the network itself found the parts, or where a true part map (batch, H, W) says they are."""
         pixels = F.pixel_unshuffle(image * 4 - 2, 2)
-        x = self.stem(pixels)
+        x = self.stem(torch.cat([pixels, edges(image)], 1))
         skips = []
         for level, blocks in enumerate(self.encode):
             if level:

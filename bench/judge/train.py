@@ -30,8 +30,9 @@ BATCH = 12
 FRESH = 3  # pictures rendered for every step; the rest of a batch was rendered before
 KEPT = 12_288
 RATE = 1.5e-3
-SHOWN = 0.5  # for this share of the budget the readers are shown the true parts, which the network cannot find yet
+SHOWN = 0.3  # for this share of the budget the readers are shown the true parts, which the network cannot find yet
 OUTLINE = 10.0  # weight of the part map: every reader waits for it
+HARD = {"top pattern": 3.0, "bottom pattern": 3.0, "coat": 3.0}  # what is learned last weighs more
 SIZE = 128
 
 
@@ -147,8 +148,9 @@ def train_judge(trainer: Trainer, device: torch.device, logfile: Path) -> None:
         outline = region_loss(logits.float(), region)
         told = {name: fact_loss(answers[name].float(), facts[name]) for name in ATTRIBUTE}
         place = region[:, 2::4, 2::4]
-        voted = sum(vote_loss(votes[name], facts[name], on_part(place, name)) for name in votes)
-        trainer.update(OUTLINE * outline + sum(told.values()) + voted)
+        voted = sum(HARD.get(name, 1.0) * vote_loss(votes[name], facts[name], on_part(place, name)) for name in votes)
+        total = sum(HARD.get(name, 1.0) * value for name, value in told.items())
+        trainer.update(OUTLINE * outline + total + voted)
         if step % 100 == 0:
             losses = {name: float(value.detach()) for name, value in told.items()}
             weakest = sorted(losses, key=losses.get)[-3:]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -102,8 +103,8 @@ def _x0_per(space: str, sigma: float, alpha: float) -> float:
 
 
 @dataclass(frozen=True)
-class DeltaGate:
-    """Where prompt and reference disagree: the settings of a map that grows while λ > 0 and then stays."""
+class Disagreement:
+    """How |Δ| becomes a map: between which percentiles of the picture it rises from 0 to 1."""
 
     low: float = 0.50
     high: float = 0.97
@@ -116,11 +117,11 @@ class DeltaGate:
             raise ValueError("the Δ-gate's percentiles rise from 0 to 1, and its strength is not negative")
 
 
-class DisagreementMap:
-    """The running mean of |Δ| over a run's steps, for each image by itself."""
+class DeltaGate:
+    """Yields infusion its right of way: the mean of |Δ| over the steps with λ > 0, for each image by itself, then frozen."""
 
-    def __init__(self, gate: DeltaGate):
-        self.gate = gate
+    def __init__(self, how: Disagreement):
+        self.how = how
         self.frozen = False
         self._sum: Tensor | None = None  # (images, height, width)
         self._steps = 0
@@ -131,7 +132,7 @@ class DisagreementMap:
         """Add a step's Δ in ε space, (images, channels, height, width); nothing once the map is frozen."""
         if self.frozen:
             return
-        size = self.gate.low_pass(delta.float().norm(dim=1, keepdim=True))[:, 0]
+        size = self.how.low_pass(delta.float().norm(dim=1, keepdim=True))[:, 0]
         self._sum = size if self._sum is None else self._sum + size
         self._steps, self._map = self._steps + 1, None
 
@@ -143,7 +144,7 @@ class DisagreementMap:
     def map(self) -> Tensor | None:
         """The disagreement so far, (images, height, width) in 0 … 1; None before the first Δ."""
         if self._map is None and self._sum is not None:
-            self._map = normalised(self._sum / self._steps, self.gate)
+            self._map = normalised(self._sum / self._steps, self.how)
         return self._map
 
     def yields(self) -> Tensor | None:
@@ -151,9 +152,14 @@ class DisagreementMap:
         seen = self.map()
         return None if seen is None else 1 - seen
 
+    def picture(self) -> np.ndarray | None:
+        """The map to look at: (images, height, width), white where prompt and reference disagree most."""
+        seen = self.map()
+        return None if seen is None else (seen * 255).round().byte().cpu().numpy()
 
-def normalised(size: Tensor, gate: DeltaGate) -> Tensor:
+
+def normalised(size: Tensor, how: Disagreement) -> Tensor:
     """Each image's map between its own two percentiles, times the gate's strength: 0 … 1."""
     flat = size.flatten(1)
-    low, high = (flat.quantile(share, dim=1)[:, None, None] for share in (gate.low, gate.high))
-    return ((size - low) / (high - low).clamp(min=gate.floor) * gate.strength).clamp(0, 1)
+    low, high = (flat.quantile(share, dim=1)[:, None, None] for share in (how.low, how.high))
+    return ((size - low) / (high - low).clamp(min=how.floor) * how.strength).clamp(0, 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass, field, replace
-from math import exp, isfinite, log
+from math import isfinite, log
 
 import cv2
 import numpy as np
@@ -24,6 +24,7 @@ MODES = {
 LARGEST_CANVAS = 16384
 MEASURED = 384  # pixels of the longer side of the mask that is measured
 ALIKE = 0.05  # logarithms this close are the same size
+UNLIKE = 0.4  # heights and areas further apart than this are of bodies of another build, not of another pose
 ABSURD = 8.0  # a scale beyond this, or its inverse, is a misreading
 SLACK = 1e-6
 
@@ -146,7 +147,7 @@ class _Measure:
 
     box: Box
     area: float
-    thickness: float  # the radius of the largest disc inside it: the torso's or the head's, whatever the limbs do
+    thickness: float  # radius of the largest disc inside it: the torso's or the head's, whatever the limbs do; 0 if the frame cuts that
     cut: tuple[str, ...]
     solid: bool
     skeleton: object
@@ -168,11 +169,18 @@ def _measure(subject: Subject, placed: Placement, canvas: tuple[int, int] | None
         cut |= {side for side, by in zip(SIDES, lost, strict=True) if by > near}
         box = box.clipped(*canvas)
     if mask.sum() < 1 or min(box.width, box.height) < 1:
-        raise AlignError("The reference's subject lies outside the part of it that the resize mode keeps.")
-    distance = cv2.distanceTransform(np.pad((mask > 0.5).astype(np.uint8), 1), cv2.DIST_L2, 5)
+        raise AlignError("A subject is too small, or lies outside the part of its image that the resize mode keeps.")
     joints = subject.skeleton.moved(placed.scale, placed.shift) if subject.skeleton else None
     ordered = tuple(side for side in SIDES if side in cut)
-    return _Measure(box, float(mask.sum()) / q**2, max(float(distance.max()), 0.5) / q, ordered, subject.solid, joints)
+    return _Measure(box, float(mask.sum()) / q**2, _thickness(mask > 0.5, ordered) / q, ordered, subject.solid, joints)
+
+
+def _thickness(mask: np.ndarray, cut: tuple[str, ...]) -> float:
+    distance = cv2.distanceTransform(np.pad(mask.astype(np.uint8), 1), cv2.DIST_L2, 5)[1:-1, 1:-1]
+    y, x = np.unravel_index(int(distance.argmax()), distance.shape)
+    radius, (height, width) = float(distance[y, x]), distance.shape
+    room = dict(zip(SIDES, (x + 1, y + 1, width - x, height - y), strict=True))
+    return 0.0 if any(room[side] < 1.1 * radius + 1 for side in cut) else radius
 
 
 def judge_scale(reference: _Measure, structure: _Measure, rule: str = "auto") -> tuple[float, str, tuple[str, ...]]:
@@ -180,23 +188,27 @@ def judge_scale(reference: _Measure, structure: _Measure, rule: str = "auto") ->
     height = reference.box.height / structure.box.height
     aspect = reference.box.width / reference.box.height * structure.box.height / structure.box.width
     area = (reference.area / structure.area) ** 0.5
+    thickness = reference.thickness / structure.thickness if reference.thickness and structure.thickness else None
     limbs = limb_ratio(reference.skeleton, structure.skeleton) if reference.skeleton and structure.skeleton else None
-    solid, whole = reference.solid and structure.solid, not reference.cut and not structure.cut
-    thickness = reference.thickness / structure.thickness
-    cut = "The subject is cut by the frame, so heights do not compare"
+    cut, solid = {*reference.cut, *structure.cut}, reference.solid and structure.solid
+    tall = not {"top", "bottom"} & cut
+    alike = abs(log(aspect)) < ALIKE or abs(log(height / area)) < ALIKE
+    unlike = abs(log(height / area)) > UNLIKE
     ladder = (
-        ("limbs", limbs is not None, limbs and limbs[0], limbs and f"The scale is from the limbs both show: {', '.join(limbs[1])}."),
-        ("height", whole and (abs(log(aspect)) < ALIKE or abs(log(height / area)) < ALIKE), height, None),
-        ("area", whole and solid, area, "The poses make the heights incomparable; the scale is from the area the subjects cover."),
-        ("height", whole, height, "The structure shows lines only; the scale is from the heights, whatever the poses."),
-        ("thickness", solid, thickness, f"{cut}; the scale is from the thickest part, the torso or head."),
-        ("one", True, 1.0, f"{cut}, and nothing else does; the scale is kept."),
+        ("limbs", limbs, limbs and limbs[0], limbs and f"The scale is from the limbs both show: {', '.join(limbs[1])}."),
+        ("height", tall and alike and not cut, height, None),
+        ("height", tall and cut, height, "The frame cuts a subject at its side; the scale is from the heights, whatever the poses."),
+        ("height", tall and not solid, height, "Only lines are known; the scale is from the heights, whatever the poses."),
+        ("height", tall and unlike, height, "The bodies are built too differently to compare more than their heights."),
+        ("area", tall, area, "The poses make the heights incomparable; the scale is from the area that the subjects cover."),
+        ("thickness", solid and thickness, thickness, "The frame cuts a subject; the scale is from the thickest part, its torso or head."),
+        ("one", True, 1.0, "The frame cuts a subject and nothing shows how large the whole is; its size is kept."),
     )
     for name, holds, scale, reason in ladder:
         if rule == "auto" and holds:
             return _sane(scale, name, reason)
     forced = {"limbs": limbs and limbs[0], "height": height, "area": area, "thickness": thickness, "one": 1.0}[rule]
-    return _sane(forced, rule, None) if forced else (1.0, "one", ("The two skeletons share no limbs; the scale is kept.",))
+    return _sane(forced, rule, None) if forced else (1.0, "one", (f"The {rule} of both subjects cannot be told; the size is kept.",))
 
 
 def _sane(scale: float, rule: str, reason: str | None) -> tuple[float, str, tuple[str, ...]]:
@@ -215,8 +227,9 @@ def align(
     rule: str = "auto",
     margin: float = 0.0,
     correction: Correction | None = None,
+    fit: bool = True,
 ) -> Alignment:
-    """Aligns in the canvas (width, height) the sampler will use. `margin`: share of the canvas to keep free around the subject."""
+    """Aligns in the canvas (width, height) the sampler will use. `margin`: its share to keep free; `fit=False` lets subjects leave it."""
     canvas, correction = _size(canvas, "canvas"), correction or Correction()
     mode = resize_mode(mode)
     reference_mode = mode if reference_mode is None else resize_mode(reference_mode)
@@ -233,7 +246,8 @@ def align(
     else:
         scale, used, why = judge_scale(a, s, rule)
         found = replace(start, scale=scale, rule=used, reasons=(*told, *why))
-        found = _fitted(_anchored(found, a.cut, s.cut), s.cut, margin)
+        found = _anchored(found, a.cut, s.cut)
+        found = _fitted(found, s.cut, margin) if fit else found
     return _corrected(found, correction)
 
 
@@ -279,9 +293,9 @@ def _fitted(found: Alignment, cut: tuple[str, ...], margin: float) -> Alignment:
         else:
             shift[i] = min(max(before, least), max(least, most))
         if abs(shift[i] - before) > 0.5:
-            why = f"so that its cut side stays at the {first if first in cut else last}" if {first, last} & set(cut) else "to stay in the canvas"
-            reasons += (f"The aligned subject is moved {abs(shift[i] - before):.0f} pixels {'to the ' if i == 0 else ''}"
-                        f"{(('left', 'right'), ('up', 'down'))[i][shift[i] > before]} {why}.",)  # fmt: skip
+            where = (("to the left", "to the right"), ("up", "down"))[i][shift[i] > before]
+            why = "so that its cut side stays at the frame" if {first, last} & set(cut) else "to stay in the canvas"
+            reasons += (f"The aligned subject is moved {abs(shift[i] - before):.0f} pixels {where} {why}.",)
     return replace(found, scale=scale, shift=(float(shift[0]), float(shift[1])), reasons=reasons)
 
 
@@ -293,3 +307,81 @@ def _corrected(found: Alignment, hand: Correction) -> Alignment:
     move = (hand.dx * found.canvas[0], hand.dy * found.canvas[1])
     shift = tuple(hand.scale * t + (1 - hand.scale) * p + m for t, p, m in zip(found.shift, (x, y), move, strict=True))
     return replace(found, scale=found.scale * hand.scale, shift=shift, correction=hand, reasons=(*found.reasons, "Corrected by hand."))
+
+
+def apply(structure: np.ndarray, found: Alignment, kind: str | None = None, detail: float = 1.0) -> np.ndarray:
+    """The aligned map at the canvas's size, which every resize mode leaves as it is; `detail` times larger for a later, larger pass."""
+    image = checked_image(structure, "the structure image")
+    if image.shape[1::-1] != found.structure_size:
+        raise AlignError("The structure image has another size than the one that was aligned.")
+    if not (isinstance(detail, (int, float)) and 0.01 <= detail <= 16):
+        raise AlignError("The detail must be a number from 0.01 to 16.")
+    size = _size([max(1, round(n * detail)) for n in found.canvas], "aligned map")
+    matrix, fill = found.matrix * detail, background_of(image, kind)
+    if size == found.structure_size and np.allclose(matrix, np.eye(2, 3), atol=1e-3):
+        return structure.copy()
+    colours = _colours(image)
+    if 2 < colours < 200:  # a skeleton or a segmentation: colours are names here, and ControlNet counts them the same way
+        warped = _warp(image, matrix, size, cv2.INTER_NEAREST)
+    elif colours == 2:
+        warped = _warp_two_tone(image, matrix, size, fill, thin=kind in LINES or _is_thin(image, fill))
+    else:
+        warped = _warp(image, matrix, size, cv2.INTER_CUBIC if min(matrix[0, 0], matrix[1, 1]) > 1 else cv2.INTER_LINEAR)
+    result = np.empty((*size[::-1], image.shape[2]), image.dtype)
+    result[:] = fill
+    (x0, y0), (x1, y1) = (np.round(matrix @ (x, y, 1)).astype(int).clip(0, size) for x, y in ((0, 0), found.structure_size))
+    result[y0:y1, x0:x1] = warped[y0:y1, x0:x1]
+    return result[..., 0] if structure.ndim == 2 else result
+
+
+def _colours(image: np.ndarray) -> int:
+    seen = np.zeros(1 << 24, bool)
+    levels = as_bytes(image)[..., :3].astype(np.int32)
+    seen[levels @ np.array([65536, 256, 1][-levels.shape[2] :], np.int32)] = True
+    return int(seen.sum())
+
+
+def _warp(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int], interpolation: int) -> np.ndarray:
+    """`matrix` counts from pixel corners. What shrinks is averaged first; beyond the image its border goes on."""
+    height, width = image.shape[:2]
+    image = image.astype(np.float32) if image.dtype != np.uint8 else image
+    if interpolation != cv2.INTER_NEAREST and min(matrix[0, 0], matrix[1, 1]) < 1:
+        new = tuple(max(1, round(n * min(1.0, k))) for n, k in ((width, matrix[0, 0]), (height, matrix[1, 1])))
+        image = cv2.resize(image, new, interpolation=cv2.INTER_AREA)
+        matrix = matrix * np.array([width / new[0], height / new[1], 1.0])
+    centred = matrix.copy()
+    centred[:, 2] += 0.5 * (matrix[:, 0] + matrix[:, 1] - 1)  # cv2 counts from pixel centres
+    warped = cv2.warpAffine(image, centred, size, flags=interpolation, borderMode=cv2.BORDER_REPLICATE)
+    warped = warped if warped.dtype == np.uint8 else warped.clip(0, 1)
+    return warped.reshape(*size[::-1], -1)
+
+
+def _is_thin(image: np.ndarray, fill: np.ndarray) -> bool:
+    ink = (image != fill).any(2).astype(np.uint8)
+    return bool(2 * cv2.morphologyEx(ink, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)).sum() < ink.sum())
+
+
+def _warp_two_tone(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int], fill: np.ndarray, thin: bool) -> np.ndarray:
+    """Two colours stay two. Lines stay one pixel thin however much they grow, and unbroken however much they shrink."""
+    ink = (image != fill).any(2)
+    colour = image[ink][0] if ink.any() else fill
+    cover = _warp(ink.astype(np.float32), matrix, size, cv2.INTER_LINEAR)[..., 0]
+    drawn = cover > (0.4 * min(1.0, matrix[0, 0], matrix[1, 1]) if thin else 0.5)
+    return np.where((_thinned(drawn) if thin else drawn)[..., None], colour, fill).astype(image.dtype)
+
+
+def _thinned(mask: np.ndarray, rounds: int = 12) -> np.ndarray:
+    """Zhang and Suen's thinning: peels off border pixels that no line needs to stay connected."""
+    padded = np.pad(mask, 1)
+    around = ((-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1))
+    for step in range(2 * rounds):
+        y, x = np.nonzero(padded)
+        ring = np.stack([padded[y + dy, x + dx] for dy, dx in around])
+        north, east, south, west = ring[::2]
+        crossings = (~ring & np.roll(ring, -1, 0)).sum(0)
+        free = ~(north & east & south) & ~(east & south & west) if step % 2 == 0 else ~(north & east & west) & ~(north & south & west)
+        peeled = (crossings == 1) & (ring.sum(0) >= 2) & (ring.sum(0) <= 6) & free
+        padded[y[peeled], x[peeled]] = False
+        if step % 2 and not peeled.any():
+            break
+    return padded[1:-1, 1:-1]

@@ -51,7 +51,7 @@ class Infusion:
     delta: float
     threshold: str = "cosine"
     softness: float = 0.0
-    clamp: bool = True
+    ceiling: float = 1.0  # of δM; math.inf lifts the clamp
     top_k: int = 0
     feature: str = "hidden"
     budget: int = BUDGET
@@ -187,10 +187,8 @@ def shared_out(
 
 
 def infused_amount(matched: Match, how: Infusion, weight: Tensor | None = None) -> Tensor:
-    """δM: (rows, groups, tokens), at most 1 when clamped, times the weight of the reference that won the match."""
-    amount = how.delta * gate(matched.similarity, how.tau, how.threshold, how.softness)
-    if how.clamp:
-        amount.clamp_(max=1)
+    """δM: (rows, groups, tokens), at most the ceiling, times the weight of the reference that won the match."""
+    amount = (how.delta * gate(matched.similarity, how.tau, how.threshold, how.softness)).clamp_(max=how.ceiling)
     return amount if weight is None else amount * weight_at(weight, matched.index[..., :1])[..., 0]
 
 
@@ -205,7 +203,7 @@ def attend(q: Tensor, values: Tensor, share: Share, how: Infusion) -> Tensor:
 
 def blend(base: Tensor, seen: Tensor, amount: Tensor) -> Tensor:
     """(1 − a)·base + a·seen in base's dtype, and exactly base where a = 0."""
-    return (seen - base).mul_(amount.to(base.dtype)).add_(base)
+    return (seen.to(base.dtype) - base).mul_(amount.to(base.dtype)).add_(base)
 
 
 def active(rows: Sequence[float]) -> slice | list[int] | None:

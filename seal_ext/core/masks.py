@@ -257,7 +257,7 @@ def from_box(image: np.ndarray, box: Box, **options) -> Subject:
     ratio = (width / rgb.shape[1], height / rgb.shape[0])
     if not all(np.isfinite([box.x0, box.y0, box.x1, box.y1])):
         raise AlignError("The box around the subject holds numbers that are not finite.")
-    x0, y0, x1, y1 = (int(round(v)) for v in vars(box.moved(ratio, (0.0, 0.0)).clipped(width, height)).values())
+    x0, y0, x1, y1 = (round(v) for v in vars(box.moved(ratio, (0.0, 0.0)).clipped(width, height)).values())
     if x1 - x0 < 2 or y1 - y0 < 2:
         raise AlignError("The box around the subject is empty or outside the photo.")
     inside = np.zeros((height, width), bool)

@@ -155,7 +155,8 @@ def gate(similarity: Tensor, tau: float, threshold: str = "cosine", softness: fl
 
     A softness s > 0 opens the gate gradually from τ to τ + s: a token near τ then does not flicker from step to step.
     """
-    level = tau if threshold == "cosine" else similarity.quantile(tau, dim=-1, keepdim=True)
+    # Not below −1: the quantile of a row without allowed tokens has to leave out all of it.
+    level = tau if threshold == "cosine" else similarity.quantile(tau, dim=-1, keepdim=True).clamp(min=-1)
     if softness > 0:
         return ((similarity - level) / softness).clamp(0, 1)
     return (similarity > level).float()

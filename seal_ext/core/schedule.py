@@ -64,8 +64,7 @@ class Schedule:
         if not progress.within(self.start, self.end):
             return self.outside
         share = (progress.gamma - self.start) / max(self.end - self.start, _EDGE)
-        way = _eased(min(max(share, 0.0), 1.0), self.shape)
-        return (1 - way) * self.early + way * self.late
+        return self.early + _eased(min(max(share, 0.0), 1.0), self.shape) * (self.late - self.early)
 
     def over(self, steps: int) -> list[float]:
         """The values at all steps of a run: for plots, and to count what a run will cost."""

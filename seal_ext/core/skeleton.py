@@ -137,7 +137,7 @@ def limb_ratio(one: Skeleton, other: Skeleton) -> tuple[float, tuple[str, ...]] 
     if len(shared) < 2 and not any(name == "torso" for _, name in shared):
         return None
     weight = np.cumsum([WEIGHT[name] for _, name in shared])
-    return shared[int(np.searchsorted(weight, weight[-1] / 2))][0], tuple(name for name in LIMBS if name in dict((n, r) for r, n in shared))
+    return shared[int(np.searchsorted(weight, weight[-1] / 2))][0], tuple(name for name in LIMBS if name in a and name in b)
 
 
 def capsules(body: Skeleton) -> list[tuple[np.ndarray, np.ndarray, float]]:

@@ -1,0 +1,131 @@
+"""`bench align`: how well each of AnchorAlign's rules tells how many times larger one picture's subject is than another's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from bench.cli import Parser, UserError, seed_range
+from bench.seeds import DEVELOPMENT
+from bench.world.anatomy import Parts
+from bench.world.chance import Chance
+from bench.world.identity import sample_identities
+from bench.world.pose import sample_poses
+from bench.world.raster import rasterise
+from bench.world.render import Camera, body
+from bench.world.structure import draw_skeleton
+from bench.world.words import POSE
+from seal_ext.core.geometry import RULES, align
+from seal_ext.core.masks import AlignError, Subject, from_control_map, subject_of
+from seal_ext.core.skeleton import read_skeleton
+
+SIZE = 128
+# What is known of the reference, and what of the structure.
+KNOWN = ("mask, silhouette", "mask, skeleton", "joints, skeleton", "portrait mask, silhouette", "portrait mask, skeleton",
+         "portrait joints, skeleton")  # fmt: skip
+SHOWN = 0.6  # of the subject's height in a portrait
+
+
+@dataclass(frozen=True)
+class Errors:
+    """One pair a row: poses and, for every kind of knowledge and rule, the logarithm of the scale's error (NaN: not to be had)."""
+
+    families: np.ndarray  # (pair, 2)
+    log_error: dict[tuple[str, str], np.ndarray]
+
+
+def _shots(seeds: torch.Tensor, person: bool, salt: int) -> tuple[Parts, torch.Tensor, np.ndarray, np.ndarray]:
+    """Bodies of random pose, size and place; their pose families, masks and pose maps."""
+    who = sample_identities(seeds, person=person)
+    poses = sample_poses(seeds + (salt << 41), who)
+    chance = Chance(seeds, f"camera {salt}")
+    scale = chance.between("scale", 0.45, 1.0)
+    parts = body(who, poses, Camera(scale, chance("place", 2) * (1 - scale)[:, None]))
+    masks = rasterise(parts, SIZE, SIZE).slot.numpy() >= 0
+    maps = (draw_skeleton(who, parts, SIZE, SIZE).permute(0, 2, 3, 1) * 255).round().byte().numpy()
+    return parts, poses.family, masks, maps
+
+
+def _portrait(mask: np.ndarray, pose_map: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both without what is below the subject's upper part."""
+    rows = np.nonzero(mask.any(1))[0]
+    last = int(rows[0] + SHOWN * (rows[-1] - rows[0])) + 1
+    return mask[:last], pose_map[:last]
+
+
+def _pairs(mask_a: np.ndarray, map_a: np.ndarray, mask_b: np.ndarray, map_b: np.ndarray) -> list[tuple[Subject, Subject] | None]:
+    """Reference and structure as each of KNOWN has them."""
+    skeleton, silhouette = from_control_map(map_b), subject_of(mask_b, "silhouette")
+    pairs = []
+    for mask, pose_map in ((mask_a, map_a), _portrait(mask_a, map_a)):
+        subject, joints = subject_of(mask, "mask", keep="all"), read_skeleton(pose_map)
+        posed = subject.with_pose(joints) if joints else None
+        pairs += [(subject, silhouette), (subject, skeleton), (posed, skeleton) if posed else None]
+    return pairs
+
+
+def measure(seeds: range, person: bool) -> Errors:
+    rows = torch.arange(seeds.start, seeds.stop)
+    (parts_a, family_a, *a), (parts_b, family_b, *b) = (_shots(rows, person, salt) for salt in (1, 2))
+    truth = np.log((parts_a.unit / parts_b.unit).numpy())
+    errors = {(known, rule): np.full(len(rows), np.nan) for known in KNOWN for rule in RULES}
+    for i in range(len(rows)):
+        for known, pair in zip(KNOWN, _pairs(a[0][i], a[1][i], b[0][i], b[1][i]), strict=True):
+            for rule in RULES if pair else ():
+                try:
+                    scale, used = _scale(*pair, rule)
+                except AlignError:
+                    continue
+                if rule in ("auto", used):
+                    errors[known, rule][i] = np.log(scale) - truth[i]
+    return Errors(torch.stack([family_a, family_b], 1).numpy(), errors)
+
+
+def _scale(reference: Subject, structure: Subject, rule: str) -> tuple[float, str]:
+    """The rule's scale, undisturbed by what a canvas would have no room for: it is as large as the reference's own image."""
+    found = align(reference, structure, reference.size, "Crop and Resize", rule=rule, fit=False)
+    # The structure has another size when the reference is a portrait: its own resize is part of the scale.
+    width, height = structure.size
+    return found.scale * max(reference.size[0] / width, reference.size[1] / height), found.rule
+
+
+def table(errors: Errors) -> list[str]:
+    lines = [f"{'known of reference, structure':32s}" + "".join(f"{rule:>14s}" for rule in RULES)]
+    for known in KNOWN:
+        cells = [np.abs(errors.log_error[known, rule]) for rule in RULES]
+        cells = [cell[np.isfinite(cell)] for cell in cells]
+        shown = [f"{np.median(c):7.3f} /{np.percentile(c, 90):5.2f}" if len(c) else f"{'-':>14s}" for c in cells]
+        lines.append(f"{known:32s}" + "".join(f"{cell:>14s}" for cell in shown))
+    return lines
+
+
+def pose_table(errors: Errors, known: str, rule: str) -> list[str]:
+    families = sorted(set(errors.families.flatten().tolist()))
+    lines = [f"{known}, {rule}: reference's pose down, structure's across"]
+    lines.append(" " * 14 + "".join(f"{POSE[f]:>14s}" for f in families))
+    for a in families:
+        cells = []
+        for b in families:
+            found = np.abs(errors.log_error[known, rule][(errors.families == (a, b)).all(1)])
+            found = found[np.isfinite(found)]
+            cells.append(f"{np.median(found):14.3f}" if len(found) else f"{'-':>14s}")
+        lines.append(f"{POSE[a]:>14s}" + "".join(cells))
+    return lines
+
+
+def main(argv: list[str]) -> int:
+    parser = Parser(prog="bench align", description=__doc__)
+    parser.add_argument("--seeds", default=f"{DEVELOPMENT.start}:{DEVELOPMENT.start + 100}", metavar="A:B", help="pairs of pictures")
+    options = parser.parse_args(argv)
+    seeds = seed_range(options.seeds, final=False)
+    if len(seeds) > 2000:
+        raise UserError(f"{len(seeds)} pairs take too long; at most 2000")
+    print("median / 90th percentile of |log(scale found ÷ true scale)|; 0.10 is a tenth too large or too small")
+    for name, person in (("people", True), ("animals", False)):
+        errors = measure(seeds, person)
+        print(f"\n{name}, {len(seeds)} pairs", *table(errors), sep="\n")
+        for known, rule in (("mask, silhouette", "height"), ("mask, silhouette", "auto"), ("joints, skeleton", "auto")):
+            print("", *pose_table(errors, known, rule), sep="\n")
+    return 0

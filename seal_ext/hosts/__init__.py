@@ -1,0 +1,1 @@
+"""One adapter per world; each gives a run the same few verbs."""

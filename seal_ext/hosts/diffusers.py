@@ -1,0 +1,312 @@
+"""SeAl on a diffusers pipeline with an SD1.x, SD2.x or SDXL U-Net: `with Seal(pipe, reference, settings) as seal: pipe(...)`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from seal_ext.core.cache import AppearanceCache, AppearanceKey, fingerprint
+from seal_ext.run import APPEARANCE, CONDITIONAL, UNCONDITIONAL, Reference, Row, Run, Site
+from seal_ext.settings import Settings
+
+RESIDUALS = ("down_block_additional_residuals", "mid_block_additional_residual", "down_intrablock_additional_residuals")
+MEGABYTE = 2**20
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A reference as the user gives it."""
+
+    image: Any  # PIL image, array (height, width, 3) or tensor (3, height, width) in [0, 1]
+    mask: Any = None  # PIL image, array or tensor (height, width), bright on the subject
+    weight: float = 1.0
+
+
+class Seal:
+    """Patches a pipeline while entered and leaves it exactly as found.
+
+    `reference`: a picture, several that all images share, or with `per_image` one for each image of the batch.
+    `appearance_prompt`: c_app, one for all or one an image; without it the prompt serves, and Delta-Bridge has nothing to do.
+    """
+
+    def __init__(
+        self,
+        pipe,
+        reference,
+        settings: Settings | None = None,
+        *,
+        per_image: bool = False,
+        appearance_prompt: str | Sequence[str] | None = None,
+        cache: AppearanceCache | None = None,
+        tell: Callable[[int, int], None] | None = None,
+        watch=None,
+        seeds: Sequence[int] = (0,),
+    ):
+        self.pipe, self.settings, self.watch, self.seeds = pipe, settings or Settings(enabled=True), watch, seeds
+        group = reference if isinstance(reference, (list, tuple)) else [reference]
+        self.pictures = [p if isinstance(p, Picture) else Picture(p) for p in group]
+        self.per_image = per_image
+        self.appearance_prompt = appearance_prompt or self.settings.appearance_prompt or None
+        self.cache = AppearanceCache(self.settings.cache_mb * MEGABYTE) if cache is None else cache
+        self.tell = tell or (lambda done, total: None)
+        self.sites = find_sites(pipe.unet)
+        self.run: Run | None = None
+        self.runs = 0
+        self._undo: list[Callable[[], None]] = []
+        self._weights = ""
+        self._call: dict | None = None  # the conditioning of the current model call, for the reference pass
+
+    # ---- install and remove
+
+    def __enter__(self) -> Seal:
+        unet, scheduler = self.pipe.unet, self.pipe.scheduler
+        self._weights = weights_fingerprint(unet)
+        try:
+            self._replace(unet, "forward", self._forward)
+            self._replace(scheduler, "set_timesteps", self._set_timesteps)
+            for site, module in self.sites.items():
+                self._replace(module, "forward", _attention(self, site, module))
+        except BaseException:
+            self._remove()
+            raise
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._remove()
+
+    def _replace(self, owner, name: str, make: Callable) -> None:
+        """Shadow a method on the instance with `make`, whose first argument becomes what was there."""
+        original, own = getattr(owner, name), name in vars(owner)
+
+        def replacement(*args, **kwargs):
+            return make(original, *args, **kwargs)
+
+        def undo():
+            if own:
+                setattr(owner, name, original)
+            else:
+                delattr(owner, name)
+
+        setattr(owner, name, replacement)
+        self._undo.append(undo)
+
+    def _remove(self) -> None:
+        self._close_run()
+        while self._undo:
+            self._undo.pop()()
+
+    def _close_run(self) -> None:
+        if self.run is not None:
+            self.run.close()
+        self.run = self._call = None
+
+    # ---- what the pipeline calls
+
+    def _set_timesteps(self, original, *args, **kwargs):
+        """A new generation begins with new timesteps."""
+        self._close_run()
+        return original(*args, **kwargs)
+
+    @torch.no_grad()
+    def _forward(self, original, sample: Tensor, timestep, encoder_hidden_states: Tensor, *args, **kwargs):
+        t = float(timestep) if not isinstance(timestep, Tensor) else float(timestep.reshape(-1)[0])
+        rows = self._rows(len(sample))
+        self._call = {"sample": sample, "context": encoder_hidden_states, "kwargs": kwargs, "rows": rows, "original": original}
+        if self.run is None:
+            self._start(t, rows, sample)
+        lam = self.run.begin(t, rows, tuple(sample.shape[-2:]))
+        if not lam or self.appearance_prompt is None:
+            return original(sample, timestep, encoder_hidden_states, *args, **kwargs)
+        return self._with_appearance_rows(original, lam, sample, timestep, encoder_hidden_states, *args, **kwargs)
+
+    def _with_appearance_rows(self, original, lam: float, sample: Tensor, timestep, context: Tensor, *args, **kwargs):
+        """The model call with a third row an image, conditioned on c_app; λ·LowPass(Δ) goes to both sides of the guidance."""
+        rows = self._call["rows"]
+        gen = [i for i, row in enumerate(rows) if row.kind == CONDITIONAL]
+        images = [rows[i].image for i in gen]
+        hidden, added = self._appearance_context(images, context[gen], kwargs)
+        more = {k: _extended(v, len(rows), gen) for k, v in kwargs.items()}
+        if added is not None:
+            more["added_cond_kwargs"] = {k: torch.cat([v, added.get(k, v[gen]).to(v)]) for k, v in kwargs["added_cond_kwargs"].items()}
+        if isinstance(timestep, Tensor) and timestep.ndim and len(timestep) == len(rows):
+            timestep = torch.cat([timestep, timestep[gen]])
+        self.run.begin(self.run.now.t, (*rows, *(Row(APPEARANCE, image) for image in images)), tuple(sample.shape[-2:]))
+        result = original(torch.cat([sample, sample[gen]]), timestep, torch.cat([context, hidden.to(context)]), *args, **more)
+        every = result[0] if isinstance(result, tuple) else result.sample
+        seen, app = every[: len(rows)], every[len(rows) :]
+        bridge = self.run.bridged(seen[gen], app, lam, self._to_epsilon(self.run.now.t))
+        # u + d + w((c + d) − (u + d)) = u + w(c − u) + d: the same d on every row of an image passes the guidance unchanged.
+        place = {image: i for i, image in enumerate(images)}
+        seen = seen + bridge[[place[row.image] for row in rows]]
+        return (seen, *result[1:]) if isinstance(result, tuple) else replace(result, sample=seen)
+
+    def _rows(self, count: int) -> tuple[Row, ...]:
+        """diffusers puts the unconditional half first."""
+        if getattr(self.pipe, "do_classifier_free_guidance", False) and count % 2 == 0:
+            half = count // 2
+            return tuple(Row(UNCONDITIONAL, i) for i in range(half)) + tuple(Row(CONDITIONAL, i) for i in range(half))
+        return tuple(Row(CONDITIONAL, i) for i in range(count))
+
+    def _start(self, t: float, rows: tuple[Row, ...], sample: Tensor) -> None:
+        """The first model call of a generation: now sizes, timesteps and conditioning are known."""
+        levels = sorted({float(level) for level in self.pipe.scheduler.timesteps}, reverse=True)
+        levels = [level for level in levels if level <= t + 1e-3]  # img2img begins further down
+        images = 1 + max(row.image for row in rows)
+        height, width = (size * self._factor for size in sample.shape[-2:])
+        references = [self._encode(picture, height, width, sample) for picture in self.pictures]
+        if self.per_image:
+            if len(references) != images:
+                raise ValueError(f"{images} images are drawn, and references were given for {len(references)}")
+            references = [[reference] for reference in references]
+        self.run = Run(self.settings, references, self.cache, self._key, levels, self.seeds, self.watch)
+        self.runs += 1
+        if self.settings.enabled and self.settings.infusion and self.settings.strength > 0:
+            self.run.read_references(self)
+
+    @property
+    def _factor(self) -> int:
+        return 2 ** (len(self.pipe.vae.config.block_out_channels) - 1)
+
+    def _encode(self, picture: Picture, height: int, width: int, like: Tensor) -> Reference:
+        vae = self.pipe.vae
+        image, inside = fit(as_tensor(picture.image), height, width)
+        latent = vae.encode((image * 2 - 1).to(vae.device, vae.dtype)).latent_dist.mean
+        latent = (latent - (getattr(vae.config, "shift_factor", None) or 0)) * vae.config.scaling_factor
+        mask = None
+        if picture.mask is not None:
+            mask = fit(as_tensor(picture.mask)[:1], height, width)[0][0, 0] > 0.5
+        elif not inside.all():
+            mask = inside  # the bars beside a picture of another shape are not the subject
+        return Reference(latent.to(like), mask, picture.weight)
+
+    def _key(self, image: int) -> AppearanceKey:
+        context = self._conditioning(image)[0]
+        return AppearanceKey(self._weights, "", (), "", "", fingerprint(context), (0, 0), (), (), "")
+
+    # ---- what the run asks for
+
+    def signal(self, t: float) -> tuple[float, float]:
+        """Every U-Net here sees z = √ᾱ·x₀ + √(1 − ᾱ)·ε: schedulers that count in σ scale their input to it."""
+        alphas = self.pipe.scheduler.alphas_cumprod
+        kept = float(alphas[min(max(round(t), 0), len(alphas) - 1)])
+        return kept**0.5, (1 - kept) ** 0.5
+
+    def _to_epsilon(self, t: float) -> float:
+        alpha, _ = self.signal(t)
+        return alpha if self.pipe.scheduler.config.prediction_type == "v_prediction" else 1.0
+
+    def read(self, latent: Tensor, t: float, image: int) -> None:
+        """A clean pass: no residuals of a ControlNet or an adapter, which belong to the picture that is drawn."""
+        call = self._call
+        context, added = self._conditioning(image)
+        kwargs = {k: v for k, v in call["kwargs"].items() if k not in RESIDUALS and not isinstance(v, Tensor)}
+        if added is not None:
+            kwargs["added_cond_kwargs"] = added
+        call["original"](latent, torch.tensor(t, device=latent.device), context.to(latent), **kwargs)
+
+    def _conditioning(self, image: int) -> tuple[Tensor, dict[str, Tensor] | None]:
+        """c_app of an image, and what SDXL is told beside it: the reference prompt's, or the prompt's own."""
+        call = self._call
+        rows = [i for i, row in enumerate(call["rows"]) if row.kind == CONDITIONAL and row.image == image]
+        added = call["kwargs"].get("added_cond_kwargs")
+        context = call["context"][rows]
+        if self.appearance_prompt is not None:
+            context, told = self._appearance_context([image], context, call["kwargs"])
+        else:
+            told = {}
+        return context, None if added is None else {k: (told or {}).get(k, v[rows]).to(v) for k, v in added.items()}
+
+    def _appearance_context(self, images: Sequence[int], like: Tensor, kwargs: dict) -> tuple[Tensor, dict[str, Tensor] | None]:
+        """The text encoders' view of c_app for these images; padded or cut to the prompt's own length."""
+        given = self.appearance_prompt
+        prompts = [given if isinstance(given, str) else given[image] for image in images]
+        encoded = self.pipe.encode_prompt(prompts, device=like.device, num_images_per_prompt=1, do_classifier_free_guidance=False)
+        context, added = encoded[0], kwargs.get("added_cond_kwargs")
+        if context.shape[1] != like.shape[1]:
+            context = F.pad(context, (0, 0, 0, max(0, like.shape[1] - context.shape[1])))[:, : like.shape[1]]
+        return context, None if added is None else {"text_embeds": encoded[2]}
+
+
+def _attention(seal: Seal, site: Site, module) -> Callable:
+    """The forward of one self-attention layer: its own, whatever optimisation is active, and the reference infused into its result."""
+
+    def split(x: Tensor) -> Tensor:
+        return x.unflatten(-1, (module.heads, -1)).transpose(1, 2)
+
+    def project(x: Tensor) -> Tensor:
+        return module.to_out[1](module.to_out[0](x)) / module.rescale_output_factor
+
+    def forward(original, hidden_states: Tensor, encoder_hidden_states=None, *args, **kwargs):
+        out = original(hidden_states, encoder_hidden_states, *args, **kwargs)
+        run = seal.run
+        if run is None or encoder_hidden_states is not None:
+            return out
+        if run.reading:
+            if run.blocks.weight(site.part, site.index) > 0:
+                run.observe(site, split(module.to_k(hidden_states)), split(module.to_v(hidden_states)), hidden_states)
+            return out
+        if not run.weight(site):
+            return out
+        return run.infused(site, out, project, split(module.to_q(hidden_states)), hidden_states)
+
+    return forward
+
+
+def find_sites(unet) -> dict[Site, Any]:
+    """Every self-attention layer of the U-Net, in the order it runs them."""
+    found, counts = {}, {"down": 0, "mid": 0, "up": 0}
+    order = {"down": 0, "mid": 1, "up": 2}
+    named = [(name, module) for name, module in unet.named_modules() if name.endswith("attn1")]
+    for name, module in sorted(named, key=lambda item: order[item[0].split("_")[0]]):
+        part = name.split("_")[0]
+        found[Site(name, part, counts[part])] = module
+        counts[part] += 1
+    return found
+
+
+def weights_fingerprint(unet) -> str:
+    """Tells checkpoints, LoRAs and their strengths apart by a few numbers of every weight, in one copy from the device."""
+    some = torch.cat([p.detach().flatten()[:: max(1, p.numel() // 4)][:5].float() for p in unet.parameters()])
+    scales = [repr(getattr(m, "scaling", "")) + repr(getattr(m, "active_adapters", "")) for m in unet.modules() if hasattr(m, "scaling")]
+    return fingerprint(some, *scales)
+
+
+def _extended(value, rows: int, gen: list[int]):
+    """A model call's argument for the added rows: tensors with a row each are lengthened, anything else serves all rows."""
+    if isinstance(value, Tensor) and value.ndim and len(value) == rows:
+        return torch.cat([value, value[gen]])
+    if isinstance(value, (list, tuple)):
+        return type(value)(_extended(v, rows, gen) for v in value)
+    return value
+
+
+def as_tensor(image) -> Tensor:
+    """A picture in any of the usual forms as (channels, height, width) in [0, 1]."""
+    if not isinstance(image, Tensor):
+        array = np.asarray(image)
+        array = array[..., None] if array.ndim == 2 else array
+        array = array.astype(np.float32) / (255 if array.dtype == np.uint8 else 1)
+        image = torch.from_numpy(np.ascontiguousarray(array)).permute(2, 0, 1)
+    image = image.float()
+    return image[None] if image.ndim == 2 else image[:3]
+
+
+def fit(image: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """The whole picture in the middle of a canvas (1, channels, height, width), its border repeated; and where it lies."""
+    tall, wide = image.shape[-2:]
+    scale = min(height / tall, width / wide)
+    size = (max(1, round(tall * scale)), max(1, round(wide * scale)))
+    if size != (tall, wide):
+        shrinks = scale < 1
+        image = F.interpolate(image[None], size=size, mode="bilinear", align_corners=False, antialias=shrinks)[0]
+    top, left = (height - size[0]) // 2, (width - size[1]) // 2
+    inside = torch.zeros(height, width, dtype=torch.bool)
+    inside[top : top + size[0], left : left + size[1]] = True
+    canvas = F.pad(image[None], (left, width - size[1] - left, top, height - size[0] - top), mode="replicate")
+    return canvas.clamp(0, 1), inside

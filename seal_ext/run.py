@@ -1,0 +1,255 @@
+"""One generation: settings, references, the cache's entries, and where the sampler stands. Made at its start, closed at its end.
+
+A host gives the run few verbs and takes few from it. In return for `begin`, `infused`, `bridged` and `close` the host reads a
+reference with the U-Net when the run asks (`Host.read`), tells progress, and undoes its own patches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .core.cache import AppearanceCache, AppearanceKey, Entry, Filling, fingerprint
+from .core.delta import DeltaGate, add_delta
+from .core.infusion import Infusion, infuse_projected
+from .core.matching import Appearance, Match, feature_of, row_by_row, subject_tokens, to_tokens, together, token_grid
+from .core.noise import reference_input, reference_noise
+from .core.schedule import Progress
+from .settings import Settings
+
+UNCONDITIONAL, CONDITIONAL, APPEARANCE = "unconditional", "conditional", "appearance"
+
+
+@dataclass(frozen=True)
+class Site:
+    """A self-attention layer: layer `index` of a part of the U-Net, counted as the U-Net runs them."""
+
+    name: str
+    part: str  # down, mid or up
+    index: int
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A picture of the character as the U-Net sees it, and where the character is on it."""
+
+    latent: Tensor  # (1, channels, height, width), scaled as the U-Net expects
+    mask: Tensor | None = None  # (height, width) of any size, true or 1 on the subject
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the U-Net's batch: what it is conditioned on, and which of the run's images it belongs to."""
+
+    kind: str
+    image: int
+
+
+class Host(Protocol):
+    """What a run needs of the program it runs in."""
+
+    sites: Sequence[Site]
+
+    def signal(self, t: float) -> tuple[float, float]:
+        """α and σ of the U-Net's input z = α·x₀ + σ·ε at a timestep."""
+
+    def read(self, latent: Tensor, t: float, image: int) -> None:
+        """Run the clean U-Net on a reference of an image, with c_app; the layers' `observe` is called meanwhile."""
+
+    def tell(self, done: int, total: int) -> None:
+        """Show how far the reading is; may raise to stop the run."""
+
+
+@dataclass
+class Now:
+    """The current model call."""
+
+    t: float
+    progress: Progress
+    rows: tuple[Row, ...]
+    latent: tuple[int, int]
+    infusion: Infusion
+    weights: tuple[float, ...]  # how much of the infusion each row gets
+    yields: Tensor | None  # (images, height, width): what the Δ-gate leaves of the infusion
+    appearances: dict[str, Appearance] = field(default_factory=dict)
+
+
+class Run:
+    """`references`: those that all images share, or one list for each image."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        references: Sequence[Reference] | Sequence[Sequence[Reference]],
+        cache: AppearanceCache,
+        key: Callable[[int], AppearanceKey],
+        levels: Sequence[float],
+        seeds: Sequence[int] = (0,),
+        watch: Callable[[Site, Match, Tensor], None] | None = None,
+    ):
+        self.settings, self.cache, self.key, self.levels, self.watch = settings, cache, key, tuple(levels), watch
+        shared = not references or isinstance(references[0], Reference)
+        self.references = [list(references)] if shared else [list(r) for r in references]
+        self.seeds = tuple(seeds)
+        self.blocks = settings.block_weights()
+        self.lam = settings.lambda_schedule()
+        self.low_pass = settings.low_pass()
+        self.gate = DeltaGate(settings.disagreement()) if settings.gate else None
+        self.entries: list[list[Entry]] = []
+        self.now: Now | None = None
+        self.notes: list[str] = []  # plain sentences for the user
+        self._filling: tuple[Filling, float, Reference] | None = None
+        self.closed = False
+
+    # ---- the reference pass
+
+    def wanted(self, sites: Sequence[Site]) -> list[Site]:
+        """The sites that are infused at all."""
+        return [site for site in sites if self.blocks.weight(site.part, site.index) > 0]
+
+    @torch.no_grad()
+    def read_references(self, host: Host) -> None:
+        """Fill the cache with what the U-Net sees of each reference at T_app; what is cached already costs nothing."""
+        steps = self.settings.appearance_steps().select(self.levels)
+        plan = [(image, number, reference) for image, group in enumerate(self.references) for number, reference in enumerate(group)]
+        self.entries = [[] for _ in self.references]
+        for done, (image, number, reference) in enumerate(plan):
+            key = self._key(image, number, reference, steps, host)
+            entry = self.cache.find(key)
+            if entry is None:
+                with self.cache.filling(key, steps) as filling:
+                    for count, t in enumerate(steps):
+                        host.tell(done * len(steps) + count, len(plan) * len(steps))
+                        if filling.wants(t):
+                            self._read(host, filling, t, reference, image, number)
+                entry = filling.entry
+            if entry.off:
+                self.notes.append(entry.off)
+            else:
+                self.entries[image].append(entry)
+        host.tell(len(plan) * len(steps), len(plan) * len(steps))
+
+    def _key(self, image: int, number: int, reference: Reference, steps: tuple[float, ...], host: Host) -> AppearanceKey:
+        from dataclasses import replace
+
+        settings = self.settings
+        noise = "clean" if settings.noise == "clean" else f"noised {self._noise_seed(image)} {number}"
+        return replace(
+            self.key(image),
+            pixels=fingerprint(reference.latent),
+            mask="" if reference.mask is None else fingerprint(reference.mask),
+            size=tuple(reference.latent.shape[-2:]),
+            timesteps=steps,
+            layers=tuple(site.name for site in self.wanted(host.sites)),
+            feature=settings.feature,
+            noise=noise,
+        )
+
+    def _noise_seed(self, image: int) -> int:
+        return self.seeds[min(image, len(self.seeds) - 1)] if self.settings.seed_policy == "image" else 0
+
+    def _read(self, host: Host, filling: Filling, t: float, reference: Reference, image: int, number: int) -> None:
+        noise = None
+        if self.settings.noise == "noised":
+            noise = reference_noise([self._noise_seed(image)], reference.latent.shape[1:], number)
+        alpha, sigma = host.signal(t)
+        self._filling = (filling, t, reference)
+        try:
+            host.read(reference_input(reference.latent, noise, sigma, alpha), t, image)
+            filling.passed()
+        finally:
+            self._filling = None
+
+    @property
+    def reading(self) -> bool:
+        """Whether the U-Net is looking at a reference just now."""
+        return self._filling is not None
+
+    def observe(self, site: Site, k: Tensor, v: Tensor, hidden: Tensor) -> None:
+        """Keep what a layer made of the reference: k, v (1, heads, tokens, dim) and the feature to match on, of the subject's tokens."""
+        filling, t, reference = self._filling
+        appearance = Appearance(k, v, feature_of(self.settings.feature, k, hidden))
+        if reference.mask is not None:
+            grid = token_grid(k.shape[2], *reference.latent.shape[-2:])
+            if grid is not None:
+                appearance = appearance.only(subject_tokens(reference.mask[None], grid)[0])
+        filling.store(t, site.name, k=appearance.k, v=appearance.v, feature=appearance.feature)
+
+    # ---- a model call
+
+    def begin(self, t: float, rows: Sequence[Row], latent: tuple[int, int], hires: bool = False) -> float:
+        """A model call at timestep t; returns its λ. Where that is 0 the host need not add rows conditioned on c_app."""
+        progress = Progress.at(t, self.levels)
+        infusion = self.settings.infusion_at(progress, hires)
+        usable = any(self.entries)
+        share = {UNCONDITIONAL: self.settings.uncond_rows, CONDITIONAL: 1.0, APPEARANCE: 1.0}
+        weights = tuple(share[row.kind] if usable else 0.0 for row in rows)
+        yields = self.gate.yields() if self.gate else None
+        self.now = Now(t, progress, tuple(rows), latent, infusion, weights, yields)
+        lam = self.lam(progress)
+        if self.gate and lam == 0 and progress.gamma > self.settings.lam_start:
+            self.gate.freeze()
+        return lam
+
+    def weight(self, site: Site) -> float:
+        """How strongly a site is infused in this call; 0: leave it alone."""
+        if self.now is None or self.now.infusion.idle or not any(self.now.weights):
+            return 0.0
+        return self.blocks.weight(site.part, site.index)
+
+    def infused(self, site: Site, out: Tensor, project: Callable[[Tensor], Tensor], q: Tensor, hidden: Tensor) -> Tensor:
+        """A layer's result (rows, tokens, channels) with the reference infused."""
+        weight = self.weight(site)
+        if not weight:
+            return out
+        now = self.now
+        watch = None if self.watch is None else (lambda match, amount: self.watch(site, match, amount))
+        return infuse_projected(
+            out, project, q, self._appearance(site, q), now.infusion.scaled(weight), now.weights, hidden, self._left(q.shape[2]), watch
+        )
+
+    def _appearance(self, site: Site, like: Tensor) -> Appearance:
+        kept = self.now.appearances.get(site.name)
+        if kept is None:
+            images = [self._of_image(group, entries, site, like) for group, entries in zip(self.references, self.entries, strict=True)]
+            if len(images) == 1:
+                kept = images[0]
+            else:
+                rows = [images[row.image] for row in self.now.rows]
+                kept = row_by_row(rows)
+            self.now.appearances[site.name] = kept
+        return kept
+
+    def _of_image(self, group: list[Reference], entries: list[Entry], site: Site, like: Tensor) -> Appearance:
+        seen = []
+        for reference, entry in zip(group, entries, strict=True):
+            kept = entry.at(self.now.t, site.name, like)
+            seen.append(Appearance(kept["k"], kept["v"], kept["feature"]).weighted(reference.weight))
+        return together(seen)
+
+    def _left(self, tokens: int) -> Tensor | None:
+        """What the Δ-gate leaves of the infusion, for every row's tokens."""
+        now = self.now
+        grid = token_grid(tokens, *now.latent)
+        if now.yields is None or grid is None:
+            return None
+        return to_tokens(now.yields, grid)[[row.image for row in now.rows]]
+
+    def bridged(self, gen: Tensor, app: Tensor, lam: float, to_epsilon: float = 1.0) -> Tensor:
+        """λ·LowPass(Δ) of one model call, to be added to the guided prediction; the Δ-gate learns from it.
+
+        gen, app: (images, channels, height, width), predictions of any one kind; `to_epsilon` turns their difference into one of ε.
+        """
+        delta = gen - app
+        if self.gate:
+            self.gate.update(delta * to_epsilon)
+        return add_delta(torch.zeros_like(gen), gen, app, lam, self.low_pass)
+
+    def close(self) -> None:
+        """Let go of everything the run held; the cache keeps what it kept."""
+        self.entries, self.now, self._filling, self.closed = [], None, None, True

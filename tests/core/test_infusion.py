@@ -1,0 +1,266 @@
+"""Infusion: plain attention wherever nothing is asked for, and the paper's formula wherever something is."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from seal_ext.core.infusion import Blocks, Infusion, active, infuse, infuse_kv, infuse_projected
+from seal_ext.core.matching import FEATURES, Appearance, feature_of, match, row_by_row, together
+
+FEW = settings(max_examples=25, deadline=None)
+SEED = st.integers(0, 2**31)
+ROWS, HEADS, TOKENS, DIM, KEYS = 4, 2, 12, 4, 9
+ALL = (1.0,) * ROWS
+KIND = st.sampled_from(FEATURES)
+TOP_K = st.sampled_from([0, 1, 3, KEYS])
+
+
+class Layer:
+    """One attention layer's inputs and plain result, and what it saw of a reference."""
+
+    def __init__(self, seed, kind="hidden", dtype=torch.float32, keys=KEYS):
+        draw = torch.Generator().manual_seed(seed)
+        shape = (ROWS, HEADS, TOKENS, DIM)
+        self.q, self.k, self.v = (torch.randn(shape, generator=draw).to(dtype) for _ in range(3))
+        self.hidden = torch.randn(ROWS, TOKENS, HEADS * DIM, generator=draw).to(dtype)
+        k, v = (torch.randn(1, HEADS, keys, DIM, generator=draw).to(dtype) for _ in range(2))
+        feature = feature_of(kind, k, torch.randn(1, keys, HEADS * DIM, generator=draw).to(dtype))
+        self.appearance = Appearance(k, v, feature)
+        self.base = F.scaled_dot_product_attention(self.q, self.k, self.v)
+
+    def infused(self, how, rows=ALL, appearance=None, **more):
+        return infuse(self.base, self.q, appearance or self.appearance, how, rows, self.hidden, **more)
+
+    def rows(self, order):
+        other = object.__new__(Layer)
+        other.__dict__ = {name: x[order] if isinstance(x, torch.Tensor) else x for name, x in self.__dict__.items()}
+        return other
+
+
+def open_gate(**more):
+    return Infusion(**{"tau": -1.0, "delta": 1.0, **more})
+
+
+@FEW
+@given(SEED, KIND, TOP_K, st.floats(0, 4))
+def test_nothing_to_infuse_is_plain_attention_to_the_bit(seed, kind, k, delta):
+    layer = Layer(seed, kind)
+    for how in (Infusion(0.2, 0.0, feature=kind, top_k=k), Infusion(1.0, delta, feature=kind, top_k=k)):
+        assert layer.infused(how) is layer.base
+    assert layer.infused(open_gate(feature=kind, top_k=k), rows=(0.0,) * ROWS) is layer.base
+    assert layer.infused(open_gate(feature=kind, top_k=k), appearance=layer.appearance.only(torch.zeros(KEYS) > 0)) is layer.base
+
+
+@FEW
+@given(SEED, KIND, TOP_K, st.floats(-0.9, 0.9), st.floats(0.1, 3))
+def test_tokens_whose_gate_is_closed_and_rows_of_weight_zero_keep_their_bits(seed, kind, k, tau, delta):
+    layer = Layer(seed, kind)
+    how = Infusion(tau, delta, feature=kind, top_k=k, ceiling=math.inf)
+    shown = []
+    out = layer.infused(how, rows=(1.0, 0.0, 0.5, 0.0), watch=lambda matched, amount: shown.append(amount))
+    assert torch.equal(out[[1, 3]], layer.base[[1, 3]])
+    closed = (shown[0] == 0).expand(-1, HEADS, -1)
+    assert torch.equal(out[[0, 2]][closed], layer.base[[0, 2]][closed])
+    assert not (out[[0, 2]][~closed] == layer.base[[0, 2]][~closed]).all() or closed.all()
+
+
+@FEW
+@given(SEED, KIND, st.floats(0, 3))
+def test_all_of_the_reference_is_softmax_attention_blended_by_delta(seed, kind, delta):
+    layer = Layer(seed, kind)
+    seen = F.scaled_dot_product_attention(layer.q, layer.appearance.k.expand(ROWS, -1, -1, -1), layer.appearance.v.expand(ROWS, -1, -1, -1))
+    out = layer.infused(open_gate(delta=delta, feature=kind, ceiling=math.inf))
+    torch.testing.assert_close(out, (1 - delta) * layer.base + delta * seen, rtol=1e-4, atol=1e-4)
+    clamped = layer.infused(open_gate(delta=delta, feature=kind))
+    torch.testing.assert_close(clamped, (1 - min(delta, 1)) * layer.base + min(delta, 1) * seen, rtol=1e-4, atol=1e-4)
+
+
+@FEW
+@given(SEED, KIND)
+def test_k_1_is_the_matched_value(seed, kind):
+    layer = Layer(seed, kind)
+    index = match(feature_of(kind, layer.q, layer.hidden), layer.appearance.feature).index[..., 0]
+    values = torch.stack([layer.appearance.v[0, h][index[:, h % index.shape[1]]] for h in range(HEADS)], 1)
+    torch.testing.assert_close(layer.infused(open_gate(top_k=1, feature=kind)), values)
+
+
+@FEW
+@given(SEED, KIND)
+def test_every_key_by_top_k_is_attention_to_all(seed, kind):
+    layer = Layer(seed, kind)
+    # One key that never competes makes top-k = 9 of 10 take the way of the chosen keys.
+    extra = together([layer.appearance, replace(Layer(seed + 1, kind, keys=1).appearance, weight=torch.zeros(1, 1))])
+    torch.testing.assert_close(
+        layer.infused(open_gate(top_k=KEYS, feature=kind), appearance=extra), layer.infused(open_gate(feature=kind)), rtol=1e-4, atol=1e-5
+    )
+
+
+@FEW
+@given(SEED, KIND, TOP_K)
+def test_the_order_of_reference_tokens_changes_nothing(seed, kind, k):
+    layer = Layer(seed, kind)
+    order = torch.randperm(KEYS, generator=torch.Generator().manual_seed(seed))
+    a = layer.appearance
+    shuffled = Appearance(a.k[:, :, order], a.v[:, :, order], a.feature[:, :, order])
+    how = Infusion(0.3, 0.8, top_k=k, feature=kind)
+    straight, other = layer.infused(how), layer.infused(how, appearance=shuffled)
+    torch.testing.assert_close(straight, other, rtol=1e-4, atol=1e-5)
+    if k == 1:
+        assert torch.equal(straight, other)
+
+
+@FEW
+@given(SEED, KIND, TOP_K)
+def test_the_order_and_size_of_the_batch_are_irrelevant(seed, kind, k):
+    layer, order, rows = Layer(seed, kind), [2, 0, 3, 1], (1.0, 0.4, 0.0, 1.0)
+    how = Infusion(0.1, 0.9, top_k=k, feature=kind)
+    out = layer.infused(how, rows)
+    torch.testing.assert_close(out[order], layer.rows(order).infused(how, [rows[i] for i in order]), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(out[1:2], layer.rows([1]).infused(how, rows[1:2]), rtol=1e-4, atol=1e-5)
+
+
+@FEW
+@given(SEED, KIND, TOP_K, st.integers(1, 3000))
+def test_chunks_change_nothing(seed, kind, k, budget):
+    layer = Layer(seed, kind)
+    how = Infusion(0.2, 0.9, top_k=k, feature=kind)
+    torch.testing.assert_close(layer.infused(replace(how, budget=budget)), layer.infused(how), rtol=1e-4, atol=1e-5)
+
+
+@FEW
+@given(SEED, KIND, TOP_K, st.lists(st.booleans(), min_size=KEYS, max_size=KEYS))
+def test_forbidden_reference_tokens_leave_no_trace(seed, kind, k, allowed):
+    layer, kept = Layer(seed, kind), torch.tensor(allowed)
+    how = Infusion(-1.0, 1.0, top_k=k, feature=kind)
+    chosen = layer.infused(how, appearance=layer.appearance.only(kept))
+    # The same by weights, with poison in what is forbidden.
+    poison = torch.where(kept[:, None], layer.appearance.v, 1e4)
+    weighed = layer.infused(how, appearance=replace(layer.appearance, v=poison, weight=kept.float()[None]))
+    torch.testing.assert_close(weighed, chosen, rtol=1e-4, atol=1e-4)
+
+
+@FEW
+@given(SEED, KIND, TOP_K)
+def test_what_a_token_yields_is_not_infused(seed, kind, k):
+    layer = Layer(seed, kind)
+    yields = torch.rand(ROWS, TOKENS, generator=torch.Generator().manual_seed(seed))
+    yields[:, ::3] = 0
+    how = open_gate(top_k=k, feature=kind)
+    out, full = layer.infused(how, yields=yields), layer.infused(how)
+    assert torch.equal(out[:, :, ::3], layer.base[:, :, ::3])
+    torch.testing.assert_close(out, layer.base + yields[:, None, :, None] * (full - layer.base), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("k", [0, 1, 3])
+def test_dtype_and_device_are_those_of_the_live_tensors(dtype, k):
+    layer = Layer(1, dtype=dtype)
+    how = open_gate(top_k=k, delta=0.7)
+    out = layer.infused(how, rows=(1.0, 0.5, 0.0, 1.0), yields=torch.ones(ROWS, TOKENS))
+    assert out.dtype == dtype and out.device == layer.q.device and out.isfinite().all()
+    stored = Appearance(*(x.half() for x in (layer.appearance.k, layer.appearance.v, layer.appearance.feature)))
+    assert layer.infused(how, appearance=stored).dtype == dtype
+    assert all(x.dtype == dtype for x in infuse_kv(layer.k, layer.v, layer.q, stored, how, ALL, layer.hidden))
+
+
+@FEW
+@given(SEED, st.sampled_from(["hidden", "qk"]), TOP_K)
+def test_after_the_projection_it_is_the_same(seed, kind, k):
+    layer, project = Layer(seed, kind), torch.nn.Linear(HEADS * DIM, 5)
+    how, rows = Infusion(0.1, 1.7, top_k=k, feature=kind, ceiling=math.inf), (0.0, 1.0, 1.0, 0.3)
+
+    def merged(x):
+        return project(x.transpose(1, 2).flatten(2))
+
+    with torch.no_grad():
+        out = infuse_projected(merged(layer.base), project, layer.q, layer.appearance, how, rows, layer.hidden)
+        torch.testing.assert_close(out, merged(layer.infused(how, rows)), rtol=1e-4, atol=1e-4)
+
+
+def test_after_the_projection_heads_cannot_have_their_own_gates():
+    layer = Layer(1, "qk_per_head")
+    with pytest.raises(ValueError, match="per head"):
+        infuse_projected(layer.hidden, torch.nn.Identity(), layer.q, layer.appearance, open_gate(feature="qk_per_head"), ALL)
+
+
+@FEW
+@given(SEED, KIND)
+def test_keys_and_values_take_the_matched_ones(seed, kind):
+    layer = Layer(seed, kind)
+    how = open_gate(top_k=1, feature=kind)
+    k, v = infuse_kv(layer.k, layer.v, layer.q, layer.appearance, how, (1.0, 0.0, 1.0, 1.0), layer.hidden)
+    assert torch.equal(k[1], layer.k[1]) and torch.equal(v[1], layer.v[1])
+    index = match(feature_of(kind, layer.q, layer.hidden), layer.appearance.feature).index[0, 0, :, 0]
+    torch.testing.assert_close(k[0, 0], layer.appearance.k[0, 0, index])
+    torch.testing.assert_close(v[0, 0], layer.appearance.v[0, 0, index])
+    same = infuse_kv(layer.k, layer.v, layer.q, layer.appearance, replace(how, delta=0.0), ALL)
+    assert same[0] is layer.k and same[1] is layer.v
+
+
+@FEW
+@given(SEED, TOP_K)
+def test_rows_with_references_of_their_own_see_only_those(seed, k):
+    layer = Layer(seed)
+    own = [Layer(seed + i + 1, keys=KEYS - i).appearance for i in range(ROWS)]
+    how = open_gate(top_k=min(k, 5), delta=0.6)
+    out = layer.infused(how, rows=(1.0, 0.0, 1.0, 1.0), appearance=row_by_row(own))
+    for row in (0, 2, 3):
+        alone = layer.rows([row]).infused(how, (1.0,), appearance=own[row])
+        torch.testing.assert_close(out[row : row + 1], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_a_references_weight_is_its_share_of_the_infusion():
+    layer = Layer(3)
+    full = layer.infused(open_gate()) - layer.base
+    half = layer.infused(open_gate(), appearance=layer.appearance.weighted(0.5)) - layer.base
+    torch.testing.assert_close(half, full / 2, rtol=1e-4, atol=1e-5)
+    none = together([layer.appearance, Layer(4).appearance.weighted(0.0)])
+    torch.testing.assert_close(layer.infused(open_gate(), appearance=none) - layer.base, full, rtol=1e-4, atol=1e-5)
+
+
+def test_no_gradients_are_kept():
+    layer = Layer(1)
+    layer.q.requires_grad_()
+    layer.base.requires_grad_()
+    for k in (0, 1, 3):
+        assert not layer.infused(open_gate(top_k=k, delta=0.5)).requires_grad
+
+
+def test_the_inputs_stay_as_they_are():
+    layer = Layer(1)
+    before = [x.clone() for x in (layer.base, layer.q, layer.hidden, layer.appearance.k, layer.appearance.v)]
+    layer.infused(open_gate(delta=0.5), rows=(0.0, 0.5, 1.0, 0.0), yields=torch.full((ROWS, TOKENS), 0.5))
+    assert all(map(torch.equal, before, (layer.base, layer.q, layer.hidden, layer.appearance.k, layer.appearance.v)))
+
+
+def test_as_many_weights_as_rows():
+    with pytest.raises(ValueError, match="4 rows"):
+        Layer(1).infused(open_gate(), rows=(1.0,))
+
+
+def test_rows_side_by_side_are_a_slice():
+    assert active((0, 1, 1, 0)) == slice(1, 3) and active((1, 0, 1)) == [0, 2] and active((0, 0)) is None
+
+
+@pytest.mark.parametrize("text,part,index,weight", [("mid up", "up", 7, 1), ("mid up", "down", 0, 0), ("up:0.5 up.3:1", "up", 3, 1),
+                                                    ("up:0.5 up.3:1", "up", 2, 0.5), ("up.4-", "up", 3, 0), ("up.4-", "up", 30, 1),
+                                                    ("up.0-3:.25, mid", "up", 3, 0.25), ("up up.2:0", "up", 2, 0)])  # fmt: skip
+def test_blocks_read_as_they_are_written(text, part, index, weight):
+    assert Blocks.parse(text).weight(part, index) == weight
+
+
+@pytest.mark.parametrize("text", ["", "upp", "up.3-1", "up:3", "up:nan", "up.-1", "mid up out", "up.1-2-3"])
+def test_a_block_that_does_not_read_says_so(text):
+    with pytest.raises(ValueError):
+        Blocks.parse(text)
+
+
+@pytest.mark.parametrize("wrong", [dict(delta=-1.0), dict(threshold="maybe"), dict(feature="vibes"), dict(top_k=-1), dict(softness=-0.1)])
+def test_an_impossible_infusion_is_refused(wrong):
+    with pytest.raises(ValueError):
+        open_gate(**wrong)

@@ -1,0 +1,291 @@
+"""The diffusers host on tiny random U-Nets: it infuses, it bridges, and it leaves the pipeline exactly as found."""
+
+import copy
+
+import pytest
+import torch
+from diffusers import (
+    AutoencoderKL,
+    ControlNetModel,
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    StableDiffusionControlNetPipeline,
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+from bench.model import tokenizer as bpe
+from bench.model.shape import Shape
+from seal_ext.core.cache import AppearanceCache
+from seal_ext.hosts.diffusers import Picture, Seal, find_sites
+from seal_ext.settings import Settings
+
+WORDS = ["a red cat", "a blue dog", "a cat in the snow", "standing", "waving"]
+BASE = dict(enabled=True, tau_early=0.0, tau_late=0.0, delta_early=1.0, delta_late=1.0)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    from transformers import CLIPTokenizer
+
+    folder = tmp_path_factory.mktemp("tokenizer")
+    bpe.write(folder, bpe.train(WORDS), Shape(vocab=600))
+    return CLIPTokenizer.from_pretrained(folder)
+
+
+def text_encoder(kind=CLIPTextModel, act="quick_gelu", width=32):
+    torch.manual_seed(1)
+    config = CLIPTextConfig(vocab_size=600, hidden_size=width, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+                            projection_dim=32, hidden_act=act, bos_token_id=598, eos_token_id=599)  # fmt: skip
+    return kind(config).eval()
+
+
+def unet(kind):
+    torch.manual_seed(0)
+    common = dict(sample_size=16, block_out_channels=(32, 64), layers_per_block=1, norm_num_groups=8)
+    if kind == "sdxl":
+        return UNet2DConditionModel(
+            **common, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+            attention_head_dim=(2, 4), use_linear_projection=True, addition_embed_type="text_time", addition_time_embed_dim=8,
+            transformer_layers_per_block=(1, 2), projection_class_embeddings_input_dim=80, cross_attention_dim=64,
+        ).eval()  # fmt: skip
+    return UNet2DConditionModel(
+        **common, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        attention_head_dim=2 if kind == "sd1" else (2, 4), use_linear_projection=kind == "sd2", cross_attention_dim=32,
+    ).eval()  # fmt: skip
+
+
+def vae():
+    torch.manual_seed(2)
+    return AutoencoderKL(block_out_channels=(32, 32), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+                         latent_channels=4, norm_num_groups=8).eval()  # fmt: skip
+
+
+def pipeline(kind, tokenizer, scheduler=None):
+    prediction = "v_prediction" if kind == "sd2" else "epsilon"
+    scheduler = scheduler or DDIMScheduler(prediction_type=prediction, clip_sample=False)
+    if kind == "sdxl":
+        pipe = StableDiffusionXLPipeline(vae(), text_encoder(), text_encoder(CLIPTextModelWithProjection), tokenizer, tokenizer, unet(kind),
+                                         scheduler, add_watermarker=False)  # fmt: skip
+    else:
+        pipe = StableDiffusionPipeline(vae(), text_encoder(), tokenizer, unet(kind), scheduler, None, None, requires_safety_checker=False)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def draw(pipe, prompt="a red cat", seed=0, steps=4, **more):
+    generators = [torch.Generator().manual_seed(seed + i) for i in range(len(prompt) if isinstance(prompt, list) else 1)]
+    arguments = dict(height=32, width=32, num_inference_steps=steps, guidance_scale=4.0, output_type="pt", generator=generators) | more
+    return pipe(prompt, **arguments).images
+
+
+def picture(seed=0, size=32):
+    return torch.rand(3, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(params=["sd1", "sd2", "sdxl"])
+def pipe(request, tokenizer):
+    return pipeline(request.param, tokenizer)
+
+
+@pytest.fixture
+def sd1(tokenizer):
+    return pipeline("sd1", tokenizer)
+
+
+def footprint(pipe):
+    """Everything on the pipeline that a patch could have touched."""
+    return {
+        "unet": set(vars(pipe.unet)),
+        "scheduler": set(vars(pipe.scheduler)) - {"num_inference_steps", "timesteps"},
+        "attention": [(set(vars(m)), type(m.processor)) for m in find_sites(pipe.unet).values()],
+        "hooks": sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in pipe.unet.modules()),
+        "weights": [p.data_ptr() for p in pipe.unet.parameters()],
+    }
+
+
+def test_a_reference_changes_the_picture_and_leaves_the_pipeline_as_found(pipe):
+    before, was = draw(pipe), footprint(pipe)
+    with Seal(pipe, picture(), Settings(**BASE)) as seal:
+        with_reference = draw(pipe)
+        assert seal.runs == 1
+    assert not torch.equal(with_reference, before)
+    assert torch.equal(draw(pipe), before) and footprint(pipe) == was
+
+
+def test_delta_bridge_acts_only_where_the_reference_prompt_differs(pipe):
+    only_bridge = Settings(enabled=True, infusion=False, gate=False)
+    plain = draw(pipe)
+    with Seal(pipe, picture(), only_bridge):
+        assert torch.equal(draw(pipe), plain)
+    with Seal(pipe, picture(), only_bridge, appearance_prompt="a blue dog"):
+        assert not torch.equal(draw(pipe), plain)
+    assert torch.equal(draw(pipe), plain)
+
+
+@pytest.mark.parametrize("off", [dict(strength=0.0), dict(delta_early=0.0, delta_late=0.0), dict(tau_early=1.0, tau_late=1.0), dict(infusion=False)])
+def test_nothing_to_infuse_is_bit_exactly_the_plain_picture(sd1, off):
+    plain = draw(sd1)
+    with Seal(sd1, picture(), Settings(**(BASE | off))):
+        assert torch.equal(draw(sd1), plain)
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("when", ["reading", "sampling"])
+def test_an_exception_undoes_everything(sd1, when):
+    before, was = draw(sd1), footprint(sd1)
+
+    def tell(done, total):
+        if when == "reading":
+            raise Stop
+
+    def callback(pipe, step, t, values):
+        raise Stop
+
+    with pytest.raises(Stop), Seal(sd1, picture(), Settings(**BASE), tell=tell):
+        draw(sd1, callback_on_step_end=callback)
+    assert torch.equal(draw(sd1), before) and footprint(sd1) == was
+
+
+@pytest.mark.parametrize("scheduler", [DDIMScheduler, EulerDiscreteScheduler, HeunDiscreteScheduler, DPMSolverMultistepScheduler])
+def test_any_scheduler(tokenizer, scheduler):
+    pipe = pipeline("sd1", tokenizer, scheduler())
+    plain = draw(pipe)
+    with Seal(pipe, picture(), Settings(**BASE), appearance_prompt="a blue dog"):
+        drawn = draw(pipe)
+    assert torch.isfinite(drawn).all() and not torch.equal(drawn, plain)
+    assert torch.equal(draw(pipe), plain)
+
+
+def test_a_batch_equals_its_singles(sd1):
+    prompts = ["a red cat", "a blue dog", "a cat in the snow"]
+    with Seal(sd1, picture(), Settings(**BASE, noise="noised"), appearance_prompt="standing"):
+        together = draw(sd1, prompts)
+        alone = torch.cat([draw(sd1, [p], seed=i) for i, p in enumerate(prompts)])
+    assert (together - alone).abs().max() <= 1 / 255
+
+
+def test_each_image_can_have_its_own_reference(sd1):
+    prompts = ["a red cat", "a blue dog"]
+    pictures = [picture(1), picture(2)]
+    with Seal(sd1, pictures, Settings(**BASE), per_image=True):
+        together = draw(sd1, prompts)
+    alone = []
+    for i, (prompt, reference) in enumerate(zip(prompts, pictures, strict=True)):
+        with Seal(sd1, reference, Settings(**BASE)):
+            alone.append(draw(sd1, [prompt], seed=i))
+    assert (together - torch.cat(alone)).abs().max() <= 1 / 255
+
+
+def test_without_guidance(sd1):
+    plain = draw(sd1, guidance_scale=1.0)
+    with Seal(sd1, picture(), Settings(**BASE), appearance_prompt="a blue dog"):
+        assert not torch.equal(draw(sd1, guidance_scale=1.0), plain)
+
+
+def test_with_attention_slicing(sd1):
+    with Seal(sd1, picture(), Settings(**BASE)):
+        whole = draw(sd1)
+    sd1.enable_attention_slicing(1)
+    with Seal(sd1, picture(), Settings(**BASE)):
+        sliced = draw(sd1)
+    assert torch.allclose(whole, sliced, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_low_precision(tokenizer, dtype):
+    pipe = pipeline("sd1", tokenizer).to(dtype=dtype)
+    plain = draw(pipe)
+    with Seal(pipe, picture(), Settings(**BASE), appearance_prompt="a blue dog"):
+        drawn = draw(pipe)
+    assert drawn.dtype == plain.dtype and torch.isfinite(drawn).all() and torch.equal(draw(pipe), plain)
+
+
+def test_img2img_reads_the_reference_only_where_it_samples(tokenizer):
+    base = pipeline("sd1", tokenizer)
+    pipe = StableDiffusionImg2ImgPipeline(**{k: v for k, v in base.components.items()}, requires_safety_checker=False)
+    pipe.set_progress_bar_config(disable=True)
+    arguments = dict(image=picture(5)[None], strength=0.5, num_inference_steps=8, output_type="pt", generator=torch.Generator())
+
+    def once():
+        arguments["generator"].manual_seed(0)
+        return pipe("a red cat", **arguments).images
+
+    plain = once()
+    with Seal(pipe, picture(), Settings(**BASE, t_app="all")) as seal:
+        assert not torch.equal(once(), plain)
+        assert seal.cache.counts.passes == 4
+    assert torch.equal(once(), plain)
+
+
+def test_a_controlnet_steers_the_picture_but_not_the_reference(tokenizer):
+    base = pipeline("sd1", tokenizer)
+    torch.manual_seed(3)
+    control = ControlNetModel.from_unet(base.unet, conditioning_embedding_out_channels=(16, 32)).eval()
+    for p in control.parameters():
+        torch.nn.init.normal_(p, std=0.05)
+    pipe = StableDiffusionControlNetPipeline(**base.components, controlnet=control, requires_safety_checker=False)
+    pipe.set_progress_bar_config(disable=True)
+    seen = []
+
+    def once(hint):
+        return draw(pipe, image=hint)
+
+    plain = once(picture(7)[None])
+    cache = AppearanceCache(2**28)
+    for hint in (picture(7)[None], picture(8)[None]):
+        with Seal(pipe, picture(), Settings(**BASE), cache=cache, appearance_prompt="a blue dog"):
+            seen.append(once(hint))
+    assert not torch.equal(seen[0], plain) and not torch.equal(seen[0], seen[1])
+    assert cache.counts.misses == 1 and cache.counts.hits == 1  # the hint is no part of what the reference looks like
+    assert torch.equal(once(picture(7)[None]), plain)
+
+
+def test_a_reference_costs_something_once(sd1):
+    cache = AppearanceCache(2**28)
+    for seed in range(3):
+        with Seal(sd1, picture(), Settings(**BASE, t_app="every 2"), cache=cache):
+            draw(sd1, seed=seed)
+    assert cache.counts.passes == 2 and cache.counts.misses == 1 and cache.counts.hits == 2
+
+
+def test_other_weights_are_another_reference(sd1):
+    cache = AppearanceCache(2**28)
+    with Seal(sd1, picture(), Settings(**BASE), cache=cache):
+        draw(sd1)
+    changed = copy.deepcopy(sd1.unet)
+    with torch.no_grad():
+        next(changed.parameters()).mul_(1.01)
+    sd1.unet = changed
+    with Seal(sd1, picture(), Settings(**BASE), cache=cache):
+        draw(sd1)
+    assert cache.counts.misses == 2
+
+
+def test_outside_the_mask_nothing_is_seen(sd1):
+    """Two references that differ outside the mask only in what no pass can carry into it: their kept tokens are the mask's alone."""
+    mask = torch.zeros(32, 32)
+    mask[8:24, 8:24] = 1
+    kept = {}
+    for name, given in (("masked", Picture(picture(), mask)), ("whole", Picture(picture()))):
+        cache = AppearanceCache(2**28)
+        with Seal(sd1, given, Settings(**BASE), cache=cache):
+            draw(sd1)
+        kept[name] = cache.bytes
+    assert kept["masked"] < 0.5 * kept["whole"]
+
+
+def test_no_gradients_are_kept(sd1):
+    with Seal(sd1, picture(), Settings(**BASE)) as seal:
+        draw(sd1)
+        entry = seal.run.entries[0][0]
+        site = next(iter(seal.run.wanted(seal.sites)))
+        assert not any(x.requires_grad for x in entry.at(entry.timesteps[0], site.name, torch.zeros(1)).values())
