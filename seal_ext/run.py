@@ -7,15 +7,16 @@ reference with the U-Net when the run asks (`Host.read`), tells progress, and un
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .core.cache import AppearanceCache, AppearanceKey, Entry, Filling, fingerprint
 from .core.delta import DeltaGate, add_delta
-from .core.infusion import Infusion, infuse_projected
+from .core.infusion import Infusion, infuse, infuse_kv, infuse_projected
 from .core.matching import Appearance, Match, feature_of, row_by_row, subject_tokens, to_tokens, together, token_grid
 from .core.noise import reference_input, reference_noise
 from .core.schedule import Progress
@@ -100,7 +101,7 @@ class Run:
         self.lam = settings.lambda_schedule()
         self.low_pass = settings.low_pass()
         self.gate = DeltaGate(settings.disagreement()) if settings.gate else None
-        self.entries: list[list[Entry]] = []
+        self.entries: list[list[tuple[float, Entry]]] = []  # of every image: weight and what the U-Net saw
         self.now: Now | None = None
         self.notes: list[str] = []  # plain sentences for the user
         self._filling: tuple[Filling, float, Reference] | None = None
@@ -129,14 +130,19 @@ class Run:
                             self._read(host, filling, t, reference, image, number)
                 entry = filling.entry
             if entry.off:
-                self.notes.append(entry.off)
-            else:
-                self.entries[image].append(entry)
+                self.note(entry.off)
+                continue
+            if entry.thinned:
+                self.note("SeAl's cache was too small for every step of the reference, so fewer are used: raise the cache budget.")
+            self.entries[image].append((reference.weight, entry))
         host.tell(len(plan) * len(steps), len(plan) * len(steps))
 
-    def _key(self, image: int, number: int, reference: Reference, steps: tuple[float, ...], host: Host) -> AppearanceKey:
-        from dataclasses import replace
+    def note(self, sentence: str) -> None:
+        """Something the user should read, once."""
+        if sentence not in self.notes:
+            self.notes.append(sentence)
 
+    def _key(self, image: int, number: int, reference: Reference, steps: tuple[float, ...], host: Host) -> AppearanceKey:
         settings = self.settings
         noise = "clean" if settings.noise == "clean" else f"noised {self._noise_seed(image)} {number}"
         return replace(
@@ -186,7 +192,7 @@ class Run:
         """A model call at timestep t; returns its λ. Where that is 0 the host need not add rows conditioned on c_app."""
         progress = Progress.at(t, self.levels)
         infusion = self.settings.infusion_at(progress, hires)
-        usable = any(self.entries)
+        usable = bool(self.entries) and all(self.entries)
         share = {UNCONDITIONAL: self.settings.uncond_rows, CONDITIONAL: 1.0, APPEARANCE: 1.0}
         weights = tuple(share[row.kind] if usable else 0.0 for row in rows)
         yields = self.gate.yields() if self.gate else None
@@ -207,16 +213,29 @@ class Run:
         weight = self.weight(site)
         if not weight:
             return out
-        now = self.now
-        watch = None if self.watch is None else (lambda match, amount: self.watch(site, match, amount))
-        return infuse_projected(
-            out, project, q, self._appearance(site, q), now.infusion.scaled(weight), now.weights, hidden, self._left(q.shape[2]), watch
-        )
+        now, how, left = self.now, self.now.infusion.scaled(weight), self._left(q.shape[2])
+        return infuse_projected(out, project, q, self._appearance(site, q), how, now.weights, hidden, left, self._watch(site))
+
+    @property
+    def needs_heads(self) -> bool:
+        """Whether a layer's finished result is too late: K and V are blended before attention, or every head has its own gate."""
+        return self.settings.form == "kv" or self.settings.feature == "qk_per_head"
+
+    def attention(self, site: Site, q: Tensor, k: Tensor, v: Tensor, hidden: Tensor) -> Tensor:
+        """A layer's attention (rows, heads, tokens, dim) with the reference infused, where the finished result is too late."""
+        how, now = self.now.infusion.scaled(self.weight(site)), self.now
+        given = (self._appearance(site, q), how, now.weights, hidden, self._left(q.shape[2]), self._watch(site))
+        if self.settings.form == "kv":
+            return F.scaled_dot_product_attention(q, *infuse_kv(k, v, q, *given))
+        return infuse(F.scaled_dot_product_attention(q, k, v), q, *given)
+
+    def _watch(self, site: Site) -> Callable[[Match, Tensor], None] | None:
+        return None if self.watch is None else (lambda match, amount: self.watch(site, match, amount))
 
     def _appearance(self, site: Site, like: Tensor) -> Appearance:
         kept = self.now.appearances.get(site.name)
         if kept is None:
-            images = [self._of_image(group, entries, site, like) for group, entries in zip(self.references, self.entries, strict=True)]
+            images = [self._of_image(entries, site, like) for entries in self.entries]
             if len(images) == 1:
                 kept = images[0]
             else:
@@ -225,11 +244,11 @@ class Run:
             self.now.appearances[site.name] = kept
         return kept
 
-    def _of_image(self, group: list[Reference], entries: list[Entry], site: Site, like: Tensor) -> Appearance:
+    def _of_image(self, entries: list[tuple[float, Entry]], site: Site, like: Tensor) -> Appearance:
         seen = []
-        for reference, entry in zip(group, entries, strict=True):
+        for weight, entry in entries:
             kept = entry.at(self.now.t, site.name, like)
-            seen.append(Appearance(kept["k"], kept["v"], kept["feature"]).weighted(reference.weight))
+            seen.append(Appearance(kept["k"], kept["v"], kept["feature"]).weighted(weight))
         return together(seen)
 
     def _left(self, tokens: int) -> Tensor | None:

@@ -10,6 +10,7 @@ from bench.world.anatomy import REGION
 from bench.world.truth import ATTRIBUTE, SHOWN_ON
 
 WIDTHS = (32, 64, 96, 128)
+SHARP = 64
 LOOK = 64  # channels that are pooled over a part
 HIDDEN = 64
 FAINT = 0.01  # squared colour differences below this are noise, not edges
@@ -65,12 +66,13 @@ class Network(nn.Module):
         super().__init__()
         self.widths = tuple(widths)
         fine, *_, coarse = self.widths
-        self.stem = nn.Conv2d(12 + 3, fine, 3, padding=1)
+        self.stem = nn.Conv2d(15, fine, 3, padding=1)
         self.down = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in zip(self.widths, self.widths[1:], strict=False))
         self.encode = nn.ModuleList(nn.Sequential(*(Block(w) for _ in range(1 if w == fine else 2))) for w in self.widths)
         self.up = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in zip(self.widths, self.widths[1:], strict=False))
         self.decode = nn.ModuleList(Block(w) for w in self.widths[:-1])
         self.parts = nn.Conv2d(fine, len(REGION) * 4, 1)
+        self.sharpen = nn.Sequential(nn.Conv2d(fine + 15, SHARP, 3, padding=1), nn.SiLU(), nn.Conv2d(SHARP, len(REGION) * 4, 1))
         self.look = nn.ModuleList([nn.Conv2d(fine + 12, LOOK, 1), nn.Conv2d(self.widths[1], LOOK, 1)])
         piece = 2 * LOOK + 1
         whole = 2 * coarse + piece  # the background tells the light, which every colour depends on
@@ -82,7 +84,8 @@ class Network(nn.Module):
     def forward(self, image: Tensor, region: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
         """The readers look where the network itself found the parts, or where a true part map (batch, H, W) says they are."""
         pixels = F.pixel_unshuffle(image * 4 - 2, 2)
-        x = self.stem(torch.cat([pixels, edges(image)], 1))
+        seen = torch.cat([pixels, edges(image)], 1)
+        x = self.stem(seen)
         skips = []
         for level, blocks in enumerate(self.encode):
             if level:
@@ -94,7 +97,8 @@ class Network(nn.Module):
         for skip, up, block in zip(reversed(skips), reversed(self.up), reversed(self.decode), strict=True):
             x = block(skip + F.interpolate(up(x), scale_factor=2.0, mode="nearest"))
             levels.append(x)
-        parts = F.pixel_shuffle(self.parts(x).float(), 2)
+        # Outlines are drawn at full resolution, by the pixels themselves.
+        parts = F.pixel_shuffle(self.parts(x) + self.sharpen(torch.cat([x, seen], 1)), 2).float()
         # Detached: the readers must not bend the outlines to suit themselves.
         shares = parts.detach().softmax(1) if region is None else F.one_hot(region, len(REGION)).permute(0, 3, 1, 2).float()
         masks = F.avg_pool2d(shares, 2)

@@ -30,7 +30,7 @@ BATCH = 12
 FRESH = 3  # pictures rendered for every step; the rest of a batch was rendered before
 KEPT = 12_288
 RATE = 1.5e-3
-SHOWN = 0.3  # for this share of the budget the readers are shown the true parts, which the network cannot find yet
+SHOWN = 2000  # for so many steps the readers are shown the true parts, which the network cannot find yet
 OUTLINE = 10.0  # weight of the part map: every reader waits for it
 HARD = {"top pattern": 3.0, "bottom pattern": 3.0, "coat": 3.0}  # what is learned last weighs more
 SIZE = 128
@@ -144,7 +144,7 @@ def train_judge(trainer: Trainer, device: torch.device, logfile: Path) -> None:
         image = weather(batch["image"].float() / 255, generator)
         region = batch["region"].long()
         with torch.autocast(device.type, dtype=torch.bfloat16):
-            logits, answers, votes = trainer.module(image, region if trainer.progress < SHOWN else None)
+            logits, answers, votes = trainer.module(image, region if step < SHOWN else None)
         outline = region_loss(logits.float(), region)
         told = {name: fact_loss(answers[name].float(), facts[name]) for name in ATTRIBUTE}
         place = region[:, 2::4, 2::4]

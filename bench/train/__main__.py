@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
 import sys
@@ -138,7 +139,8 @@ class Workshop:
         trainer = Trainer(vae.to(self.device), self.folder / "autoencoder.safetensors", 1.5e-3, minutes, weight_decay=0.0)
         if not trainer.resume() and self.committed:
             trainer.start_from(vae.state_dict(), self.history["autoencoder"])
-        autoencoder.train_student(trainer, self.vae, self.pool, self.device, self.logfile, refill=self.refill)
+        teacher = copy.deepcopy(self.vae)  # without a teacher of its own the student starts from what it teaches
+        autoencoder.train_student(trainer, teacher, self.pool, self.device, self.logfile, refill=self.refill)
         self.save_sheet("autoencoder", autoencoder.sheet(trainer.averaged, self.pool, self.device))
 
     # ---- files

@@ -25,7 +25,7 @@ LARGEST_CANVAS = 16384
 MEASURED = 384  # pixels of the longer side of the mask that is measured
 ALIKE = 0.05  # logarithms this close are the same size
 UNLIKE = 0.4  # heights and areas further apart than this are of bodies of another build, not of another pose
-ABSURD = 8.0  # a scale beyond this, or its inverse, is a misreading
+ABSURD = 8.0  # a scale beyond this, or its inverse, is a misreading and goes no further
 SLACK = 1e-6
 
 
@@ -206,15 +206,16 @@ def judge_scale(reference: _Measure, structure: _Measure, rule: str = "auto") ->
     )
     for name, holds, scale, reason in ladder:
         if rule == "auto" and holds:
-            return _sane(scale, name, reason)
+            return _limited(scale, name, reason)
     forced = {"limbs": limbs and limbs[0], "height": height, "area": area, "thickness": thickness, "one": 1.0}[rule]
-    return _sane(forced, rule, None) if forced else (1.0, "one", (f"The {rule} of both subjects cannot be told; the size is kept.",))
+    return _limited(forced, rule, None) if forced else (1.0, "one", (f"The {rule} of both subjects cannot be told; the size is kept.",))
 
 
-def _sane(scale: float, rule: str, reason: str | None) -> tuple[float, str, tuple[str, ...]]:
-    if not 1 / ABSURD <= scale <= ABSURD:
-        return 1.0, "one", (f"The sizes differ {max(scale, 1 / scale):.0f} times, which is hardly meant; the scale is kept.",)
-    return float(scale), rule, (reason,) if reason else ()
+def _limited(scale: float, rule: str, reason: str | None) -> tuple[float, str, tuple[str, ...]]:
+    limited = min(max(float(scale), 1 / ABSURD), ABSURD)
+    if limited != scale:
+        return limited, rule, (f"The sizes differ {max(scale, 1 / scale):.0f} times, which is hardly meant; {ABSURD:.0f} is the limit.",)
+    return limited, rule, (reason,) if reason else ()
 
 
 def align(

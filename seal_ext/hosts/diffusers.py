@@ -243,17 +243,18 @@ def _attention(seal: Seal, site: Site, module) -> Callable:
         return module.to_out[1](module.to_out[0](x)) / module.rescale_output_factor
 
     def forward(original, hidden_states: Tensor, encoder_hidden_states=None, *args, **kwargs):
-        out = original(hidden_states, encoder_hidden_states, *args, **kwargs)
         run = seal.run
-        if run is None or encoder_hidden_states is not None:
-            return out
+        if run is None or encoder_hidden_states is not None or not (run.reading or run.weight(site)):
+            return original(hidden_states, encoder_hidden_states, *args, **kwargs)
         if run.reading:
             if run.blocks.weight(site.part, site.index) > 0:
                 run.observe(site, split(module.to_k(hidden_states)), split(module.to_v(hidden_states)), hidden_states)
-            return out
-        if not run.weight(site):
-            return out
-        return run.infused(site, out, project, split(module.to_q(hidden_states)), hidden_states)
+            return original(hidden_states, *args, **kwargs)
+        q = split(module.to_q(hidden_states))
+        if run.needs_heads:
+            k, v = split(module.to_k(hidden_states)), split(module.to_v(hidden_states))
+            return project(run.attention(site, q, k, v, hidden_states).transpose(1, 2).flatten(2))
+        return run.infused(site, original(hidden_states, *args, **kwargs), project, q, hidden_states)
 
     return forward
 

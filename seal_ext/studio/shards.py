@@ -6,6 +6,7 @@ as single precision, which holds both exactly. The manifest names every file wit
 
 import hashlib
 import json
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from torch import Tensor
 MANIFEST = "manifest.json"
 LIMIT = 15 * 2**20  # bytes
 SCALE = "|scale"  # marks the scales of a tensor kept as bytes; no weight's name has a bar
+DEFLATED = ".zz"  # quantised weights still deflate by a twentieth or more
 SMALL = 4096  # elements up to which a tensor is not worth quantising
 
 
@@ -69,12 +71,12 @@ def shard(state: Mapping[str, Tensor], folder: Path | str, name: str = "model", 
         raise ValueError(f"weights are kept in 8 or 16 bits, not {bits}")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob(f"{name}-[0-9][0-9].safetensors"):
+    for old in folder.glob(f"{name}-[0-9][0-9].safetensors*"):
         old.unlink()
     paths = []
     for number, group in enumerate(_groups(state, bits, limit)):
-        paths.append(folder / f"{name}-{number:02}.safetensors")
-        paths[-1].write_bytes(save(group))
+        paths.append(folder / f"{name}-{number:02}.safetensors{DEFLATED}")
+        paths[-1].write_bytes(zlib.compress(save(group), 9))
     update_manifest(folder, weights={name: [record(path, folder) for path in paths]})
     return paths
 
@@ -83,7 +85,7 @@ def assemble(folder: Path, entries: list[Mapping]) -> dict[str, Tensor]:
     """The weights of all shards together, in single precision."""
     stored: dict[str, Tensor] = {}
     for entry in entries:
-        stored.update(load(read(folder, entry)))
+        stored.update(load(zlib.decompress(read(folder, entry))))
     return {name: _restored(tensor, stored.get(name + SCALE)) for name, tensor in stored.items() if not name.endswith(SCALE)}
 
 

@@ -227,9 +227,9 @@ def copied(packed: Path, target: Path) -> Path:
 @pytest.mark.parametrize(
     ("harm", "words"),
     [
-        (lambda path: path.write_bytes(path.read_bytes()[:-1] + b"\xee"), "model-00.safetensors is damaged"),
-        (lambda path: path.write_bytes(path.read_bytes()[:-9]), "model-00.safetensors has"),
-        (lambda path: path.unlink(), "model-00.safetensors is missing"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-1] + b"\xee"), "model-00.safetensors.zz is damaged"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-9]), "model-00.safetensors.zz has"),
+        (lambda path: path.unlink(), "model-00.safetensors.zz is missing"),
         (lambda path: (path.parent / "manifest.json").unlink(), "holds no manifest.json"),
         (lambda path: (path.parent / "manifest.json").write_text("{"), "not readable as JSON"),
         (lambda path: (path.parent / "manifest.json").write_text('{"format": 2}'), "reads format 1"),
@@ -238,7 +238,7 @@ def copied(packed: Path, target: Path) -> Path:
 )
 def test_tampered_shards_are_refused_in_one_line(tmp_path, packed, harm, words):
     shards = copied(packed, tmp_path / "shards")
-    harm(shards / "model-00.safetensors")
+    harm(shards / "model-00.safetensors.zz")
     with pytest.raises(ck.CheckpointError, match=words) as caught:
         ck.expand(shards, tmp_path / "out")
     assert "\n" not in str(caught.value)

@@ -49,6 +49,7 @@ def overlap(a, b):
     return (a & b).sum() / (a | b).sum()
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(arrays.arrays(bool, st.tuples(st.integers(1, 24), st.integers(1, 24))), st.sampled_from(["large", "largest", "all"]))
 def test_a_box_is_tight_or_a_sentence_says_why_there_is_none(mask, keep):
     try:

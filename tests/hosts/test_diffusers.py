@@ -62,7 +62,7 @@ def unet(kind):
 
 def vae():
     torch.manual_seed(2)
-    return AutoencoderKL(block_out_channels=(32, 32), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+    return AutoencoderKL(block_out_channels=(32, 32), down_block_types=["DownEncoderBlock2D"] * 2, up_block_types=["UpDecoderBlock2D"] * 2,
                          latent_channels=4, norm_num_groups=8).eval()  # fmt: skip
 
 
@@ -128,11 +128,29 @@ def test_delta_bridge_acts_only_where_the_reference_prompt_differs(pipe):
     assert torch.equal(draw(pipe), plain)
 
 
-@pytest.mark.parametrize("off", [dict(strength=0.0), dict(delta_early=0.0, delta_late=0.0), dict(tau_early=1.0, tau_late=1.0), dict(infusion=False)])
+@pytest.mark.parametrize(
+    "off", [dict(strength=0.0), dict(delta_early=0.0, delta_late=0.0), dict(tau_early=1.0, tau_late=1.0), dict(infusion=False)]
+)
 def test_nothing_to_infuse_is_bit_exactly_the_plain_picture(sd1, off):
     plain = draw(sd1)
     with Seal(sd1, picture(), Settings(**(BASE | off))):
         assert torch.equal(draw(sd1), plain)
+
+
+@pytest.mark.parametrize("how", [dict(form="kv"), dict(feature="qk_per_head"), dict(feature="qk"), dict(top_k=1), dict(top_k=3)])
+def test_every_form_of_infusion(sd1, how):
+    plain = draw(sd1)
+    with Seal(sd1, picture(), Settings(**(BASE | how))):
+        assert not torch.equal(draw(sd1), plain)
+    with Seal(sd1, picture(), Settings(**(BASE | how | dict(delta_early=0.0, delta_late=0.0)))):
+        assert torch.equal(draw(sd1), plain)
+
+
+def test_a_reference_that_does_not_fit_the_cache_is_said_and_changes_nothing(sd1):
+    plain = draw(sd1)
+    with Seal(sd1, picture(), Settings(**BASE), cache=AppearanceCache(10)) as seal:
+        assert torch.equal(draw(sd1), plain)
+        assert any("cache" in note for note in seal.run.notes)
 
 
 class Stop(Exception):
@@ -211,7 +229,7 @@ def test_low_precision(tokenizer, dtype):
 
 def test_img2img_reads_the_reference_only_where_it_samples(tokenizer):
     base = pipeline("sd1", tokenizer)
-    pipe = StableDiffusionImg2ImgPipeline(**{k: v for k, v in base.components.items()}, requires_safety_checker=False)
+    pipe = StableDiffusionImg2ImgPipeline(**base.components, requires_safety_checker=False)
     pipe.set_progress_bar_config(disable=True)
     arguments = dict(image=picture(5)[None], strength=0.5, num_inference_steps=8, output_type="pt", generator=torch.Generator())
 
@@ -286,6 +304,6 @@ def test_outside_the_mask_nothing_is_seen(sd1):
 def test_no_gradients_are_kept(sd1):
     with Seal(sd1, picture(), Settings(**BASE)) as seal:
         draw(sd1)
-        entry = seal.run.entries[0][0]
+        entry = seal.run.entries[0][0][1]
         site = next(iter(seal.run.wanted(seal.sites)))
         assert not any(x.requires_grad for x in entry.at(entry.timesteps[0], site.name, torch.zeros(1)).values())

@@ -1,0 +1,1 @@
+"""What people use, or could use, instead: each peer a small function on the same hooks, as faithful as its source describes."""

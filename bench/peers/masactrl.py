@@ -1,0 +1,75 @@
+"""MasaCtrl: from some step and layer on, the picture's queries attend to the source's keys and values instead of its own.
+
+A real picture has first to be inverted (DDIM, without guidance); the source's pass then follows that path. The mask variant lets the
+subject attend to the subject only, and the rest to the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from seal_ext.core.matching import subject_tokens, token_grid
+
+from .hooks import Call, Hooks
+
+
+def masactrl(from_step: float = 0.08, from_layer: int = 10, masked: bool = False) -> Callable[[Hooks, Call], Tensor]:
+    """`from_step` a share of the steps, `from_layer` of the 16 layers in the order the U-Net runs them."""
+    path: dict[float, Tensor] = {}
+
+    def peer(hooks: Hooks, call: Call) -> Tensor:
+        if call.progress == 0 or not path:
+            path.clear()
+            path.update(inverted(hooks, call))
+        late = list(hooks.sites)[from_layer:] if call.progress >= from_step else []
+        if not late:
+            return hooks.unet(call.sample, call.t, call.context, call.kwargs)
+        source = {}
+
+        def write(site, module, hidden, original):
+            source[site] = hidden
+            return original(hidden)
+
+        def read(site, module, hidden, original):
+            if site not in late:
+                return original(hidden)
+            theirs = source[site]
+            if not masked or hooks.masks is None:
+                return original(hidden, theirs)
+            return _masked(hooks, module, hidden, theirs, call)
+
+        hooks.unet(path[call.t].repeat(2, 1, 1, 1), call.t, call.context, call.clean, write)
+        return hooks.unet(call.sample, call.t, call.context, call.kwargs, read)
+
+    return peer
+
+
+def _masked(hooks: Hooks, module, hidden: Tensor, theirs: Tensor, call: Call) -> Tensor:
+    """Attention to the reference's subject and to the rest of it apart; the picture's subject is where queries find the subject's keys."""
+    grid = token_grid(hidden.shape[1], *call.sample.shape[-2:])
+    inside = subject_tokens(hooks.masks, grid).repeat(2, 1)[:, None, None]  # (rows, 1, 1, tokens of the source)
+    q, k, v = (p(x).unflatten(-1, (module.heads, -1)).transpose(1, 2)
+               for p, x in ((module.to_q, hidden), (module.to_k, theirs), (module.to_v, theirs)))  # fmt: skip
+    share = ((q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1) * inside).sum(-1).mean(1)  # (rows, tokens)
+    subject = (share > 0.5).float()[:, None, :, None]
+    front = F.scaled_dot_product_attention(q, k, v, attn_mask=inside.expand(-1, -1, q.shape[2], -1))
+    back = F.scaled_dot_product_attention(q, k, v, attn_mask=~inside.expand(-1, -1, q.shape[2], -1))
+    out = (subject * front + (1 - subject) * back).transpose(1, 2).flatten(2)
+    return module.to_out[1](module.to_out[0](out))
+
+
+def inverted(hooks: Hooks, call: Call) -> dict[float, Tensor]:
+    """The reference's latents at every step of the run, by DDIM run backwards under its prompt."""
+    steps = sorted(float(t) for t in hooks.pipe.scheduler.timesteps)
+    z, path, before = hooks.latents, {}, (1.0, 0.0)
+    context = call.context[call.images :]
+    for t in steps:
+        after = hooks.signal(t)
+        epsilon = hooks.unet(z, t, context, call.clean)
+        clean = (z - before[1] * epsilon) / before[0]
+        z = after[0] * clean + after[1] * epsilon
+        path[t], before = z, after
+    return path

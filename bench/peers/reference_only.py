@@ -1,0 +1,91 @@
+"""ControlNet's reference_only, reference_adain and reference_adain+attn, as sd-webui-controlnet runs them.
+
+Every step the reference is noised to the step's level and sent through the U-Net, both rows of guidance; each layer keeps what it saw
+(write), then the picture's pass uses it (read). "Style fidelity" f mixes in a result whose unconditional rows saw nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .hooks import Call, Hooks
+
+
+def reference_only(fidelity: float = 0.5, weight: float = 1.0) -> Callable[[Hooks, Call], Tensor]:
+    """Self-attention over the picture's and the reference's normalised hidden states."""
+    return _reference(fidelity, weight, attention=True, statistics=False)
+
+
+def reference_adain(fidelity: float = 0.5, weight: float = 1.0) -> Callable[[Hooks, Call], Tensor]:
+    """The mean and spread of blocks' results taken from the reference."""
+    return _reference(fidelity, weight, attention=False, statistics=True)
+
+
+def reference_adain_attn(fidelity: float = 0.5, weight: float = 1.0) -> Callable[[Hooks, Call], Tensor]:
+    return _reference(fidelity, weight, attention=True, statistics=True)
+
+
+def adain_blocks(unet) -> list:
+    """The blocks whose statistics are exchanged: middle, the attention-bearing inner inputs, the first outputs (LDM's numbers)."""
+    inputs = [unet.down_blocks[1].attentions[0], unet.down_blocks[1].attentions[1], unet.down_blocks[2].attentions[0]]
+    inputs += [unet.down_blocks[2].attentions[1], unet.down_blocks[3].resnets[0], unet.down_blocks[3].resnets[1]]
+    outputs = [unet.up_blocks[0].resnets[0], unet.up_blocks[0].resnets[1], unet.up_blocks[0].upsamplers[0]]
+    outputs += [unet.up_blocks[1].attentions[0], unet.up_blocks[1].attentions[1], unet.up_blocks[1].upsamplers[0]]
+    outputs += [unet.up_blocks[2].attentions[0], unet.up_blocks[2].attentions[1]]
+    return [unet.mid_block, *inputs, *outputs]
+
+
+def _thresholds() -> list[float]:
+    """The weight from which on each of `adain_blocks` takes part."""
+    return [0.0, *(2 * (1 - w / 6) for w in range(6)), *(2 * w / 8 for w in range(8))]
+
+
+def _active_sites(hooks: Hooks, weight: float) -> set:
+    """Layers by falling width; the i-th of N takes part above i/N: the weight is a threshold, not a strength."""
+    ranked = sorted(hooks.sites, key=lambda site: -hooks.sites[site].to_q.in_features)
+    return {site for i, site in enumerate(ranked) if weight > i / len(ranked)}
+
+
+def _mixed(seen: Tensor, plain_uncond: Tensor, fidelity: float, images: int) -> Tensor:
+    """f·(uncond rows without the reference) + (1 − f)·(all rows with it)."""
+    strict = torch.cat([plain_uncond, seen[images:]])
+    return fidelity * strict + (1 - fidelity) * seen
+
+
+def _reference(fidelity: float, weight: float, attention: bool, statistics: bool) -> Callable[[Hooks, Call], Tensor]:
+    def peer(hooks: Hooks, call: Call) -> Tensor:
+        images, active, limits = call.images, _active_sites(hooks, weight), _thresholds()
+        bank, moments = {}, {}
+
+        def write(site, module, hidden, original):
+            bank[site] = hidden
+            return original(hidden)
+
+        def write_moments(number, x):
+            moments[number] = torch.var_mean(x, dim=(2, 3), keepdim=True, correction=0)
+            return x
+
+        def read(site, module, hidden, original):
+            if site not in active:
+                return original(hidden)
+            seen = original(hidden, torch.cat([hidden, bank[site]], 1))
+            return _mixed(seen, original(hidden[:images]), fidelity, images) if fidelity else seen
+
+        def read_moments(number, x):
+            if weight <= limits[number]:
+                return x
+            var, mean = torch.var_mean(x, dim=(2, 3), keepdim=True, correction=0)
+            their_var, their_mean = moments[number]
+            seen = (x - mean) / (var.clamp(min=1e-6).sqrt()) * their_var.clamp(min=1e-6).sqrt() + their_mean
+            return _mixed(seen, x[:images], fidelity, images)
+
+        noised = hooks.noised(call.t)
+        hooks.unet(
+            noised.repeat(2, 1, 1, 1), call.t, call.context, call.clean, write if attention else None, write_moments if statistics else None
+        )
+        return hooks.unet(call.sample, call.t, call.context, call.kwargs, read if attention else None, read_moments if statistics else None)
+
+    return peer
