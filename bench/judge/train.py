@@ -74,12 +74,7 @@ class Stock:
 
     def draw(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
         rows = torch.randint(min(self.count, KEPT), (count,), generator=generator)
-        batch = {name: column[rows.to(self.device)] for name, column in self.columns.items()}
-        # Nothing that is asked of a picture changes in a mirror.
-        turned = torch.rand(count, generator=generator).to(self.device) < 0.5
-        for name in ("image", "region"):
-            batch[name] = torch.where(turned.reshape(-1, *(1,) * (batch[name].dim() - 1)), batch[name].flip(-1), batch[name])
-        return batch
+        return {name: column[rows.to(self.device)] for name, column in self.columns.items()}
 
 
 def weather(image: Tensor, generator: torch.Generator) -> Tensor:

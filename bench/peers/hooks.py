@@ -47,7 +47,6 @@ class Hooks:
         self.changed = list(changed)  # modules whose results a peer may change
         self.attend: Attend | None = None  # what self-attention does in the current pass; None: what it always does
         self.change: Change | None = None
-        self.rows = 0  # U-Net rows so far
         self._undo: list[Callable[[], None]] = []
 
     def __enter__(self) -> Hooks:
@@ -96,7 +95,6 @@ class Hooks:
         self, sample: Tensor, t: float, context: Tensor, kwargs: dict, attend: Attend | None = None, change: Change | None = None
     ) -> Tensor:
         """A pass through the U-Net with this behaviour of its layers."""
-        self.rows += len(sample)
         with self._behaving(attend, change):
             return self._original(sample, torch.tensor(t), context, **(kwargs | {"return_dict": False}))[0]
 

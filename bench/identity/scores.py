@@ -1,0 +1,94 @@
+"""What a drawn picture is worth: its columns of one row an image, from which every figure and interval is made."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from bench.cases import SIZE
+from bench.judge.reading import Judge, Reading
+from bench.metrics.identity import identity_error
+from bench.metrics.leak import background_distance, background_leaked
+from bench.metrics.match import matched
+from bench.metrics.pattern import pattern_error
+from bench.metrics.structure import silhouette_iou
+from bench.metrics.text import facts_found
+from bench.world.anatomy import REGION
+from bench.world.background import light_up, paint_background
+from bench.world.render import body
+from bench.world.truth import ATTRIBUTE, attributes, correspondence
+from seal_ext.core.matching import subject_tokens
+
+from .methods import Drawn, Studio
+from .tasks import Task, after
+
+GRID = SIZE // 8  # tokens along a side of the finest layers
+CHANGED_ON = {"top colour": ("top",), "coat colour": ("body", "legs", "head", "tail")}
+MATCHED_AT = 0.5  # of the matches on the finest layers, the share of the steps around which they are scored
+
+
+def score(studio: Studio, judge: Judge, task: Task, drawn: Drawn) -> dict[str, list[float]]:
+    """All columns of a batch; sums of answers and of questions where images ask different numbers of questions."""
+    image = studio.model.decode(drawn.latents)
+    truth = task.truth(drawn.moved)
+    ceiling = studio.model.through_vae(truth.image)
+    subject = truth.region > 0
+    reading = judge.read(image)
+    facts = attributes(task.identities, task.poses, task.settings, truth)
+    found, asked = facts_found(reading, [caption.facts for caption in task.prompts], facts)
+    leaked, could_leak = background_leaked(reading.attributes["background"], task.settings.background, task.reference.settings.background)
+    place = light_up(paint_background(task.reference.settings, SIZE, SIZE), task.reference.settings)
+    columns = {
+        "identity": identity_error(image, truth.image, subject),
+        "identity_vae": identity_error(ceiling, truth.image, subject),
+        "pattern": pattern_error(image, truth.image, truth.region),
+        "pattern_vae": pattern_error(ceiling, truth.image, truth.region),
+        "structure": silhouette_iou(reading.silhouette, subject),
+        "found": found,
+        "asked": asked,
+        "leaked": leaked,
+        "could_leak": could_leak,
+        "background_distance": background_distance(image, place, subject),
+        "seconds": torch.full((len(task),), drawn.seconds / len(task)),
+        "unet_rows": torch.full((len(task),), drawn.rows / len(task)),
+    }
+    if drawn.matches:
+        columns["matched"], columns["matchable"] = _match(task, drawn)
+    if any(task.changed):
+        columns |= _conflict(task, reading, image, truth.image, ceiling, truth.region)
+    return {name: column.float().tolist() for name, column in columns.items()}
+
+
+def _match(task: Task, drawn: Drawn) -> tuple[Tensor, Tensor]:
+    """Matches on the finest layers in the middle of the run, layers pooled."""
+    target = body(task.identities, task.poses, after(task.camera, drawn.moved))
+    truth = correspondence(task.reference.parts, target, GRID, GRID)
+    times = sorted({t for _, t in drawn.matches}, reverse=True)
+    middle = times[round(MATCHED_AT * (len(times) - 1))]
+    # Only the subject's tokens were kept of the reference: their numbers are places in that list.
+    kept = subject_tokens(task.reference_mask().float(), (GRID, GRID))
+    places = torch.stack([torch.nn.functional.pad(row.nonzero()[:, 0], (0, GRID * GRID - int(row.sum()))) for row in kept])
+    sums = [matched(places.gather(1, index), truth.point, truth.visible) for (_, t), index in drawn.matches.items() if t == middle]
+    return torch.stack([s[0] for s in sums]).sum(0), torch.stack([s[1] for s in sums]).sum(0)
+
+
+def _conflict(task: Task, reading: Reading, image: Tensor, truth: Tensor, ceiling: Tensor, region: Tensor) -> dict[str, Tensor]:
+    """Whether the changed fact is as the prompt says, and the identity of everything else."""
+    success, others = torch.zeros(len(task)), torch.zeros_like(region, dtype=torch.bool)
+    for row, name in enumerate(task.changed):
+        field = {"top colour": "top_colour", "coat colour": "coat_colour"}[name]
+        wanted = getattr(task.identities, field)[row : row + 1]
+        one = Reading(
+            reading.region[row : row + 1], *({k: v[row : row + 1] for k, v in d.items()} for d in (reading.attributes, reading.shares))
+        )
+        success[row] = float(one.finds(name, wanted))
+        changed = torch.tensor([REGION.index(r) for r in CHANGED_ON[name]])
+        others[row] = (region[row] > 0) & ~torch.isin(region[row], changed)
+    return {
+        "conflict_success": success,
+        "others": identity_error(image, truth, others),
+        "others_vae": identity_error(ceiling, truth, others),
+    }
+
+
+assert set(CHANGED_ON) <= set(ATTRIBUTE)

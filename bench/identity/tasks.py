@@ -1,0 +1,173 @@
+"""The cases of the measurement: which reference, which structure, which prompt, and what the right picture is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+
+from bench.cases import NAMED, SIZE, Shot, prompts_for
+from bench.world.background import Settings, sample_settings
+from bench.world.captions import Caption
+from bench.world.chance import Chance
+from bench.world.identity import Identities, garment_is_held_out, sample_identities
+from bench.world.pose import Poses, families_of, sample_poses
+from bench.world.render import Camera, Picture, body, render
+from bench.world.structure import draw_structure
+from bench.world.words import BACKGROUND, COAT_COLOURS, COLOUR, KIND, PEOPLE, PERSON_POSE, POSE
+
+BUSY = [BACKGROUND.index(name) for name in ("city", "brick wall", "sea", "forest", "meadow")]
+CONFLICT_KINDS = KIND[:PEOPLE]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A batch of one case. `identities` wear what the prompt asks for, `shown` what the reference shows: they differ in a conflict."""
+
+    name: str
+    seeds: torch.Tensor
+    identities: Identities
+    shown: Identities
+    reference: Shot
+    poses: Poses
+    settings: Settings
+    camera: Camera | None  # where the structure stands, if not where the pose puts it
+    prompts: list[Caption]
+    reference_prompts: list[str] | None  # what differs: c_app; None when nothing does
+    changed: list[str]  # of each image the fact that the prompt changed, or ""
+
+    def __len__(self) -> int:
+        return len(self.seeds)
+
+    def skeleton(self) -> torch.Tensor:
+        return draw_structure("skeleton", self.identities, body(self.identities, self.poses, self.camera), SIZE)
+
+    def truth(self, moved: Camera | None = None) -> Picture:
+        """The right picture, for structures moved once more by an alignment."""
+        return render(self.identities, self.poses, self.settings, SIZE, after(self.camera, moved))
+
+    def reference_mask(self) -> torch.Tensor:
+        return self.reference.picture.region > 0
+
+
+def after(first: Camera | None, second: Camera | None) -> Camera | None:
+    """One camera that does what `first` and then `second` do."""
+    if first is None or second is None:
+        return first or second
+    return Camera(first.scale * second.scale, first.shift * second.scale[:, None] + second.shift)
+
+
+def _shot(identities: Identities, poses: Poses, settings: Settings) -> Shot:
+    parts = body(identities, poses)
+    return Shot(poses, settings, parts, render(identities, poses, settings, SIZE), draw_structure("skeleton", identities, parts, SIZE))
+
+
+def _elsewhere(chance: Chance, name: str, taken: torch.Tensor, options: torch.Tensor) -> torch.Tensor:
+    """One of the options a row, other than what is taken."""
+    allowed = options.clone()
+    allowed[torch.arange(len(taken)), taken] = False
+    return chance.among(name, allowed)
+
+
+def _everywhere(count: int, places: list[int] | None) -> torch.Tensor:
+    allowed = torch.zeros(count, len(BACKGROUND), dtype=torch.bool)
+    allowed[:, places if places else slice(None)] = True
+    return allowed
+
+
+def _task(name: str, seeds: torch.Tensor, identities: Identities, *, near: bool = False, far: bool = False, places: list[int] | None = None,
+          camera: Camera | None = None, shown: Identities | None = None, changed: list[str] | None = None) -> Task:  # fmt: skip
+    """`near`: reference and picture at one scale and place; `far`: another family of poses."""
+    chance = Chance(seeds, "task")
+    shown = identities if shown is None else shown
+    poses = sample_poses(seeds, identities)
+    their_seeds = seeds + (1 << 41)
+    family = None
+    if far:
+        suits = families_of(identities.person)
+        suits[torch.arange(len(seeds)), poses.family] = False
+        family = chance.among("other family", suits)
+    elif near:
+        family = poses.family
+    theirs = sample_poses(their_seeds, shown, family)
+    if near:
+        theirs = replace(theirs, scale=poses.scale, x=poses.x, y=poses.y, yaw=poses.yaw + 0.3 * (theirs.yaw.abs() - poses.yaw.abs()))
+    settings = sample_settings(seeds, background=chance.among("place", _everywhere(len(seeds), places)))
+    there = sample_settings(their_seeds, background=_elsewhere(chance, "other place", settings.background, _everywhere(len(seeds), places)))
+    reference = _shot(shown, theirs, there)
+    truth = _shot(identities, poses, settings)
+    prompts = prompts_for(identities, truth)
+    other = None
+    if changed is not None:
+        # The best c_app is the prompt but for the words that contradict: its own pose and place, the reference's colour.
+        as_shown = prompts_for(shown, Shot(poses, settings, truth.parts, truth.picture, truth.skeleton))
+        other = [caption.text for caption in as_shown]
+    return Task(name, seeds, identities, shown, reference, poses, settings, camera, prompts, other, changed or [""] * len(seeds))
+
+
+def aligned(seeds: torch.Tensor) -> Task:
+    """Reference and structure at one scale and place, a small change of pose."""
+    return _task("aligned", seeds, sample_identities(seeds), near=True)
+
+
+def pose(seeds: torch.Tensor) -> Task:
+    """A reference in another family of poses."""
+    return _task("pose", seeds, sample_identities(seeds), far=True)
+
+
+def misaligned(seeds: torch.Tensor) -> Task:
+    """The structure's figure much smaller than the reference's, and elsewhere."""
+    chance = Chance(seeds, "misaligned")
+    scale = chance.between("scale", 0.5, 0.7)
+    camera = Camera(scale, (1 - scale)[:, None] * chance("shift", 2))
+    return _task("misaligned", seeds, sample_identities(seeds), near=True, camera=camera)
+
+
+def background(seeds: torch.Tensor) -> Task:
+    """Busy places on both sides."""
+    return _task("background", seeds, sample_identities(seeds), far=True, places=BUSY)
+
+
+def animals(seeds: torch.Tensor) -> Task:
+    return _task("animals", seeds, sample_identities(seeds, person=False), far=True)
+
+
+def people(seeds: torch.Tensor) -> Task:
+    return _task("people", seeds, sample_identities(seeds, person=True), far=True)
+
+
+def unseen(seeds: torch.Tensor) -> Task:
+    """Garments and emblems that training never saw."""
+    return _task("unseen", seeds, sample_identities(seeds, unseen=True, person=True), far=True)
+
+
+def conflict(seeds: torch.Tensor) -> Task:
+    """The prompt asks for another colour of the top, or of the coat, than the reference has."""
+    chance = Chance(seeds, "conflict")
+    shown = sample_identities(seeds)
+    every = torch.arange(len(COLOUR))
+
+    def recoloured(name: str, taken: list[str], options: torch.Tensor) -> torch.Tensor:
+        for other in taken:
+            options[torch.arange(len(seeds)), getattr(shown, other)] = False
+        return torch.where(options.any(1), chance.among(name, options), getattr(shown, taken[0]))
+
+    tops = ~garment_is_held_out(every[None].expand(len(seeds), -1), shown.top_pattern[:, None].expand(-1, len(COLOUR)))
+    coats = torch.zeros(len(seeds), len(COLOUR), dtype=torch.bool)
+    coats[:, COAT_COLOURS] = True
+    wanted = replace(
+        shown,
+        top_colour=recoloured("top", ["top_colour", "top_second", "emblem_colour"], tops),
+        coat_colour=recoloured("coat", ["coat_colour", "coat_second", "collar_colour"], coats),
+    )
+    changed = ["top colour" if person else "coat colour" for person in shown.person.tolist()]
+    return _task("conflict", seeds, wanted, far=True, shown=shown, changed=changed)
+
+
+TASKS: dict[str, Callable[[torch.Tensor], Task]] = {
+    t.__name__: t for t in (aligned, misaligned, pose, conflict, background, animals, people, unseen)
+}
+POOLED = ("aligned", "pose", "background", "animals", "people")  # what a method's overall figures are drawn from
+
+assert set(PERSON_POSE) <= set(POSE) and "top colour" in NAMED and "coat colour" in NAMED

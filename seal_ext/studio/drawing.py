@@ -1,0 +1,80 @@
+"""Pictures that explain: a mask on its picture, boxes on a structure, what was matched, and where prompts disagree."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import torch
+
+from seal_ext.core.geometry import Alignment
+from seal_ext.core.masks import Box
+from seal_ext.core.matching import subject_tokens, token_grid
+
+REFERENCE, BEFORE, AFTER = (38, 166, 91), (150, 150, 150), (240, 130, 30)  # green, grey, orange
+SHOWN = 512  # pixels of the shorter side, so that lines look like lines
+PAPER = 96  # grey level of what was not taken from the reference
+
+
+def enlarged(picture: np.ndarray, smooth: bool = False) -> tuple[np.ndarray, float]:
+    """At a size to look at, and how many times larger it is."""
+    factor = max(1.0, SHOWN / min(picture.shape[:2]))
+    how = cv2.INTER_LINEAR if smooth else cv2.INTER_NEAREST
+    return (picture if factor == 1 else cv2.resize(picture, None, fx=factor, fy=factor, interpolation=how)), factor
+
+
+def mask_overlay(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The picture where the mask is, faded elsewhere, with the mask's outline."""
+    large, _ = enlarged(picture, smooth=True)
+    inside = cv2.resize(mask.astype(np.float32), large.shape[1::-1], interpolation=cv2.INTER_LINEAR) > 0.5
+    faded = (large.mean(2, keepdims=True) * 0.35 + 150).astype(np.uint8)
+    shown = np.where(inside[..., None], large, faded)
+    outline, _ = cv2.findContours(inside.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    return cv2.drawContours(np.ascontiguousarray(shown), outline, -1, REFERENCE, max(2, min(large.shape[:2]) // 200), cv2.LINE_AA)
+
+
+def boxes_overlay(structure: np.ndarray, reference: np.ndarray, found: Alignment) -> np.ndarray:
+    """The aligned structure upon the faded reference: the reference's box, and the structure's before (grey) and after."""
+    if reference.shape[:2] != structure.shape[:2]:
+        reference = cv2.resize(reference, structure.shape[1::-1], interpolation=cv2.INTER_AREA)
+    back, factor = enlarged(reference, smooth=True)
+    lines, _ = enlarged(structure)
+    lines = lines if lines.ndim == 3 else np.repeat(lines[..., None], 3, 2)
+    shown = back * 0.3 + 30
+    ink = np.abs(lines.astype(np.int16) - np.median(lines.reshape(-1, 3), 0).astype(np.int16)).max(2, keepdims=True) > 24
+    canvas = np.ascontiguousarray(np.where(ink, lines, shown).astype(np.uint8))
+    for box, colour in ((found.structure_box, BEFORE), (found.reference_box, REFERENCE), (found.aligned_box, AFTER)):
+        _rectangle(canvas, box, factor, colour)
+    return canvas
+
+
+def _rectangle(canvas: np.ndarray, box: Box, factor: float, colour: tuple[int, int, int]) -> None:
+    edge = max(2, min(canvas.shape[:2]) // 200)
+    ends = [tuple(int(np.clip(round(v * factor), -1 << 14, 1 << 14)) for v in point) for point in ((box.x0, box.y0), (box.x1, box.y1))]
+    cv2.rectangle(canvas, *ends, colour, edge, cv2.LINE_AA)
+
+
+def match_map(reference: torch.Tensor, mask: torch.Tensor | None, index: torch.Tensor, amount: torch.Tensor) -> np.ndarray:
+    """What each place found in the reference: its patch of the reference, fading to grey the less of it was taken.
+
+    reference: (3, height, width) in [0, 1], as the U-Net saw it. index, amount: (tokens,) of the finest layer; `index` counts
+    the reference's tokens that the mask left.
+    """
+    height, width = reference.shape[-2:]
+    grid = token_grid(len(index), height // 8, width // 8)
+    if grid is None:
+        return np.full((height, width, 3), PAPER, np.uint8)
+    kept = torch.arange(grid[0] * grid[1]) if mask is None else subject_tokens(mask[None].float(), grid)[0].cpu().nonzero()[:, 0]
+    source = kept[index.cpu().clamp(max=len(kept) - 1)]
+    tall, wide = height // grid[0], width // grid[1]
+    patches = reference[:, : tall * grid[0], : wide * grid[1]].cpu().reshape(3, grid[0], tall, grid[1], wide)
+    patches = patches.permute(1, 3, 2, 4, 0).flatten(0, 1)  # (tokens, tall, wide, 3)
+    share = amount.cpu().float().clamp(0, 1)[:, None, None, None]
+    shown = (patches[source] * share + PAPER / 255 * (1 - share)).unflatten(0, grid)
+    return (shown.permute(0, 2, 1, 3, 4).flatten(0, 1).flatten(1, 2) * 255).round().byte().numpy()
+
+
+def disagreement_map(picture: np.ndarray, disagreement: np.ndarray) -> np.ndarray:
+    """The picture in grey, glowing where prompt and reference prompt disagree and infusion yields."""
+    heat = cv2.resize(disagreement, picture.shape[1::-1], interpolation=cv2.INTER_CUBIC).astype(np.float32)[..., None] / 255
+    grey = picture.mean(2, keepdims=True) * 0.55 + 20
+    return (grey * (1 - 0.8 * heat) + np.array(AFTER) * 0.8 * heat).round().clip(0, 255).astype(np.uint8)

@@ -1,0 +1,82 @@
+"""Pictures from and to files: bounded in size, whatever their kind, and every fault one sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, PngImagePlugin
+
+from seal_ext.studio.cli import UserError
+
+LARGEST_FILE = 256 * 2**20  # bytes
+LARGEST_AREA = 64 * 10**6  # pixels
+SMALLEST_SIDE = 8
+OPAQUE = 250  # alpha from here on is an encoder's rounding, not transparency
+
+
+def read_picture(path: Path | str, name: str = "the picture") -> np.ndarray:
+    """RGB bytes (height, width, 3), or RGBA where something is transparent; a camera's rotation is applied."""
+    path = Path(path)
+    try:
+        if path.stat().st_size > LARGEST_FILE:
+            raise UserError(f"{name} {path} is larger than {LARGEST_FILE >> 20} MB")
+        with Image.open(path) as image:
+            width, height = image.size  # known before anything is decoded
+            if width * height > LARGEST_AREA:
+                raise UserError(f"{name} {path} has {width} × {height} pixels; at most {LARGEST_AREA // 10**6} million are read")
+            if min(width, height) < SMALLEST_SIDE:
+                raise UserError(f"{name} {path} has {width} × {height} pixels; at least {SMALLEST_SIDE} a side are needed")
+            return _bytes(ImageOps.exif_transpose(image))
+    except FileNotFoundError:
+        raise UserError(f"{name} {path} does not exist") from None
+    except IsADirectoryError:
+        raise UserError(f"{name} {path} is a folder") from None
+    except PermissionError:
+        raise UserError(f"{name} {path} may not be read") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        raise UserError(f"{name} {path} is no picture that can be read, or is damaged") from None
+
+
+def _bytes(image: Image.Image) -> np.ndarray:
+    if image.mode.startswith(("I", "F")):  # 16-bit depth maps: Pillow would clip them to white
+        levels = np.asarray(image, np.float64)
+        top = 65535 if levels.max() > 255 else 255 if levels.max() > 1 else 1
+        return np.repeat((levels.clip(0, top) / top * 255).round().astype(np.uint8)[..., None], 3, 2)
+    if "A" in image.getbands() or "transparency" in image.info:
+        array = np.array(image.convert("RGBA"))
+        return array if array[..., 3].min() < OPAQUE else np.ascontiguousarray(array[..., :3])
+    return np.array(image.convert("RGB"))
+
+
+def on_white(picture: np.ndarray) -> np.ndarray:
+    """RGB: what is transparent lets white paper through, whatever colour hides under it."""
+    if picture.shape[2] == 3:
+        return picture
+    alpha = picture[..., 3:].astype(np.float32) / 255
+    return (picture[..., :3] * alpha + 255 * (1 - alpha)).round().astype(np.uint8)
+
+
+def write_picture(picture: np.ndarray, path: Path, told: dict[str, str] | None = None) -> Path:
+    """A PNG; `told` goes into its text chunks."""
+    chunks = PngImagePlugin.PngInfo()
+    for key, text in (told or {}).items():
+        chunks.add_itxt(key, text)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(path, "PNG", pnginfo=chunks)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}") from None
+    return path
+
+
+def beside(path: Path, word: str) -> Path:
+    """`walk.png` → `walk-word.png`."""
+    return path.with_name(f"{path.stem}-{word}.png")
+
+
+def png(path: Path) -> Path:
+    """The path itself; UserError for another kind of file."""
+    if path.suffix.lower() != ".png":
+        raise UserError(f"--out {path} must end in .png")
+    return path
