@@ -1,0 +1,109 @@
+"""`studio align`: the structure where the reference's figure is, as large as it is; with both boxes, and why."""
+
+from __future__ import annotations
+
+import re
+from argparse import ArgumentParser
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from seal_ext.core.geometry import FILL, Alignment, Correction, align, apply
+from seal_ext.core.masks import BLACK_BEHIND, AlignError, Subject, from_control_map
+from seal_ext.settings import Settings
+from seal_ext.studio.cli import Parser, UserError, add_model, add_reference, add_settings, read_settings
+from seal_ext.studio.drawing import boxes_overlay
+from seal_ext.studio.mask import find_subject, heat_of, say
+from seal_ext.studio.models import open_studio
+from seal_ext.studio.pictures import beside, on_white, png, read_picture, write_picture
+
+EXAMPLES = """\
+  python -m seal_ext.studio align --reference knight.png --structure pose.png
+  python -m seal_ext.studio align --reference knight.png --structure depth.png --structure-kind depth --set anchor=centre --size 512x768
+"""
+KINDS = ("auto", *BLACK_BEHIND, "depth", "render")
+SMALLEST, LARGEST = 64, 4096
+
+
+def add_structure(parser: ArgumentParser, required: bool = False) -> None:
+    group = parser.add_argument_group("structure")
+    group.add_argument("--structure", type=Path, metavar="IMAGE", required=required, help="the new pose: skeleton, silhouette, depth …")
+    group.add_argument("--structure-kind", default="auto", choices=KINDS, help="what kind of map that is")
+    group.add_argument("--reference-pose", type=Path, metavar="IMAGE", help="the reference's own skeleton, if you have it: scales exactly")
+    group.add_argument("--size", metavar="WxH", help="the picture's size, such as 512x768; the model's own if not given")
+
+
+def read_size(text: str | None, usual: int) -> tuple[int, int]:
+    """`512x768`, or `512` for a square; the U-Net halves the latent three times, so sides are multiples of 64."""
+    if text is None:
+        return usual, usual
+    read = re.fullmatch(r"\s*(\d{1,5})(?:\s*[x×,]\s*(\d{1,5}))?\s*", text)
+    width, height = (int(read[1]), int(read[2] or read[1])) if read else (0, 0)
+    if not all(SMALLEST <= side <= LARGEST and side % 64 == 0 for side in (width, height)):
+        raise UserError(f"--size {text[:30]!r} is not WIDTHxHEIGHT in multiples of 64 from {SMALLEST} to {LARGEST}")
+    return width, height
+
+
+def align_structure(
+    reference: Subject, structure: np.ndarray, canvas: tuple[int, int], settings: Settings, kind: str = "auto"
+) -> tuple[Alignment, np.ndarray]:
+    """The alignment, and the structure at the canvas's size as it asks; only resized when AnchorAlign is off or cannot act."""
+    known = None if kind == "auto" else kind
+    hand = Correction(settings.hand_x, settings.hand_y, settings.hand_scale)
+    try:
+        subject = from_control_map(structure, known)
+        found = align(reference, subject, canvas, FILL, anchor=settings.anchor, margin=settings.margin, correction=hand)
+    except AlignError as error:
+        if not settings.align:
+            raise UserError(f"the structure cannot be used: {error}") from None
+        raise
+    if not settings.align:
+        off = ("AnchorAlign is off: the structure is only resized.",)
+        found = replace(found, scale=1.0, shift=(0.0, 0.0), rule="one", correction=Correction(), reasons=off)
+    return found, apply(structure, found, known)
+
+
+def say_alignment(found: Alignment) -> None:
+    x, y = found.shift
+    print(f"alignment: {found.scale:.2f} times as large ({found.rule}), shifted by ({x:+.0f}, {y:+.0f}), {found.anchor} on {found.anchor}")
+    for reason in found.reasons:
+        print(f"  {reason}")
+
+
+def main(argv: list[str]) -> int:
+    parser = Parser(prog="studio align", description=__doc__, examples=EXAMPLES)
+    add_reference(parser)
+    add_structure(parser, required=True)
+    add_model(parser)
+    add_settings(parser)
+    parser.add_argument("--out", type=Path, default=Path("aligned.png"), help="the aligned structure; the overlay is written beside it")
+    options = parser.parse_args(argv)
+    out, settings = png(options.out), read_settings(options.preset, options.changes)
+    picture = read_picture(options.reference, "the reference")
+    structure = on_white(read_picture(options.structure, "the structure"))
+    drawn = None if options.mask is None else read_picture(options.mask, "the mask")
+    # Without a model's own size the reference's shape is the canvas: aligning needs no weights.
+    height, width = picture.shape[:2]
+    canvas = read_size(options.size, 0) if options.size else (max(64, round(width / 64) * 64), max(64, round(height / 64) * 64))
+
+    def studio():
+        return open_studio(options.checkpoint, options.adapter, options.config, options.device)
+
+    reference = find_subject(picture, settings.mask_source, drawn, heat_of(studio, picture, "", options.subject))
+    if options.reference_pose is not None:
+        reference = reference.with_pose(on_white(read_picture(options.reference_pose, "the reference's pose")))
+    found, aligned = align_structure(replace(reference, reasons=()), structure, canvas, settings, options.structure_kind)
+    say(reference)
+    say_alignment(found)
+    write_picture(aligned, out)
+    print(f"{out}\n{write_picture(boxes_overlay(aligned, on_canvas(picture, canvas), found), beside(out, 'overlay'))}")
+    return 0
+
+
+def on_canvas(picture: np.ndarray, canvas: tuple[int, int]) -> np.ndarray:
+    """The reference as the sampler sees it: whole, in the middle."""
+    from seal_ext.hosts.diffusers import as_tensor, fit
+
+    image, _ = fit(as_tensor(on_white(picture)), canvas[1], canvas[0])
+    return (image[0].permute(1, 2, 0) * 255).round().byte().numpy()

@@ -1,0 +1,149 @@
+"""The identity measurement: its cases mean what they say, and every method draws from the same things."""
+
+import pytest
+import torch
+
+from bench.cli import UserError, run
+from bench.identity import methods, report
+from bench.identity.scores import score
+from bench.identity.tasks import TASKS, after
+from bench.judge.network import Network
+from bench.judge.reading import Judge
+from bench.model import tokenizer as bpe
+from bench.model.embedded import Embedded
+from bench.model.shape import Shape
+from bench.model_report import Model
+from bench.world.identity import garment_is_held_out
+from bench.world.render import Camera
+from bench.world.words import BACKGROUND, PEOPLE
+from seal_ext.studio.checkpoint import Expanded, load_diffusers
+
+SEEDS = torch.arange(16)
+TINY = Shape(width=32, head=16, context=32, text_layers=1, text_heads=2, vae_width=32, vae_multipliers=(1, 1, 1, 1))
+
+
+@pytest.fixture(scope="module")
+def studio(tmp_path_factory):
+    """An untrained model: its pictures mean nothing, but every method must get through with it."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("model")
+    task = TASKS["pose"](torch.arange(8))
+    bpe.write(folder / "tokenizer", bpe.train(c.text for c in task.prompts), TINY)
+    model = Embedded(TINY)
+    for name, parameter in model.named_parameters():
+        if "out.2" in name or "proj_out" in name:  # LDM's zero starts would hide what attention does
+            torch.nn.init.normal_(parameter, std=0.1)
+    files = Expanded(folder / "tiny.safetensors", folder / "tiny.yaml", folder / "tokenizer", folder / "adapter.safetensors")
+    model.save(files.checkpoint, files.tokenizer, files.adapter)
+    pipe = load_diffusers(files.checkpoint, files.adapter).pipeline()
+    pipe.set_progress_bar_config(disable=True)
+    return methods.Studio(pipe, Model(files))
+
+
+@pytest.fixture
+def few_steps(monkeypatch):
+    monkeypatch.setattr(methods, "STEPS", 4)
+
+
+def test_every_case_shows_one_subject_twice_in_different_places():
+    for make in TASKS.values():
+        task = make(SEEDS)
+        assert len(task.prompts) == len(SEEDS)
+        assert (task.settings.background != task.reference.settings.background).all()
+        assert task.reference_mask().flatten(1).any(1).all()
+
+
+def test_a_case_does_not_depend_on_its_batch():
+    for make in TASKS.values():
+        many, one = make(SEEDS[:6]), make(SEEDS[4:5])
+        assert torch.equal(many.skeleton()[4], one.skeleton()[0])
+        assert torch.equal(many.reference.picture.image[4], one.reference.picture.image[0])
+        assert many.prompts[4] == one.prompts[0]
+
+
+def test_pose_changes_the_family_and_aligned_does_not():
+    pose, aligned = TASKS["pose"](SEEDS), TASKS["aligned"](SEEDS)
+    assert (pose.poses.family != pose.reference.poses.family).all()
+    assert (aligned.poses.family == aligned.reference.poses.family).all()
+    assert torch.equal(aligned.poses.scale, aligned.reference.poses.scale)
+
+
+def test_a_conflict_changes_one_colour_and_says_so():
+    task = TASKS["conflict"](SEEDS)
+    people = task.identities.person
+    assert (task.identities.top_colour != task.shown.top_colour)[people].float().mean() > 0.95
+    assert (task.identities.coat_colour != task.shown.coat_colour)[~people].all()
+    assert torch.equal(task.identities.bottom_colour, task.shown.bottom_colour)
+    assert not garment_is_held_out(task.identities.top_colour, task.identities.top_pattern)[people].any()
+    differ = [prompt.text != other for prompt, other in zip(task.prompts, task.reference_prompts, strict=True)]
+    assert sum(differ) >= 0.95 * len(differ)
+    assert all(TASKS[name](SEEDS[:2]).reference_prompts is None for name in TASKS if name != "conflict")
+
+
+def test_families_and_held_out_things():
+    assert (TASKS["people"](SEEDS).identities.kind < PEOPLE).all()
+    assert (TASKS["animals"](SEEDS).identities.kind >= PEOPLE).all()
+    unseen = TASKS["unseen"](SEEDS).identities
+    assert garment_is_held_out(unseen.top_colour, unseen.top_pattern).all()
+    busy = {BACKGROUND[i] for i in TASKS["background"](SEEDS).settings.background.tolist()}
+    assert not busy & {"studio", "beach", "snow", "desert", "room"}
+
+
+def test_two_cameras_in_turn_are_one():
+    half = Camera(torch.tensor([0.5]), torch.tensor([[0.1, 0.2]]))
+    shifted = Camera(torch.tensor([2.0]), torch.tensor([[-0.3, 0.0]]))
+    both = after(half, shifted)
+    assert torch.allclose(both.scale, torch.tensor([1.0])) and torch.allclose(both.shift, torch.tensor([[-0.1, 0.4]]))
+    assert after(None, half) is half and after(half, None) is half
+
+
+def test_anchor_align_brings_a_misaligned_structure_to_its_reference(studio):
+    task = TASKS["misaligned"](SEEDS[:8])
+    _, moved = methods.anchor_align(task, task.skeleton(), methods.TUNED)
+    before, now = task.truth().alpha.sum((1, 2)), task.truth(moved).alpha.sum((1, 2))
+    wanted = task.reference.picture.alpha.sum((1, 2))
+    assert ((now / wanted).log().abs() < (before / wanted).log().abs()).float().mean() >= 0.8
+
+
+@pytest.mark.parametrize("name", list(methods.table()))
+def test_every_method_draws_and_leaves_the_pipeline_as_it_was(studio, few_steps, name):
+    task = TASKS["pose"](SEEDS[:2])
+    before = methods.none(studio, task).latents
+    drawn = methods.table()[name](studio, task)
+    assert drawn.latents.shape == before.shape and torch.isfinite(drawn.latents).all() and drawn.rows >= 16
+    assert torch.equal(methods.none(studio, task).latents, before)
+    if name not in ("none", "seal_no_infusion"):
+        assert not torch.equal(drawn.latents, before)
+
+
+def test_scores_have_a_row_an_image(studio, few_steps):
+    task = TASKS["conflict"](SEEDS[:2])
+    columns = score(studio, Judge(Network()), task, methods.table()["seal"](studio, task))
+    assert {len(column) for column in columns.values()} == {2}
+    assert {"identity", "pattern", "structure", "matched", "conflict_success", "others"} <= set(columns)
+
+
+def test_the_truth_itself_would_score_full_marks():
+    columns = {"identity": torch.tensor([30.0, 40.0]), "identity_vae": torch.tensor([10.0, 10.0]), "pattern": torch.tensor([0.9, 0.8])}
+    columns |= {"pattern_vae": torch.tensor([0.1, 0.1]), "structure": torch.ones(2), "found": torch.ones(2), "asked": torch.ones(2)}
+    columns |= {k: torch.ones(2) for k in ("leaked", "could_leak", "background_distance", "seconds", "unet_rows")}
+    perfect = columns | {"identity": columns["identity_vae"], "pattern": columns["pattern_vae"]}
+    figures = report.figures(perfect, columns)
+    assert figures["identity"]["value"] == 100 and figures["pattern"]["value"] == 100
+    assert report.figures(columns, columns)["identity"]["value"] == 0
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--methods", "magic"], "unknown method 'magic'"),
+        (["--cases", "aligned,zebra"], "unknown case 'zebra'"),
+        (["--methods", ","], "no method is named"),
+        (["--seeds", "1:0"], "empty range"),
+    ],
+)
+def test_wrong_usage_is_one_sentence(argv, said, capsys):
+    assert run(report.main, argv) == 2
+    assert said in capsys.readouterr().err
+    with pytest.raises(UserError):
+        report.main(argv)
