@@ -8,13 +8,13 @@ from typing import NamedTuple
 
 import torch
 
-from .anatomy import REGION, Parts
+from .anatomy import FEATURE, REGION, Parts
 from .background import Settings
 from .batch import Batch
 from .identity import Identities
 from .pose import Poses
 from .raster import Surface, rasterise
-from .render import Picture
+from .render import Picture, body
 from .words import BACKGROUND, COAT, COLLAR, COLOUR, COLOUR_RGB, HEADGEAR, KIND, LIGHT, LIGHT_RGB, PATTERN, POSE, TOP
 
 # What can be asked of a picture, by the names that captions use, and the words that can answer.
@@ -55,10 +55,12 @@ SHOWN_ON = {
 EVEN = [PATTERN.index(name) for name in ("striped", "banded", "checked", "diagonal", "zigzag")]
 
 PIECE = 0.0016  # the share of the frame that a piece must cover for its colour to be told: 26 pixels of 128 × 128
-CLOTH = 0.008  # … and for its pattern
+CLOTH = 0.0125  # … for its being plain
+REPEAT = 1.5  # … and, in squares of the pattern's period, for its pattern
 MINOR = 0.22  # of a patterned piece, the share of the rarer colour from which on a reader sees two
 CLEARLY = 1.3  # the main colour of dots and the like covers so many times the other's area
 CLOSE = 0.11  # distance in RGB up to which a pixel has a colour
+COARSE = 64  # rows of a raster on which areas are measured
 FINE = 256  # rows of the raster on which it is decided what covers what
 DEEPEST = 0.66  # how dark roundness makes an outline
 
@@ -121,9 +123,11 @@ def attributes(identities: Identities, poses: Poses, settings: Settings, picture
         rarer = torch.minimum(first, second) / (first + second).clamp(min=1e-6)
         even = torch.isin(pattern, torch.tensor(EVEN, device=pattern.device)) & (rarer > MINOR)
         put(f"{name} colour", value, worn & (first > PIECE) & (even | (first > CLEARLY * second)), torch.where(even, other, value))
+        tile = (getattr(identities, f"{name}_period") * poses.scale).square()
         plain = pattern == PATTERN.index("plain")
-        seen = inside.float().mean((1, 2)) > CLOTH
-        put(f"{name} pattern", pattern, worn & seen & (plain | (rarer > torch.where(pattern == PATTERN.index("dotted"), MINOR / 2, MINOR))))
+        dotted = pattern == PATTERN.index("dotted")
+        seen = inside.float().mean((1, 2)) > torch.where(plain, CLOTH, REPEAT * tile)
+        put(f"{name} pattern", pattern, worn & seen & (plain | (rarer > torch.where(dotted, MINOR / 2, MINOR))))
 
     put("kind", identities.kind, always)
     one_colour("hair colour", identities.hair_colour, person)
@@ -137,13 +141,27 @@ def attributes(identities: Identities, poses: Poses, settings: Settings, picture
     share = second / (first + second).clamp(min=1e-6)
     put("coat colour", identities.coat_colour, ~person & (first > PIECE) & (share < 0.5))
     plain, masked = (identities.coat == COAT.index(name) for name in ("plain", "masked"))
-    put("coat", identities.coat, ~person & (plain | masked | ((share > 0.06) & (share < 0.6))))
+    told = plain | (masked & _mask_shows(identities, poses)) | (~masked & (share > 0.06) & (share < 0.6))
+    put("coat", identities.coat, ~person & told)
     put("collar", identities.collar, ~person & ((identities.collar == 0) | (area("collar") > PIECE)))
     one_colour("collar colour", identities.collar_colour, ~person & (identities.collar > 0))
     put("pose", poses.family, always)
     put("background", settings.background, always)
     put("light", settings.light, always)
     return facts
+
+
+def _mask_shows(identities: Identities, poses: Poses) -> torch.Tensor:
+    """Whether enough of an animal's face shows below the eyes: snout, legs and scarf may cover it."""
+    shows = torch.zeros_like(identities.person)
+    masked = (~identities.person & (identities.coat == COAT.index("masked"))).nonzero()[:, 0]
+    if len(masked):
+        parts = body(identities[masked], poses[masked])
+        surface = rasterise(parts, COARSE, COARSE)
+        head = (surface.slot >= 0) & (surface.gather(parts.feature) == FEATURE.index("muzzle"))
+        face = head & (surface.v > -0.15 * surface.gather(parts.radius3.float()))
+        shows[masked] = face.float().mean((1, 2)) > 2 * PIECE
+    return shows
 
 
 @dataclass(frozen=True)

@@ -99,10 +99,9 @@ def test_the_budget_ends_training_and_leaves_a_checkpoint(tmp_path):
 def test_batches_are_single_pictures_or_two_panel_canvases(pairs, tokenizer):
     pool = denoiser.Latents(lambda image: torch.zeros(len(image), 4, 8, 8))
     pool.add(pairs)
-    generator = torch.Generator().manual_seed(0)
     shapes = set()
-    for salt in range(12):
-        latents, tokens, hints, hinted = denoiser.batch(pool, tokenizer, generator, salt)
+    for step in range(12):
+        latents, tokens, hints, hinted = denoiser.batch(pool, tokenizer, step)
         assert len(latents) == len(tokens) == len(hints) == len(hinted)
         assert hints.shape[-2:] == tuple(8 * n for n in latents.shape[-2:]) and float(hints.max()) <= 1
         shapes.add(tuple(latents.shape[-2:]))
@@ -119,7 +118,7 @@ def test_the_denoiser_learns_something_in_a_few_steps(pairs, tokenizer, tmp_path
     generator = torch.Generator().manual_seed(0)
     losses = []
     for step in range(10):
-        data = denoiser.batch(pool, tokenizer, generator, step)
+        data = denoiser.batch(pool, tokenizer, step)
         loss = denoiser.denoiser_loss(trainer.module, model.alphas, *data, generator, bf16=False)
         trainer.update(loss)
         losses.append(float(loss.detach()))
