@@ -78,6 +78,11 @@ def test_test_lints_first_and_hands_its_arguments_to_pytest(environment, runner)
     assert runner.calls[-2:] == [["ruff", "check"], ["pytest", "-k", "geometry"]]
 
 
+def test_the_demo_hands_its_arguments_on(environment, runner):
+    assert dev.main(["demo", "--steps", "4"], environment) == 0
+    assert runner.calls[-1] == ["bench.demo", "--steps", "4"]
+
+
 def test_a_lint_error_stops_before_the_tests(environment, runner):
     runner.failing["ruff"] = 1
     assert dev.main(["test"], environment) == 1

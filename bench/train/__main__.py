@@ -40,6 +40,7 @@ class Workshop:
         self.logfile = folder / "log.jsonl"
         self.pool: list[Pairs] = []
         self.loaded: set[int] = set()
+        self.measured = False
         self.committed = None if fresh else self._committed()
         self.history = json.loads((EMBEDDED / "card.json").read_text(encoding="utf-8"))["training"] if self.committed else {}
         self.shape = self.committed.shape if self.committed else Shape(width=width)
@@ -102,10 +103,12 @@ class Workshop:
         self.save_sheet("teacher", autoencoder.sheet(self.vae, self.pool, self.device))
 
     def scaled(self) -> Shape:
-        """The shape with the scale of this latent space, measured once on the first shard."""
-        if self.committed is None:
-            self.refill(most=1)
+        """The shape with the scale of this latent space, measured once, on the pool's first shard."""
+        if self.committed is None and not self.measured:
+            if not self.pool:
+                self.refill(most=1)
             self.shape = replace(self.shape, scale_factor=round(autoencoder.latent_scale(self.vae, self.pool[:1], self.device), 5))
+            self.measured = True
         return self.shape
 
     def denoiser(self, minutes: float) -> None:
@@ -129,6 +132,7 @@ class Workshop:
                 averaged = trainer.averaged
                 self.save_sheet(f"denoiser-{step + 1:06d}", sample_sheet(averaged, self.vae, shape, tokenizer, self.device))
 
+        trainer.on_save = self.keep_weights
         denoiser.train_denoiser(trainer, model, latents, tokenizer, self.device, self.logfile, every=50, between=between)
 
     def autoencoder(self, minutes: float) -> None:
@@ -140,6 +144,7 @@ class Workshop:
         if not trainer.resume() and self.committed:
             trainer.start_from(vae.state_dict(), self.history["autoencoder"])
         teacher = copy.deepcopy(self.vae)  # without a teacher of its own the student starts from what it teaches
+        trainer.on_save = self.keep_weights
         autoencoder.train_student(trainer, teacher, self.pool, self.device, self.logfile, refill=self.refill)
         self.save_sheet("autoencoder", autoencoder.sheet(trainer.averaged, self.pool, self.device))
 
@@ -157,10 +162,15 @@ class Workshop:
     def save_sheet(self, name: str, picture: torch.Tensor) -> None:
         save_png(picture, self.folder / "sheets" / f"{name}.png")
 
+    def keep_weights(self) -> None:
+        """The shards of what is reached so far, beside every checkpoint: small files, of which each is easily carried away."""
+        if self.committed or all((self.folder / f"{stage}.safetensors").exists() for stage in ("denoiser", "autoencoder")):
+            self.publish(self.folder / "weights", 8)
+
     def publish(self, target: Path, bits: int) -> None:
         """Pack the averaged weights of every trained stage into shards, ready to be committed."""
         shape = self.scaled()
-        model = self.committed or Embedded(shape)
+        model = copy.deepcopy(self.committed) or Embedded(shape)  # never the networks that are being trained
         stages = {"denoiser": denoiser.Denoiser(model), "autoencoder": model.vae}
         history = dict(self.history)
         for stage, module in stages.items():

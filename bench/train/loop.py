@@ -6,7 +6,7 @@ import copy
 import json
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -33,6 +33,7 @@ class Trainer:
         self.first_step = 0
         self.warm_from = 0  # after a resume without optimiser state the rate climbs again from here
         self.started = self.saved = time.monotonic()
+        self.on_save: Callable[[], object] = lambda: None
 
     @property
     def elapsed(self) -> float:
@@ -96,6 +97,7 @@ class Trainer:
         unfinished = self.path.with_suffix(".part")
         save_file(tensors, unfinished, metadata={"facts": json.dumps(facts)})
         unfinished.replace(self.path)
+        self.on_save()
         self.saved = time.monotonic()
 
     def resume(self) -> bool:

@@ -1,0 +1,64 @@
+"""The demo: its scenes are consistent without weights; with them it writes a whole page."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from bench import demo
+from bench.cli import run
+from bench.judge.reading import WEIGHTS
+from bench.world.anatomy import REGION
+from bench.world.sheet import to_bytes
+from bench.world.words import COLOUR
+from seal_ext.core.masks import subject_of
+from seal_ext.studio.checkpoint import EMBEDDED
+from seal_ext.studio.generate import Reference
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    who, shot = demo.reference_shot(demo.CHARACTER)
+    picture = to_bytes(shot.picture.image[0]).numpy()
+    return demo.scenes_of(demo.CHARACTER, who, Reference(picture, subject_of((shot.picture.region[0] > 0).numpy(), "truth", keep="all")))
+
+
+def test_three_poses_and_two_prompts(scenes):
+    assert len(scenes) == 6 and len({scene.pose for scene in scenes}) == 3
+    for agrees, contradicts in zip(scenes[::2], scenes[1::2], strict=True):
+        assert agrees.reference_prompt is None and contradicts.reference_prompt == agrees.prompt.text
+        differing = set(contradicts.prompt.text.split()) ^ set(agrees.prompt.text.split())
+        assert differing <= set(COLOUR) and len(differing) == 2
+
+
+def test_the_truth_moves_with_the_structure(scenes):
+    """The aligned skeleton lies on the figure of the truth that was moved, not on that of the truth as given."""
+    for scene in scenes:
+        joints = scene.aligned.max(2) > 200
+        on, off = ((scene.truth(moved).region[0] > 0).numpy()[joints].mean() for moved in (True, False))
+        assert on > 0.75 > off
+
+
+def test_the_contradicting_truth_differs_only_where_the_prompt_does(scenes):
+    agrees, contradicts = (scene.truth(True) for scene in scenes[:2])
+    differs = (agrees.image != contradicts.image).any(1)[0]
+    top = agrees.region[0] == REGION.index("top")
+    assert differs.any() and not (differs & ~torch.nn.functional.max_pool2d(top[None].float(), 3, 1, 1)[0].bool()).any()
+
+
+def test_mistakes_cost_one_line(capsys, tmp_path):
+    for argv in (["--character", "-1"], ["--steps", "1"], ["--model", str(tmp_path)], ["--character", "0", "--out", str(tmp_path)]):
+        assert run(demo.main, argv) == 2
+        assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not ((EMBEDDED / "manifest.json").exists() and WEIGHTS.exists()), reason="the weights are not in this tree")
+def test_the_page_has_every_picture(tmp_path, capsys):
+    assert run(demo.main, ["--steps", "2", "--out", str(tmp_path)]) == 0
+    html = (tmp_path / "index.html").read_text(encoding="utf-8")
+    named = re.findall(r'src="([^"]+)"', html)
+    assert len(named) == 1 + 6 * 8 + 3 and all((tmp_path / name).exists() for name in named)
+    assert "http" not in html and "index.html" in capsys.readouterr().out
+    assert not re.search(r">(nan|inf)", html) and np.isfinite(len(html))

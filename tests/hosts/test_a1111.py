@@ -1,0 +1,297 @@
+"""The A1111 adapter beside a stand-in of the host: rows are told apart in every way the host splits them, and nothing stays behind."""
+
+import copy
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from seal_ext.hosts import conds, ldm, registry
+from seal_ext.request import parse
+from seal_ext.run import Site
+
+spec = importlib.util.spec_from_file_location("webui_stand_in", Path(__file__).with_name("webui.py"))
+webui = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(webui)
+
+BASE = dict(tau_early=0.0, tau_late=0.0, delta_early=1.0, delta_late=1.0, t_app="all", mask_source="whole")
+
+
+@pytest.fixture
+def model():
+    registry.cache.clear()
+    return webui.Model()
+
+
+@pytest.fixture
+def named(model):
+    return webui.modules(model)
+
+
+@pytest.fixture
+def app(named):
+    return webui.load(named)
+
+
+def reference(seed=0):
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (64, 64, 3), np.uint8))
+
+
+def draw(app, model, prompts, settings=None, wrap=None, p=None, **more):
+    """A picture with SeAl, or without it; and its `p`, after the host closed it."""
+    p = p or webui.Processing([prompts] if isinstance(prompts, str) else prompts)
+    seal = None if settings is None else app.begin(p, parse([{"reference": reference()} | BASE | settings]))
+    try:
+        return webui.draw(app, model, p, seal, wrap or webui.Wrap, **more), p
+    finally:
+        p.close()
+
+
+def footprint(model):
+    return [(name, sorted(vars(module))) for name, module in model.unet.named_modules()]
+
+
+def test_sites_are_counted_as_the_unet_runs_them(model):
+    sites = list(ldm.find_sites(model.unet))
+    assert [(s.part, s.index) for s in sites] == [("down", 0), ("mid", 0), ("up", 0), ("up", 1)]
+    assert all(s.name.endswith("attn1") for s in sites)
+
+
+@pytest.mark.parametrize("wrap", [webui.Wrap, webui.TimestepsWrap])
+def test_a_run_changes_the_picture_and_leaves_the_host_as_found(app, model, wrap):
+    (plain, p), was = draw(app, model, "a cat", wrap=wrap), footprint(model)
+    drawn, after = draw(app, model, "a cat", {}, wrap=wrap)
+    assert torch.isfinite(drawn).all() and not torch.equal(drawn, plain)
+    assert footprint(model) == was and set(vars(after)) == set(vars(p)) and after.closed == 1 and not after.comments
+    assert torch.equal(draw(app, model, "a cat", wrap=wrap)[0], plain)
+
+
+@pytest.mark.parametrize("wrap", [webui.Wrap, webui.TimestepsWrap])
+def test_delta_bridge_acts_only_where_the_reference_prompt_differs(app, model, wrap):
+    only = {"infusion": False, "gate": False}
+    plain = draw(app, model, "a cat", wrap=wrap)[0]
+    assert torch.equal(draw(app, model, "a cat", only, wrap=wrap)[0], plain)
+    assert torch.equal(draw(app, model, "a cat", only | {"appearance_prompt": "a cat"}, wrap=wrap)[0], plain)
+    assert not torch.equal(draw(app, model, "a cat", only | {"appearance_prompt": "a dog"}, wrap=wrap)[0], plain)
+
+
+def test_the_bridge_is_its_formula(app, model):
+    """One step at λ = 1 without a filter: ε̂ + (ε_gen − ε_app), in the space of a sampler that predicts x₀."""
+    only = {"infusion": False, "gate": False, "appearance_prompt": "a dog", "radius": 0, "lam_shape": "constant", "lam_end": 1.0}
+    x, seen = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)), {}
+    for text in ("a cat", "a dog"):
+        call = {"c_crossattn": [webui.embed(text, False)], "c_concat": []}
+        seen[text] = webui.Wrap(model)(x, torch.tensor([9.0]), cond=call)
+    p = webui.Processing(["a cat"])
+    seal = app.begin(p, parse([{"reference": reference()} | BASE | only]))
+    guided = []
+    for switched in (True, False):
+        sampler = webui.SimpleNamespace(sampler_extra_args={"cond": webui.SimpleNamespace(batch=p.prompts)}, get_sigmas=lambda: None)
+        p.sampler = sampler
+        seal.before_sampling()
+        guided.append(webui.Denoiser(p, sampler, webui.Wrap(model))(x, 9.0, app))
+        if switched:
+            p.close()
+    assert torch.allclose(guided[0] - guided[1], seen["a cat"] - seen["a dog"], atol=1e-4)
+
+
+@pytest.mark.parametrize("settings", [{}, {"appearance_prompt": "a dog"}, {"noise": "noised", "seed_policy": "image"}])
+def test_a_batch_equals_its_singles(app, model, settings):
+    prompts = ["a cat", "a house AND a tree", "a cat"]
+    together, p = draw(app, model, prompts, settings)
+    assert not p.comments
+    for i, prompt in enumerate(prompts):
+        alone = draw(app, model, prompt, settings, p=webui.Processing([prompt], seeds=[i]))[0]
+        assert torch.allclose(together[i], alone[0], atol=1e-4), i
+
+
+@pytest.mark.parametrize("prompts", [["a cat", "a cat"], ["a cat AND a tree", "a house"]])
+@pytest.mark.parametrize("app_prompt", ["", "a dog", "A VERY LONG DOG"])
+def test_however_the_host_splits_its_calls_the_picture_is_the_same(app, model, prompts, app_prompt):
+    settings = {"appearance_prompt": app_prompt}
+    whole, p = draw(app, model, prompts, settings)
+    split, _ = draw(app, model, prompts, settings, batched=False)
+    assert torch.allclose(whole, split, atol=1e-4) and not p.comments
+
+
+def test_prompts_of_unequal_length(app, model):
+    plain, _ = draw(app, model, "A LONG CAT")
+    drawn, p = draw(app, model, "A LONG CAT", {"appearance_prompt": "a dog"})
+    assert not torch.equal(plain, drawn) and not p.comments
+
+
+def test_without_negative_rows(app, model):
+    plain, _ = draw(app, model, "a cat", skip=True)
+    drawn, p = draw(app, model, "a cat", {"appearance_prompt": "a dog"}, skip=True)
+    assert not torch.equal(plain, drawn) and not p.comments
+
+
+def test_only_the_prompts_rows_are_infused(app, model):
+    """With guidance 0 the picture is the negative prompt's alone: untouched, unless the setting gives it a share."""
+
+    def unguided(settings=None):
+        return draw(app, model, "a cat", settings, p=webui.Processing(["a cat"], scale=0.0))[0]
+
+    assert torch.equal(unguided({}), unguided()) and not torch.equal(unguided({"uncond_rows": 1.0}), unguided())
+
+
+def test_calls_of_other_extensions_are_left_alone(app, model):
+    seen = []
+
+    def stranger(wrap, params):
+        seen.append(wrap(params.x[:1], params.sigma[:1], cond={"c_crossattn": [params.text_cond[:1]], "c_concat": [params.image_cond[:1]]}))
+
+    draw(app, model, "a cat", None, stranger=stranger)
+    plain = seen[0]
+    draw(app, model, "a cat", {}, stranger=stranger)
+    assert torch.equal(seen[4], plain)  # of the first step, where both have the same noise
+
+
+def test_a_control_nets_mark_and_residuals_stay_out_of_the_reference(app, model):
+    """The mark is no part of what the reference looks like, and its U-Net call is the class's own."""
+    draw(app, model, "a cat", {})
+    assert registry.cache.counts.misses
+    before = registry.cache.counts.hits
+    own, calls = type(model.unet).forward, []
+
+    def hooked(x, timesteps, context):
+        calls.append(len(x))
+        assert context[:, 0].abs().min() == conds.MARK
+        return own(model.unet, x, timesteps, context[:, 1:]) + 0.1
+
+    vars(model.unet)["forward"] = hooked
+    p = webui.Processing(["a cat"])
+    for part in p.prompts[0]:
+        part.cond = conds.marked(part.cond)
+    p.negative = -conds.marked(-p.negative)
+    plain_calls = len(calls)
+    drawn, _ = draw(app, model, "a cat", {"appearance_prompt": "a dog", "gate": False}, p=p)
+    assert len(calls) - plain_calls == 4 and vars(model.unet)["forward"] is hooked and torch.isfinite(drawn).all()
+    del vars(model.unet)["forward"]
+    assert registry.cache.counts.hits == before  # another c_app: read anew, without the mark
+    draw(app, model, "a dog", {})
+    assert registry.cache.counts.hits == before + 1
+
+
+class Boom(Exception):
+    pass
+
+
+@pytest.mark.parametrize("after", [0, 2, 6])
+def test_an_exception_undoes_everything(app, model, after):
+    plain, was, left = draw(app, model, "a cat")[0], footprint(model), [after]
+
+    def explode(module, inputs):
+        left[0] -= 1
+        if left[0] < 0:
+            raise Boom
+
+    handle = model.unet.middle_block[0].register_forward_pre_hook(explode)
+    p = webui.Processing(["a cat"])
+    with pytest.raises(Boom):
+        draw(app, model, "a cat", {}, p=p)
+    handle.remove()
+    assert footprint(model) == was and p.closed == 1 and "_seal" not in vars(p)
+    assert torch.equal(draw(app, model, "a cat")[0], plain)
+
+
+def test_an_interrupt_while_reading_stops_the_run(app, named, model):
+    was = footprint(model)
+    named["modules.shared"].state.interrupted = True
+    with pytest.raises(named["modules.sd_samplers_common"].InterruptedException):
+        draw(app, model, "a cat", {})
+    assert footprint(model) == was and named["modules.shared"].state.textinfo is None
+
+
+def test_what_ends_a_run_is_any_of_close_the_next_start_and_a_copy(app, model):
+    p, was = webui.Processing(["a cat"]), footprint(model)
+    asked = parse([{"reference": reference()} | BASE])
+    first = app.begin(p, asked)
+    webui.draw(app, model, p, first)
+    other = copy.copy(p)
+    second = app.begin(other, asked)  # as the XYZ plot does
+    assert first.closed and not second.closed and footprint(model) == was
+    other.close()
+    app.begin(p, asked)
+    p.close()
+    assert second.closed and p.closed == other.closed == 1 and not {"_seal", "close"} & (set(vars(p)) | set(vars(other)))
+
+
+def test_another_attention_optimisation_is_honoured(app, model):
+    own, calls = webui.CrossAttention.forward, []
+
+    def optimised(self, x, context=None, mask=None, **kwargs):
+        calls.append(kwargs)
+        return own(self, x, context, mask)
+
+    before, _ = draw(app, model, "a cat", {})
+    webui.CrossAttention.forward = optimised
+    try:
+        assert torch.equal(draw(app, model, "a cat", {})[0], before) and calls
+    finally:
+        webui.CrossAttention.forward = own
+
+
+def test_a_model_that_changes_mid_run_is_looked_up_again(app, named, model):
+    p, refiner = webui.Processing(["a cat"]), webui.Model()
+    refiner.sd_checkpoint_info.filename = "b.safetensors"
+    seal = app.begin(p, parse([{"reference": reference()} | BASE]))
+    webui.draw(app, model, p, seal)
+    named["modules.shared"].sd_model = refiner
+    webui.draw(app, refiner, p, seal)
+    assert seal.passing.unet is refiner.unet and not any("forward" in vars(m) for m in model.unet.modules())
+    p.close()
+    assert not any("forward" in vars(m) for m in refiner.unet.modules())
+
+
+def test_a_model_without_a_unet_is_said_and_drawn_without(app, named, model):
+    plain, _ = draw(app, model, "a cat")
+    model.model.diffusion_model = torch.nn.Identity()
+    drawn, p = draw(app, model, "a cat", {})
+    assert torch.equal(plain, drawn) and "needs a U-Net" in next(iter(p.comments))
+
+
+def test_a_refusal_is_an_error_of_the_api_and_a_note_on_the_page(app):
+    pytest.importorskip("fastapi")
+    page, api = webui.Processing(["a cat"]), webui.Processing(["a cat"])
+    api.is_api = True
+    for p in (page, api):
+        app.refuse(p, "No.")
+    page.fill_fields_from_opts()
+    with pytest.raises(Exception) as caught:
+        api.fill_fields_from_opts()
+    assert page.comments == {"No.": 1} and caught.value.status_code == 422 and caught.value.detail == "No."
+
+
+def test_shadowing_gives_way_to_who_came_later():
+    class Thing:
+        pass
+
+    thing = Thing()
+    undo = ldm.shadow(thing, "forward", 1)
+    vars(thing)["forward"] = 2
+    undo()
+    assert vars(thing) == {"forward": 2}
+    ldm.shadow(thing, "forward", 3)()
+    assert vars(thing) == {"forward": 2}
+
+
+def test_a_cut_patch_does_nothing_even_if_somebody_wrapped_it(model):
+    sites, link = ldm.find_sites(model.unet), ldm.Link()
+    site = next(iter(sites))
+    undo = ldm.patch(sites, link)
+    ours = vars(sites[site])["forward"]
+    x = torch.randn(1, 4, webui.WIDTH)
+    undo()
+    assert torch.equal(ours(x), sites[site](x)) and isinstance(site, Site)
+
+
+def test_marks_of_a_control_net():
+    cond = torch.randn(2, 3, 8)
+    for one in (cond, {"crossattn": cond, "vector": torch.randn(2, 5)}):
+        marked = conds.marked(one)
+        assert conds.is_marked(marked) and not conds.is_marked(one) and conds.tokens(marked).shape[1] == 4
+        assert conds.alike(conds.unmarked(marked), one) and conds.alike(conds.unmarked(one), one) and not conds.alike(marked, one)

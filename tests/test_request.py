@@ -1,0 +1,115 @@
+"""What users ask for: an object or a list, pictures in base64 only, and every refusal a sentence that names the field."""
+
+import base64
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageDraw
+
+from seal_ext import request
+from seal_ext.request import NAMES, Asked, parse, subject
+from seal_ext.settings import BY_NAME, Settings, SettingsError
+
+NOISE = np.random.default_rng(0).integers(0, 256, (48, 40, 3), np.uint8)
+
+
+def text(image, format="PNG"):
+    buffer = io.BytesIO()
+    image.save(buffer, format)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+PICTURE = text(Image.fromarray(NOISE))
+
+
+def figure(mode="RGB", back=(200, 210, 220)):
+    image = Image.new(mode, (40, 48), back)
+    ImageDraw.Draw(image).rectangle([12, 8, 27, 43], fill=(200, 30, 40, 255)[: len(back)])
+    return image
+
+
+def test_an_object_means_it_and_a_list_says_so():
+    asked = parse([{"reference": PICTURE, "lam": 2.0}, "left", "over"])
+    assert asked.settings == Settings.parse({"enabled": True, "lam": 2.0}) and np.array_equal(asked.references[0].rgb, NOISE)
+    assert not parse([{"reference": PICTURE, "enabled": False}]).settings.enabled
+    listed = parse([True, PICTURE, None, "free"])
+    assert NAMES[:4] == ("enabled", "reference", "mask", "preset") and set(NAMES[3:]) | {"enabled"} == set(BY_NAME)
+    assert listed.settings == Settings.parse({"enabled": True, "preset": "free"}) and listed.references[0].hash == asked.references[0].hash
+
+
+def test_what_is_off_is_not_looked_at():
+    assert parse([]) == parse([False]) or not parse([]).settings.enabled
+    assert parse([False, "no picture"]).references == ()
+
+
+@pytest.mark.parametrize(
+    "form", [PICTURE, "data:image/png;base64," + PICTURE, Image.fromarray(NOISE), NOISE, [PICTURE], "\n".join([PICTURE])]
+)
+def test_forms_of_a_picture(form):
+    assert np.array_equal(parse([{"reference": form}]).references[0].rgb, NOISE)
+
+
+def test_pictures_are_told_apart_by_content():
+    one, other = Asked(NOISE), Asked(255 - NOISE)
+    again = text(Image.fromarray(NOISE), "BMP")
+    assert one.hash == parse([{"reference": again}]).references[0].hash != other.hash
+    assert one.hash != Asked(NOISE, drawn=np.ones((48, 40), bool)).hash
+    assert np.array_equal(np.asarray(one.picture()), NOISE)
+
+
+def test_a_brush_and_a_mask():
+    painted = Image.new("RGBA", (40, 48), "black")
+    ImageDraw.Draw(painted).rectangle([0, 0, 39, 20], fill="white")
+    for given_ in ({"reference": {"image": Image.fromarray(NOISE), "mask": painted}}, {"reference": PICTURE, "mask": text(painted)}):
+        drawn = parse([given_]).references[0].drawn
+        assert drawn[:21].all() and not drawn[21:].any()
+    untouched = {"image": Image.fromarray(NOISE), "mask": Image.new("RGBA", (40, 48), "black")}
+    assert parse([{"reference": untouched}]).references[0].drawn is None
+
+
+@pytest.mark.parametrize(("values", "named"), [
+    ({}, "reference"), ({"reference": []}, "reference"), ({"reference": "x"}, "reference"), ({"reference": 3}, "reference"),
+    ({"reference": PICTURE[:50]}, "reference"), ({"reference": "/etc/passwd"}, "reference"), ({"reference": [PICTURE, None]}, "reference"),
+    ({"reference": [PICTURE] * 9}, "reference"), ({"reference": text(Image.new("RGB", (8, 8)))}, "reference"),
+    ({"reference": PICTURE, "mask": "x"}, "mask"), ({"reference": PICTURE, "mask": [PICTURE] * 2}, "mask"),
+    ({"reference": PICTURE, "lamda": 1}, "lam"), ({"reference": PICTURE, "lam": "1"}, "lam"), ({"reference": PICTURE, "lam": None}, "lam"),
+    ({"reference": base64.b64encode(b"GIF89a\\x00").decode()}, "reference"), ({"enabled": 1, "reference": PICTURE}, "enabled"),
+])  # fmt: skip
+def test_refusals(values, named):
+    with pytest.raises(SettingsError) as refused:
+        parse([values])
+    assert named in str(refused.value) and str(refused.value).endswith((".", "?")) and "\n" not in str(refused.value)
+
+
+def test_bombs_are_refused_unopened(monkeypatch):
+    monkeypatch.setattr(request, "MOST_PIXELS", 1000)
+    with pytest.raises(SettingsError, match="megapixels"):
+        parse([{"reference": PICTURE}])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=9), st.binary(max_size=9),
+                          st.dictionaries(st.text(max_size=9), st.integers(), max_size=2)), max_size=6))  # fmt: skip
+def test_whatever_comes_is_read_or_refused(args):
+    try:
+        parse(args)
+    except SettingsError as error:
+        assert str(error)
+
+
+def test_where_the_subject_is():
+    clear = figure("RGBA", (0, 0, 0, 0))
+    asked = parse([{"reference": text(clear)}]).references[0]
+    plain = parse([{"reference": text(figure())}]).references[0]
+    for one, source in ((asked, "auto"), (asked, "alpha"), (plain, "auto"), (plain, "background")):
+        found, why = subject(one, source)
+        assert found.mask[10:40, 14:26].all() and found.mask.mean() < 0.4 and not why
+    assert subject(plain, "whole") == (None, ())
+    found, why = subject(parse([{"reference": PICTURE}]).references[0], "auto")
+    assert found is None and len(why) == 1 and why[0].endswith(".")
+    for source in ("alpha", "drawn", "attention"):
+        with pytest.raises(SettingsError, match="mask_source"):
+            subject(plain, source)
