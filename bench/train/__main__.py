@@ -19,14 +19,14 @@ from bench.model.tokenizer import Tokenizer
 from bench.world.sheet import save_png
 from seal_ext.studio.checkpoint import EMBEDDED, CheckpointError, expand, pack
 
-from . import autoencoder, denoiser
+from . import autoencoder, denoiser, words
 from .card import write_card
 from .loop import Trainer
 from .pool import SHARD, Pairs, caption_corpus, shard_path
 from .samples import sample_sheet
 from .teacher import Teacher
 
-STAGES = {"teacher": 0.1, "denoiser": 0.7, "autoencoder": 0.2}  # and the share of the budget each takes
+STAGES = {"teacher": 0.1, "words": 0.03, "denoiser": 0.67, "autoencoder": 0.2}  # and the share of the budget each takes
 SIZE = 128
 NAME = "seal-embedded"
 ROOT = Path(__file__).resolve().parents[2]
@@ -102,6 +102,22 @@ class Workshop:
         self.vae = self._vae()
         self.save_sheet("teacher", autoencoder.sheet(self.vae, self.pool, self.device))
 
+    def words(self, minutes: float) -> None:
+        if self.committed:
+            print("words: the committed text encoder already knows them")
+            return
+        trainer = Trainer(words.Pupil(self.shape).to(self.device), self.folder / "words.safetensors", 1e-3, minutes, average=0.99)
+        trainer.resume()
+        words.train_words(trainer, self.tokenizer(self.shape), self.device, self.logfile)
+
+    def _taught(self, model: Embedded) -> None:
+        """A new model starts with a text encoder that knows its words, when that stage was run."""
+        path = self.folder / "words.safetensors"
+        if path.exists():
+            trainer = Trainer(words.Pupil(self.shape), path, 0.0, 1.0)
+            trainer.resume()
+            model.text.load_state_dict(trainer.averaged.text.state_dict())
+
     def scaled(self) -> Shape:
         """The shape with the scale of this latent space, measured once, on the pool's first shard."""
         if self.committed is None and not self.measured:
@@ -116,6 +132,8 @@ class Workshop:
             raise UserError("the denoiser needs a latent space: run the teacher stage first")
         shape = self.scaled()
         model = self.committed or Embedded(shape)
+        if not self.committed:
+            self._taught(model)
         tokenizer = self.tokenizer(shape)
         latents = denoiser.Latents(self.encode)
         trainer = Trainer(denoiser.Denoiser(model).to(self.device), self.folder / "denoiser.safetensors", 8e-4, minutes)

@@ -76,7 +76,7 @@ def pair_texts(seeds: torch.Tensor, salt: int) -> tuple[list[str], list[str], li
     chance = Chance(seeds + (salt << 32), "words")
     named = [CAPTION_NAMED[k] for k in chance.pick("named", len(CAPTION_NAMED)).tolist()]
     words = seeds + (salt << 32)
-    both = write_pair_captions(words, pair.identities, pair.poses, pair.settings, pair.openings, named)
+    both = [c.text for c in write_pair_captions(words, pair.identities, pair.poses, pair.settings, pair.openings, named)]
     singles = [
         [c.text for c in write_captions(words + (k << 24), pair.identities, pair.poses[k], pair.settings[k], named)] for k in range(2)
     ]

@@ -198,14 +198,19 @@ def write_pair_captions(
     settings: tuple[Settings, Settings],
     openings: list[str],
     named: float | list[float] = NAMED,
-) -> list[str]:
-    """Captions of two pictures of one subject on one canvas; `openings` hold the subject in braces."""
+) -> list[Caption]:
+    """Captions of two pictures of one subject on one canvas; `openings` hold the subject in braces.
+
+    What is said of the second picture is under the same names with a 2: its pose is `facts["pose 2"]`.
+    """
     chance = Chance(seeds, "pair caption")
-    texts = []
+    captions = []
     for row, opening in enumerate(openings):
         say, choose = _speaker(chance, row, named[row] if isinstance(named, list) else named)
         first = Writer(facts_of(who, poses[0], settings[0], row), say, choose)
         second = Writer(facts_of(who, poses[1], settings[1], row), say, choose)
         places = [", ".join(w.where()) or "a view" for w in (first, second)]
-        texts.append(f"{opening.format(first.subject())}: {places[0]}; {places[1]}")
-    return texts
+        text = f"{opening.format(first.subject())}: {places[0]}; {places[1]}"
+        there = {f"{name} 2": second.said[name] for name in ("pose", "background", "light") if name in second.said}
+        captions.append(Caption(text, first.said | there))
+    return captions

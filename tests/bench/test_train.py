@@ -11,7 +11,7 @@ from bench.model.embedded import Embedded
 from bench.model.shape import Shape
 from bench.model.tokenizer import Tokenizer, train, write
 from bench.seeds import TRAIN, split_of
-from bench.train import autoencoder, denoiser
+from bench.train import autoencoder, denoiser, words
 from bench.train.__main__ import main
 from bench.train.card import write_card
 from bench.train.loop import Trainer
@@ -123,6 +123,14 @@ def test_the_denoiser_learns_something_in_a_few_steps(pairs, tokenizer, tmp_path
         trainer.update(loss)
         losses.append(float(loss.detach()))
     assert sum(losses[-3:]) < 0.8 * sum(losses[:3])
+
+
+def test_lessons_in_words_ask_what_the_captions_say(tokenizer):
+    tokens, place, answers = words.lesson(0, tokenizer)
+    assert (tokens.gather(1, place[:, None])[:, 0] == tokens.max()).all()  # asked at the end token or at the padding after it
+    assert all(int(answers[name].max()) <= len(options) for name, options in words.FACTS.items())
+    second = answers["pose 2"]
+    assert (second[: len(second) // 2] > 0).any() and not second[len(second) // 2 :].any()
 
 
 def test_the_student_learns_the_teachers_language(pairs, tmp_path):
