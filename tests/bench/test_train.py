@@ -34,6 +34,14 @@ def tokenizer(tmp_path_factory):
     return Tokenizer(folder)
 
 
+class Counted(Trainer):
+    """A budget of five steps, however fast the machine."""
+
+    @property
+    def progress(self):
+        return min(1.0, self.step / 5)
+
+
 def trainer_of(module, path, minutes=1.0):
     return Trainer(module, path, 1e-3, minutes)
 
@@ -100,7 +108,7 @@ def test_batches_are_single_pictures_or_two_panel_canvases(pairs, tokenizer):
     pool = denoiser.Latents(lambda image: torch.zeros(len(image), 4, 8, 8))
     pool.add(pairs)
     shapes = set()
-    for step in range(12):
+    for step in range(24):
         latents, tokens, hints, hinted = denoiser.batch(pool, tokenizer, step)
         assert len(latents) == len(tokens) == len(hints) == len(hinted)
         assert hints.shape[-2:] == tuple(8 * n for n in latents.shape[-2:]) and float(hints.max()) <= 1
@@ -115,14 +123,14 @@ def test_the_denoiser_learns_something_in_a_few_steps(pairs, tokenizer, tmp_path
     pool.add(pairs)
     trainer = trainer_of(denoiser.Denoiser(model), tmp_path / "d.safetensors")
     trainer.warm_from = -1000
-    generator = torch.Generator().manual_seed(0)
+    data = denoiser.batch(pool, tokenizer, 0)
     losses = []
-    for step in range(10):
-        data = denoiser.batch(pool, tokenizer, step)
+    for _ in range(8):
+        generator = torch.Generator().manual_seed(0)  # the same noise and steps each time: what falls is the model's error
         loss = denoiser.denoiser_loss(trainer.module, model.alphas, *data, generator, bf16=False)
         trainer.update(loss)
         losses.append(float(loss.detach()))
-    assert sum(losses[-3:]) < 0.8 * sum(losses[:3])
+    assert losses[-1] < 0.9 * losses[0]
 
 
 def test_lessons_in_words_ask_what_the_captions_say(tokenizer):
@@ -136,10 +144,10 @@ def test_lessons_in_words_ask_what_the_captions_say(tokenizer):
 def test_the_student_learns_the_teachers_language(pairs, tmp_path):
     torch.manual_seed(0)
     teacher = Teacher(4, 16, 16).requires_grad_(False)
-    trainer = trainer_of(AutoencoderKL(SMALL), tmp_path / "a.safetensors", minutes=0.12)
+    trainer = Counted(AutoencoderKL(SMALL), tmp_path / "a.safetensors", 1e-3, 1.0)
     autoencoder.train_student(trainer, teacher, [pairs], torch.device("cpu"), tmp_path / "log.jsonl", lambda: None)
     first = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[0])
-    assert first["stage"] == "autoencoder" and trainer.step > 3
+    assert first["stage"] == "autoencoder" and trainer.step == 5
     assert autoencoder.latent_scale(teacher, [pairs], torch.device("cpu")) > 0
 
 

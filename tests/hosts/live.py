@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 ROOT = Path(__file__).resolve().parents[2]
-STARTS = 300  # seconds within which a WebUI is up
+STARTS = 600  # seconds within which a WebUI is up, on a busy machine too
 # Breaks the run in the middle, where no API call could: `explode N` and `halt N` in a prompt act at the U-Net's N-th call.
 PROBE = """
 import re

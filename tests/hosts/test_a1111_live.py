@@ -133,9 +133,8 @@ def test_attention_optimisations(webui, optimiser):
 def test_infotext_round_trip(webui):
     given = seal(**DOG, blocks="mid up.0-3:0.5 up.4-", clamp=False, lam=2.5)
     drawn, text = webui.drawn(given)
-    assert "SeAl enabled: on" in text and 'SeAl blocks: "' not in text and "SeAl clamp: off" in text and "False" not in text
-    settings = {"prompt": "", "infotext": text}
-    again = webui.draw([True, given["reference"]], **settings)
+    assert "SeAl enabled: on" in text and "SeAl clamp: off" in text and "False" not in text
+    again = webui.draw([True, given["reference"]], infotext=text)
     assert apart(drawn[0], again[0]) == 0
     assert "SeAl" not in webui.drawn()[1]
 

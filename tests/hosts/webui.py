@@ -235,7 +235,7 @@ def modules(model):
 
 def load(named):
     """The adapter, imported as in the host; afterwards no other test sees these packages."""
-    ours = ("seal_ext.hosts.a1111", "seal_ext.hosts.a1111_pass")
+    ours = ("seal_ext.hosts.a1111", "seal_ext.hosts.a1111_pass", "seal_ext.hosts.a1111_model")
     before = {name: sys.modules.get(name) for name in (*named, *ours)}
     sys.modules.update(named)
     try:

@@ -1,0 +1,145 @@
+"""Units of ControlNet beside a stand-in of it: structures are found and aligned, the user's units stay as they are."""
+
+import copy
+import enum
+import importlib
+import sys
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+
+from seal_ext.core.masks import from_drawn
+from seal_ext.request import Asked
+from seal_ext.settings import Settings
+
+
+class Mode(str, enum.Enum):
+    RESIZE, INNER, OUTER = "Just Resize", "Crop and Resize", "Resize and Fill"
+
+
+class Unit:
+    """As much of ControlNet's unit as the adapter looks at."""
+
+    def __init__(self, enabled=True, module="none", model="some_t2ia", image=None, resize_mode=Mode.RESIZE, **more):
+        more = dict(mask=None, input_mode=SimpleNamespace(value="simple"), pixel_perfect=False, processor_res=64, threshold_a=1,
+                    threshold_b=2) | more  # fmt: skip
+        vars(self).update(enabled=enabled, module=module, model=model, image=image, resize_mode=resize_mode, **more)
+
+    @classmethod
+    def from_dict(cls, given):
+        return cls(**given)
+
+    @staticmethod
+    def cls_get_preprocessor(name):
+        return SimpleNamespace(returns_image=True, cached_call=lambda rgb, **how: SimpleNamespace(value=255 - rgb))
+
+    def copy(self, update=()):
+        made = copy.copy(self)
+        vars(made).update(update)
+        return made
+
+    def get_input_images_rgba(self):
+        return None if self.image is None else [np.dstack([self.image, np.zeros_like(self.image[..., 0])])]
+
+    def serialize(self):
+        return f"Module: {self.module}"
+
+
+class Seal(SimpleNamespace):
+    def note(self, sentence):
+        self.notes.append(sentence)
+
+
+@pytest.fixture
+def controlnet(monkeypatch):
+    packages = {"modules": ModuleType("modules"), "modules.errors": ModuleType("modules.errors")}
+    packages["modules"].errors, packages["modules.errors"].report = packages["modules.errors"], lambda *args, **kwargs: None
+    packages["internal_controlnet.external_code"] = SimpleNamespace(ControlNetUnit=Unit, resize_mode_from_value=Mode)
+    for name, module in packages.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.delitem(sys.modules, "seal_ext.hosts.controlnet", raising=False)
+    yield importlib.import_module("seal_ext.hosts.controlnet")
+    sys.modules.pop("seal_ext.hosts.controlnet", None)
+
+
+def figure(left, top, right, bottom, size=64):
+    image = np.zeros((size, size, 3), np.uint8)
+    image[top:bottom, left:right] = 255
+    return image
+
+
+def seal(units, mask=None, **settings):
+    """A run whose reference stands in the middle, 40 pixels tall, before units of a script that comes after another."""
+    mask = figure(24, 12, 40, 52) if mask is None else mask
+    script = SimpleNamespace(title=lambda: "ControlNet", args_from=1, args_to=1 + len(units))
+    p = SimpleNamespace(scripts=SimpleNamespace(alwayson_scripts=[script]), script_args=("other", *units), width=64, height=64)
+    subjects = [from_drawn(mask) if mask.any() else None]
+    return Seal(p=p, settings=Settings.parse(dict(enabled=True, margin=0.0) | settings), request=SimpleNamespace(references=[Asked(mask)]),
+                subjects=subjects, notes=[], undo=[], aligned=[], units=[], bridge_refused="")  # fmt: skip
+
+
+def box(image):
+    rows, columns = np.nonzero(image.max(2) > 127)
+    return columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+
+
+@pytest.mark.parametrize("form", [Unit, dict])
+def test_a_structure_comes_to_where_the_reference_stands(controlnet, form):
+    given = form(enabled=True, module="none", model="some_t2ia", image=figure(4, 10, 12, 30), resize_mode=Mode.RESIZE)
+    before = copy.deepcopy(given if form is dict else vars(given))
+    run = seal([given, Unit(enabled=False)])
+    controlnet.align_units(run)
+    aligned = run.p.script_args[1]
+    assert np.abs(np.subtract(box(aligned.image), (24, 12, 40, 52))).max() <= 1 and aligned.resize_mode is Mode.RESIZE
+    assert run.p.script_args[0] == "other" and not run.p.script_args[2].enabled
+    run.undo.pop()()
+    assert run.p.script_args[1] is given
+    assert all(np.array_equal(value, before[name]) for name, value in (given if form is dict else vars(given)).items() if name == "image")
+
+
+def test_a_preprocessor_runs_before_aligning_and_the_infotext_keeps_it(controlnet):
+    run = seal([Unit(module="depth_midas", image=255 - figure(4, 10, 12, 30))])
+    controlnet.align_units(run)
+    aligned = run.p.script_args[1]
+    assert aligned.module == "none" and np.abs(np.subtract(box(aligned.image), (24, 12, 40, 52))).max() <= 1
+    assert controlnet.infotext(run) == {"ControlNet 0": "Module: depth_midas"}
+
+
+@pytest.mark.parametrize(("unit", "said"), [
+    (dict(module="reference_only", model="None"), "from the prompt alone"), (dict(model="ip-adapter_sd15"), "from the prompt alone"),
+    (dict(enabled=False), "from the prompt alone"), (dict(image=None), "has no picture"),
+    (dict(image=figure(0, 0, 0, 0)), "stays where it is"), (dict(input_mode=SimpleNamespace(value="merge")), "several"),
+])  # fmt: skip
+def test_what_is_left_alone_is_said(controlnet, unit, said):
+    given = Unit(**(dict(image=figure(4, 10, 12, 30)) | unit))
+    run = seal([given])
+    controlnet.align_units(run)
+    assert run.p.script_args[1] is given and any(said in note for note in run.notes)
+
+
+def test_a_reference_without_a_known_subject_moves_nothing(controlnet):
+    given = Unit(image=figure(4, 10, 12, 30))
+    run = seal([given], mask=figure(0, 0, 0, 0))
+    controlnet.align_units(run)
+    assert run.p.script_args[1] is given and any("draw a mask" in note for note in run.notes)
+
+
+def test_switched_off_it_only_looks(controlnet):
+    given = Unit(image=figure(4, 10, 12, 30))
+    run = seal([given], align=False)
+    controlnet.align_units(run)
+    assert run.p.script_args[1] is given and not run.notes
+
+
+def test_reference_units_leave_no_room_for_delta_bridge(controlnet):
+    run = seal([Unit(module="reference_adain", model="None")])
+    controlnet.align_units(run)
+    assert run.bridge_refused
+
+
+def test_without_controlnet(controlnet):
+    run = seal([])
+    run.p.scripts.alwayson_scripts.clear()
+    controlnet.align_units(run)
+    assert run.notes and run.p.script_args == ("other",)
