@@ -30,6 +30,7 @@ class Command:
 COMMANDS = {
     "test": Command("lint, then the tests; arguments go to pytest", ("studio", "dev"), (("ruff", "check"), ("pytest",))),
     "bench": Command("measure: a report's name, then its arguments", ("studio",), (("bench",),), first="a report, such as `model`"),
+    "demo": Command("draw one character in three poses, measured against the truth", ("studio",), (("bench.demo",),)),
     "train": Command("train the embedded model, or resume", ("studio",), (("bench.train",),)),
 }
 

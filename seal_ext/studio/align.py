@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from seal_ext.core.geometry import FILL, Alignment, Correction, align, apply
-from seal_ext.core.masks import BLACK_BEHIND, AlignError, Subject, from_control_map
+from seal_ext.core.masks import BLACK_BEHIND, AlignError, Box, Subject, from_control_map
 from seal_ext.settings import Settings
 from seal_ext.studio.cli import Parser, UserError, add_model, add_reference, add_settings, read_settings
 from seal_ext.studio.drawing import boxes_overlay
@@ -24,6 +24,7 @@ EXAMPLES = """\
 """
 KINDS = ("auto", *BLACK_BEHIND, "depth", "render")
 SMALLEST, LARGEST = 64, 4096
+PREVIEW = 1024  # pixels of the longer side at which an alignment is shown
 
 
 def add_structure(parser: ArgumentParser, required: bool = False) -> None:
@@ -50,17 +51,17 @@ def align_structure(
 ) -> tuple[Alignment, np.ndarray]:
     """The alignment, and the structure at the canvas's size as it asks; only resized when AnchorAlign is off or cannot act."""
     known = None if kind == "auto" else kind
+    if not settings.align:
+        whole = Box(0.0, 0.0, *map(float, canvas))
+        off = ("AnchorAlign is off: the structure is only resized.",)
+        found = Alignment(canvas, structure.shape[1::-1], FILL, FILL, whole, whole, reasons=off)
+        return found, apply(structure, found, known)
     hand = Correction(settings.hand_x, settings.hand_y, settings.hand_scale)
     try:
         subject = from_control_map(structure, known)
         found = align(reference, subject, canvas, FILL, anchor=settings.anchor, margin=settings.margin, correction=hand)
     except AlignError as error:
-        if not settings.align:
-            raise UserError(f"the structure cannot be used: {error}") from None
-        raise
-    if not settings.align:
-        off = ("AnchorAlign is off: the structure is only resized.",)
-        found = replace(found, scale=1.0, shift=(0.0, 0.0), rule="one", correction=Correction(), reasons=off)
+        raise UserError(f"{error} To use the structure as it is: --set align=off") from None
     return found, apply(structure, found, known)
 
 
@@ -83,9 +84,7 @@ def main(argv: list[str]) -> int:
     picture = read_picture(options.reference, "the reference")
     structure = on_white(read_picture(options.structure, "the structure"))
     drawn = None if options.mask is None else read_picture(options.mask, "the mask")
-    # Without a model's own size the reference's shape is the canvas: aligning needs no weights.
-    height, width = picture.shape[:2]
-    canvas = read_size(options.size, 0) if options.size else (max(64, round(width / 64) * 64), max(64, round(height / 64) * 64))
+    canvas = read_size(options.size, 0) if options.size else canvas_like(picture)
 
     def studio():
         return open_studio(options.checkpoint, options.adapter, options.config, options.device)
@@ -99,6 +98,13 @@ def main(argv: list[str]) -> int:
     write_picture(aligned, out)
     print(f"{out}\n{write_picture(boxes_overlay(aligned, on_canvas(picture, canvas), found), beside(out, 'overlay'))}")
     return 0
+
+
+def canvas_like(picture: np.ndarray) -> tuple[int, int]:
+    """The reference's own shape, for want of a model's size: aligning needs no weights."""
+    height, width = picture.shape[:2]
+    shrink = min(1.0, PREVIEW / max(height, width))
+    return tuple(max(SMALLEST, round(side * shrink / 64) * 64) for side in (width, height))
 
 
 def on_canvas(picture: np.ndarray, canvas: tuple[int, int]) -> np.ndarray:

@@ -48,6 +48,9 @@ def run(main: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> 
         return main(list(sys.argv[1:] if argv is None else argv))
     except (UserError, AlignError, SettingsError, CheckpointError) as error:
         return complain(error)
+    except BrokenPipeError:  # whoever reads the output has read enough
+        sys.stdout = None
+        return 1
     except (KeyboardInterrupt, Cancelled):
         print(file=sys.stderr)
         return 130
@@ -134,8 +137,3 @@ class Bar:
         if self.shown:
             self.stream.write("\r\x1b[K")
             self.stream.flush()
-
-
-def parts(progress: Callable[[float, str], None], start: float, end: float) -> Callable[[float, str], None]:
-    """Progress of one part of the work, as progress of the whole."""
-    return lambda share, doing: progress(start + (end - start) * share, doing)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from seal_ext.core import masks
@@ -64,9 +65,10 @@ def _of_drawn(drawn: np.ndarray | None, picture: np.ndarray) -> Subject:
     found = masks.from_drawn(drawn)
     if found.size == picture.shape[1::-1]:
         return found
-    if abs(found.size[0] * picture.shape[0] / (found.size[1] * picture.shape[1]) - 1) > 0.02:
-        raise UserError(f"the mask's shape {found.size[0]} × {found.size[1]} is not the reference's {picture.shape[1]} × {picture.shape[0]}")
-    return masks.from_drawn(masks.cv2.resize(drawn, picture.shape[1::-1], interpolation=masks.cv2.INTER_LINEAR))
+    (height, width), (w, h) = picture.shape[:2], found.size
+    if abs(w * height / (h * width) - 1) > 0.02:
+        raise UserError(f"the mask is {w} × {h} pixels, which is another shape than the reference's {width} × {height}")
+    return masks.from_drawn(cv2.resize(drawn, (width, height), interpolation=cv2.INTER_LINEAR))
 
 
 def _of_attention(picture: np.ndarray, heat: Heat | None) -> Subject:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -151,14 +151,13 @@ def _single_file(path: Path, config: Path | None, dtype: torch.dtype) -> Any:
     large = any(name.startswith("conditioner.embedders.1.") for name in shapes)
     kind = diffusers.StableDiffusionXLPipeline if large else diffusers.StableDiffusionPipeline
     more = {} if large else {"safety_checker": None, "feature_extractor": None}
-    before = os.environ.get("HF_HUB_OFFLINE")
     try:
         return kind.from_single_file(str(path), config=config and str(config), local_files_only=True, torch_dtype=dtype, **more)
     except Exception as error:
         if config is None and _is_absence(error):
-            raise UserError(f"the configuration and tokenizer for {path} are not on this machine: give --config FOLDER (a diffusers model of "
-                            "the same kind, its weights may be missing), or set HF_HUB_OFFLINE=0 once to fetch them") from None  # fmt: skip
-        raise UserError(f"{path} could not be opened: {error!s:.300} ({type(error).__name__}; HF_HUB_OFFLINE={before})") from error
+            raise UserError(f"the configuration and tokenizer for {path} are not on this machine: give --config FOLDER (a diffusers model "
+                            "of the same kind, without its weights), or set HF_HUB_OFFLINE=0 once to fetch them") from None  # fmt: skip
+        raise UserError(f"{path} could not be opened: {error!s:.300}") from error
 
 
 def _is_absence(error: BaseException) -> bool:
@@ -195,6 +194,7 @@ def _quiet() -> None:
     import diffusers
     import transformers
 
+    warnings.filterwarnings("ignore", message=".*decode_latents.*", category=FutureWarning)
     diffusers.utils.logging.set_verbosity_error()
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()

@@ -2,7 +2,6 @@
 
 import re
 
-import numpy as np
 import pytest
 import torch
 
@@ -56,9 +55,9 @@ def test_mistakes_cost_one_line(capsys, tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(not ((EMBEDDED / "manifest.json").exists() and WEIGHTS.exists()), reason="the weights are not in this tree")
 def test_the_page_has_every_picture(tmp_path, capsys):
-    assert run(demo.main, ["--steps", "2", "--out", str(tmp_path)]) == 0
+    assert run(demo.main, ["--steps", "3", "--out", str(tmp_path)]) == 0
     html = (tmp_path / "index.html").read_text(encoding="utf-8")
     named = re.findall(r'src="([^"]+)"', html)
     assert len(named) == 1 + 6 * 8 + 3 and all((tmp_path / name).exists() for name in named)
     assert "http" not in html and "index.html" in capsys.readouterr().out
-    assert not re.search(r">(nan|inf)", html) and np.isfinite(len(html))
+    assert not re.search(r">-?(nan|inf)<", html)

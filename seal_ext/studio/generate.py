@@ -1,0 +1,281 @@
+"""`studio generate`: a character from one picture, in a new pose; with SeAl, and with the maps that show what it did."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from seal_ext.core.cache import AppearanceCache
+from seal_ext.core.geometry import Alignment
+from seal_ext.core.masks import Subject
+from seal_ext.core.matching import Match
+from seal_ext.hosts.diffusers import MEGABYTE, Picture, Seal, as_tensor, fit
+from seal_ext.run import CONDITIONAL, Site
+from seal_ext.settings import Settings
+from seal_ext.studio.align import add_structure, align_structure, on_canvas, read_size, say_alignment
+from seal_ext.studio.cli import Bar, Parser, UserError, add_model, add_reference, add_settings, read_settings
+from seal_ext.studio.drawing import boxes_overlay, disagreement_map, mask_overlay, match_map
+from seal_ext.studio.mask import find_subject, heat_of, say
+from seal_ext.studio.models import SAMPLERS, Studio, open_studio
+from seal_ext.studio.pictures import beside, on_white, png, read_picture, write_picture
+
+EXAMPLES = """\
+  python -m seal_ext.studio generate --prompt "a woman running, in a meadow" --out plain.png
+  python -m seal_ext.studio generate --reference anna.png --structure running.png --prompt "a woman running, in a meadow" --maps
+  python -m seal_ext.studio generate --reference anna.png --prompt "a woman in a green shirt, running" \\
+      --appearance-prompt "a woman in a red shirt, running" --preset faithful --set tau_late=0.4 --seed 7 --count 4
+  python -m seal_ext.studio generate --checkpoint sdxl.safetensors --preset calibrated.json --reference anna.png --prompt "a woman running"
+"""
+Progress = Callable[[float, str], None]
+LARGEST_SEED = 1 << 63
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to draw."""
+
+    prompt: str
+    negative: str = ""
+    appearance_prompt: str = ""
+    size: tuple[int, int] = (512, 512)  # width, height
+    steps: int = 20
+    guidance: float = 7.0
+    seeds: tuple[int, ...] = (0,)
+    batch: int = 1  # images drawn at once; no picture depends on it
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The character's picture, and where on it the character is."""
+
+    picture: np.ndarray  # RGB or RGBA bytes
+    subject: Subject
+
+
+@dataclass
+class Result:
+    """Pictures (height, width, 3) in bytes, one a seed, and beside them what explains them, where there is any."""
+
+    images: list[np.ndarray] = field(default_factory=list)
+    matches: list[np.ndarray] = field(default_factory=list)
+    disagreements: list[np.ndarray] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+class MatchWatch:
+    """Remembers what the finest layer found in the reference at the last step."""
+
+    def __init__(self):
+        self.seal: Seal | None = None
+        self.index = self.amount = None
+        self.images: list[int] = []
+
+    def __call__(self, site: Site, match: Match, amount: torch.Tensor) -> None:
+        tokens = amount.shape[-1]
+        if self.index is not None and tokens < self.index.shape[-1]:
+            return
+        now = self.seal.run.now
+        taking = [row for row, weight in zip(now.rows, now.weights, strict=True) if weight]
+        rows = [i for i, row in enumerate(taking) if row.kind == CONDITIONAL]
+        self.index, self.amount = match.index[rows, 0, :, 0], amount[rows].mean(1)
+        self.images = [taking[i].image for i in rows]
+
+
+def generate(
+    studio: Studio,
+    job: Job,
+    settings: Settings,
+    reference: Reference | None = None,
+    structure: np.ndarray | None = None,
+    progress: Progress = lambda share, doing: None,
+    cache: AppearanceCache | None = None,
+) -> Result:
+    """Draws the job. `structure` is a map at the job's size, aligned or not. `progress` may raise, and everything is undone."""
+    settings = settings.for_architecture(studio.architecture)
+    cache = cache or AppearanceCache(settings.cache_mb * MEGABYTE)
+    result = Result()
+    groups = [job.seeds[i : i + job.batch] for i in range(0, len(job.seeds), job.batch)]
+    for number, seeds in enumerate(groups):
+        share = (number / len(groups), (number + 1) / len(groups))
+        _draw(studio, job, seeds, settings, reference, structure, _within(progress, share), cache, result)
+    return result
+
+
+def _draw(studio, job: Job, seeds: Sequence[int], settings: Settings, reference, structure, progress: Progress, cache, result) -> None:
+    pipe = studio.pipe if structure is None else studio.structured
+    width, height = job.size
+    more = {} if structure is None else {"image": as_tensor(structure)[None].repeat(len(seeds), 1, 1, 1).to(pipe.device, pipe.unet.dtype)}
+    watch = MatchWatch()
+    seal = nullcontext()
+    if reference is not None and settings.enabled:
+        picture = Picture(on_white(reference.picture), reference.subject.mask)
+        told = job.appearance_prompt or settings.appearance_prompt or None
+        seal = watch.seal = Seal(pipe, picture, settings, appearance_prompt=told, cache=cache, watch=watch if settings.show_match else None,
+                                 seeds=seeds, tell=lambda done, of: progress(0.2 * done / of, "reading the reference"))  # fmt: skip
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    with _reporting(pipe, job.steps, _within(progress, (0.2, 1.0))), seal:
+        drawn = pipe(prompt=[job.prompt] * len(seeds), negative_prompt=[job.negative] * len(seeds), width=width, height=height, **more,
+                     num_inference_steps=job.steps, guidance_scale=job.guidance, generator=generators, output_type="np").images  # fmt: skip
+        images = [(image * 255).round().clip(0, 255).astype(np.uint8) for image in np.nan_to_num(drawn)]
+        if watch.seal is not None:
+            _explain(watch, images, settings, result)
+    result.images += images
+
+
+def _explain(watch: MatchWatch, images: list[np.ndarray], settings: Settings, result: Result) -> None:
+    """Before the run is closed: its maps, and what it has to say."""
+    run = watch.seal.run
+    if run is None:
+        return
+    result.notes += [note for note in run.notes if note not in result.notes]
+    height, width = images[0].shape[:2]
+    if watch.index is not None:
+        shown, _ = fit(as_tensor(watch.seal.pictures[0].image), height, width)
+        mask = run.references[0][0].mask
+        by_image = dict(zip(watch.images, zip(watch.index, watch.amount, strict=True), strict=True))
+        result.matches += [match_map(shown[0], mask, *by_image[image]) for image in range(len(images))]
+    disagreement = run.gate.picture() if run.gate and settings.show_disagreement else None
+    if disagreement is not None:
+        result.disagreements += [disagreement_map(image, seen) for image, seen in zip(images, disagreement, strict=True)]
+
+
+def _within(progress: Progress, share: tuple[float, float]) -> Progress:
+    return lambda done, doing: progress(share[0] + (share[1] - share[0]) * done, doing)
+
+
+@contextmanager
+def _reporting(pipe, steps: int, progress: Progress) -> Iterator[None]:
+    """Every diffusers pipeline tells its steps to its progress bar, and only there by the same name: so this is the bar."""
+
+    class Steps:
+        done = 0
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+        def update(self, count: int = 1) -> None:
+            self.done += count
+            progress(self.done / steps, "drawing")
+
+    pipe.progress_bar = lambda *args, **more: Steps()
+    try:
+        yield
+    finally:
+        del pipe.progress_bar
+
+
+def add_job(parser: Parser) -> None:
+    group = parser.add_argument_group("picture")
+    group.add_argument("--prompt", required=True, help="what to draw")
+    group.add_argument("--negative", default="", metavar="PROMPT", help="what not to draw")
+    group.add_argument("--appearance-prompt", default="", metavar="PROMPT",
+                       help="your prompt, with the contradicting words as the reference has them")  # fmt: skip
+    group.add_argument("--seed", type=int, default=0, help="of the first picture; the others count on from it")
+    group.add_argument("--count", type=int, default=1, help="how many pictures")
+    group.add_argument("--batch", type=int, default=1, help="how many at once; no picture depends on it")
+    group.add_argument("--steps", type=int, default=20)
+    group.add_argument("--cfg", type=float, help="guidance; what suits the model if not given")
+    group.add_argument("--sampler", default="ddim", choices=SAMPLERS)
+    group.add_argument("--maps", action="store_true", help="also write the mask, the alignment, the match and the disagreement")
+    group.add_argument("--out", type=Path, default=Path("seal.png"), help="the picture's file; maps are named after it")
+
+
+def read_job(options, studio: Studio) -> Job:
+    for name, low, high in (("count", 1, 256), ("batch", 1, 64), ("steps", 1, 1000)):
+        if not low <= getattr(options, name) <= high:
+            raise UserError(f"--{name} is {getattr(options, name)}; it lies between {low} and {high}")
+    guidance = studio.guidance if options.cfg is None else options.cfg
+    if not 0 <= guidance <= 50:
+        raise UserError(f"--cfg is {guidance:g}; it lies between 0 and 50")
+    if not 0 <= options.seed < LARGEST_SEED - options.count:
+        raise UserError("--seed is a whole number from 0")
+    seeds = tuple(range(options.seed, options.seed + options.count))
+    size = read_size(options.size, studio.size)
+    return Job(options.prompt, options.negative, options.appearance_prompt, size, options.steps, guidance, seeds, options.batch)
+
+
+def main(argv: list[str]) -> int:
+    parser = Parser(prog="studio generate", description=__doc__, examples=EXAMPLES)
+    add_job(parser)
+    add_reference(parser, required=False)
+    add_structure(parser)
+    add_model(parser)
+    add_settings(parser)
+    options = parser.parse_args(argv)
+    out, settings = png(options.out), read_settings(options.preset, options.changes)
+    if options.maps:
+        settings = replace(settings, show_match=True, show_disagreement=True, show_aligned=True, show_mask=True)
+    picture = None if options.reference is None else read_picture(options.reference, "the reference")
+    structure = None if options.structure is None else on_white(read_picture(options.structure, "the structure"))
+    drawn = None if options.mask is None else read_picture(options.mask, "the mask")
+    pose = None if options.reference_pose is None else on_white(read_picture(options.reference_pose, "the reference's pose"))
+    studio = open_studio(options.checkpoint, options.adapter, options.config, options.device, options.sampler)
+    job, found, reference = read_job(options, studio), None, None
+    if structure is not None:
+        _ = studio.structured  # says at once that there is no adapter
+    if picture is not None:
+        told = job.appearance_prompt or job.prompt
+        subject = find_subject(picture, settings.mask_source, drawn, heat_of(lambda: studio, picture, told, options.subject))
+        say(subject)
+        reference = Reference(picture, subject if pose is None else subject.with_pose(pose))
+    if structure is not None:
+        found, structure = place(reference, structure, job.size, settings, options.structure_kind)
+        say_alignment(found)
+    bar = Bar()
+    try:
+        result = generate(studio, job, settings, reference, structure, bar)
+    finally:
+        bar.done()
+    for path in write(result, job, settings, out, reference, structure, found):
+        print(path)
+    for note in result.notes:
+        print(f"note: {note}")
+    return 0
+
+
+def place(reference: Reference | None, structure: np.ndarray, size: tuple[int, int], settings: Settings, kind: str):
+    """The structure on the canvas; without a reference there is nothing to align it with."""
+    if reference is None:
+        settings = replace(settings, align=False)
+    subject = None if reference is None else replace(reference.subject, reasons=())
+    return align_structure(subject, structure, size, settings, kind)
+
+
+def write(
+    result: Result,
+    job: Job,
+    settings: Settings,
+    out: Path,
+    reference: Reference | None = None,
+    structure: np.ndarray | None = None,
+    found: Alignment | None = None,
+) -> list[Path]:
+    """All files of a run; the pictures carry their parameters as a WebUI writes them."""
+    several = len(result.images) > 1
+    names = [beside(out, str(number)) if several else out for number in range(1, len(result.images) + 1)]
+    written = [write_picture(image, name, {"parameters": infotext(job, seed, settings if reference else None)})
+               for image, name, seed in zip(result.images, names, job.seeds, strict=True)]  # fmt: skip
+    for word, maps in (("match", result.matches), ("disagreement", result.disagreements)):
+        written += [write_picture(image, beside(name, word)) for image, name in zip(maps, names, strict=False)]
+    if reference is not None and settings.show_mask:
+        written.append(write_picture(mask_overlay(on_white(reference.picture), reference.subject.mask), beside(out, "mask")))
+    if reference is not None and structure is not None and settings.show_aligned:
+        back = on_canvas(reference.picture, job.size)
+        written.append(write_picture(boxes_overlay(structure, back, found), beside(out, "aligned")))
+    return written
+
+
+def infotext(job: Job, seed: int, settings: Settings | None) -> str:
+    lines = [job.prompt] + ([f"Negative prompt: {job.negative}"] if job.negative else [])
+    facts = {"Steps": job.steps, "CFG scale": f"{job.guidance:g}", "Seed": seed, "Size": f"{job.size[0]}x{job.size[1]}"}
+    facts |= settings.to_infotext() if settings else {}
+    quoted = (f'{key}: "{value}"' if "," in str(value) else f"{key}: {value}" for key, value in facts.items())
+    return "\n".join([*lines, ", ".join(quoted)])
