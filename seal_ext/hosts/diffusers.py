@@ -174,10 +174,8 @@ class Seal:
         return 2 ** (len(self.pipe.vae.config.block_out_channels) - 1)
 
     def _encode(self, picture: Picture, height: int, width: int, like: Tensor) -> Reference:
-        vae = self.pipe.vae
         image, inside = fit(as_tensor(picture.image), height, width)
-        latent = vae.encode((image * 2 - 1).to(vae.device, vae.dtype)).latent_dist.mean
-        latent = (latent - (getattr(vae.config, "shift_factor", None) or 0)) * vae.config.scaling_factor
+        latent = encoded(self.pipe.vae, image)
         mask = None
         if picture.mask is not None:
             mask = fit(as_tensor(picture.mask)[:1], height, width)[0][0, 0] > 0.5
@@ -296,6 +294,12 @@ def as_tensor(image) -> Tensor:
         image = torch.from_numpy(np.ascontiguousarray(array)).permute(2, 0, 1)
     image = image.float()
     return image[None] if image.ndim == 2 else image[:3]
+
+
+def encoded(vae, canvas: Tensor) -> Tensor:
+    """The latent of a picture (1, 3, height, width) in [0, 1], scaled as the U-Net expects: the mean, which draws no random number."""
+    latent = vae.encode((canvas * 2 - 1).to(vae.device, vae.dtype)).latent_dist.mean
+    return (latent - (getattr(vae.config, "shift_factor", None) or 0)) * vae.config.scaling_factor
 
 
 def fit(image: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:

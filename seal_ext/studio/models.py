@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seal_ext.hosts.diffusers import as_tensor, fit
+from seal_ext.hosts.diffusers import as_tensor, encoded, fit
 from seal_ext.studio import checkpoint as files
 from seal_ext.studio.cli import UserError
 
@@ -79,11 +79,8 @@ class Studio:
     @torch.no_grad()
     def encode(self, image, height: int, width: int) -> tuple[Tensor, Tensor]:
         """A picture's latent, scaled as the U-Net expects, and where on the canvas it lies."""
-        vae = self.pipe.vae
         canvas, inside = fit(as_tensor(image), height, width)
-        latent = vae.encode((canvas * 2 - 1).to(vae.device, vae.dtype)).latent_dist.mean
-        latent = (latent - (getattr(vae.config, "shift_factor", None) or 0)) * vae.config.scaling_factor
-        return latent.to(self.pipe.unet.dtype), inside
+        return encoded(self.pipe.vae, canvas).to(self.pipe.unet.dtype), inside
 
     @torch.no_grad()
     def conditioning(self, prompt: str, rows: int, height: int, width: int) -> dict[str, Any]:
