@@ -25,14 +25,20 @@ class Command:
     needs: tuple[str, ...]  # requirement sets, requirements/NAME.txt
     steps: tuple[tuple[str, ...], ...]
     first: str = ""  # what the first argument must be, where one is required
+    path: bool = False  # whether that is a path, as seen from where the user stands
 
 
 COMMANDS = {
-    "test": Command("lint, then the tests; arguments go to pytest", ("studio", "dev"), (("ruff", "check"), ("pytest",))),
+    "test": Command("lint, then the tests; arguments go to pytest. `test hosts`: inside the WebUI that SEAL_WEBUI names",
+                    ("studio", "dev"), (("ruff", "check"), ("pytest",))),
     "bench": Command("measure: a report's name, then its arguments", ("studio",), (("bench",),), first="a report, such as `model`"),
     "demo": Command("draw one character in three poses, measured against the truth", ("studio",), (("bench.demo",),)),
     "train": Command("train the embedded model, or resume", ("studio",), (("bench.train",),)),
-}
+    "webui": Command("link the extension into a WebUI, with the embedded model; --remove undoes it", ("studio",),
+                     (("seal_ext.studio.webui",),), "the WebUI's folder", path=True),
+}  # fmt: skip
+# Words that stand for tests of their own: `test hosts` is the suite that a real WebUI takes part in.
+SUITES = {"hosts": ("-m", "live", "tests/hosts")}
 
 
 class Environment:
@@ -121,6 +127,10 @@ def main(argv: list[str], environment: Environment) -> int:
         return 2
     if code := environment.prepare(command.needs):
         return code
+    if name == "test" and rest and rest[0] in SUITES:
+        rest[:1] = SUITES[rest[0]]
+    if command.path:
+        rest = [word if word.startswith("-") else str(Path(word).expanduser().absolute()) for word in rest]
     *before, last = command.steps
     for step in (*before, (*last, *rest)):
         if code := environment.run([str(environment.python), "-m", *step]):

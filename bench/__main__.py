@@ -10,6 +10,9 @@ REPORTS = {
     "align": "bench.align_report",
     "identity": "bench.identity.report",
     "model": "bench.model_report",
+    "results": "bench.identity.page",
+    "sweep": "bench.identity.sweeps",
+    "tune": "bench.identity.tuning",
     "world": "bench.world_sheet",
 }
 

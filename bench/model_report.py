@@ -27,6 +27,7 @@ from seal_ext.studio.checkpoint import EMBEDDED, CheckpointError, Expanded, expa
 STEPS, GUIDANCE = 20, 4.0
 RENDERS = 1000  # pictures that the judge is examined on
 CHUNK = 16
+FIGURES = EMBEDDED / "figures.json"  # what the card's page says, for whoever compares with it
 
 
 class Model:
@@ -162,7 +163,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--final", action="store_true", help="use test seeds, which nothing is tuned on")
     parser.add_argument("--renders", type=int, default=RENDERS, help="pictures the judge is examined on")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
-    parser.add_argument("--card", type=Path, metavar="FILE", help="write the model card there, as Markdown")
+    parser.add_argument("--card", type=Path, metavar="FILE", help="write the model card there, as Markdown, and its figures beside it")
     options = parser.parse_args(argv)
     split = FINAL if options.final else DEVELOPMENT
     seeds = seed_range(options.seeds or f"{split.start}:{split.start + 64}", options.final)
@@ -177,4 +178,5 @@ def main(argv: list[str]) -> int:
         write_text(options.json, json.dumps(report, indent=1) + "\n")
     if options.card:
         write_text(options.card, page(report, "test" if options.final else "development"))
+        write_text(options.card.with_name(FIGURES.name), json.dumps(report, indent=1) + "\n")
     return 0

@@ -3,13 +3,15 @@
 from modules import errors, script_callbacks, scripts
 from modules.ui_components import InputAccordion
 
-from seal_ext import request
-from seal_ext.hosts import a1111, controlnet
+from seal_ext import api, request
+from seal_ext.hosts import a1111, controlnet, options, registry, xyz
 from seal_ext.settings import SettingsError
-from seal_ext.ui import accordion
+from seal_ext.ui import accordion, webui
 
 
 class SealScript(scripts.Script):
+    page = None  # the accordion, while the WebUI builds its page
+
     def title(self):
         return "SeAl"
 
@@ -17,16 +19,18 @@ class SealScript(scripts.Script):
         return scripts.AlwaysVisible
 
     def ui(self, is_img2img):
-        drawn = accordion.draw(InputAccordion, self.elem_id)
+        self.page = drawn = accordion.draw(InputAccordion, self.elem_id, "img2img" if is_img2img else "txt2img")
         self.infotext_fields, self.paste_field_names = drawn.infotext_fields, drawn.paste_field_names
         return drawn.components
 
+    def after_component(self, component, **kwargs):
+        if self.page is not None:
+            self.page.seen(component, webui)
+
     def before_process(self, p, *args):
         a1111.end(p)
-        if getattr(p, "_ad_inner", False):  # another extension's inner pass draws a face, not the character
-            return
         try:
-            asked = request.parse(args)
+            asked = a1111.for_inner_pass(p, xyz.changed(p, request.parse(args)))
             if asked.settings.enabled:
                 controlnet.align_units(a1111.begin(p, asked))
         except SettingsError as refusal:
@@ -59,6 +63,16 @@ class SealScript(scripts.Script):
             a1111.end(p)
 
 
+def add_routes(demo, app):
+    if options.has_api():
+        api.mount(app, options.guards(app))
+
+
 # Once, at import, and never for a single run: they do nothing while no generation has a Seal.
 script_callbacks.on_cfg_denoiser(a1111.on_cfg_denoiser)
 script_callbacks.on_cfg_denoised(a1111.on_cfg_denoised)
+script_callbacks.on_before_ui(xyz.register)
+script_callbacks.on_ui_settings(options.add_section)
+script_callbacks.on_app_started(add_routes)
+script_callbacks.on_script_unloaded(registry.clear)
+options.settle()

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from .core.cache import fingerprint
 from .core.masks import AlignError, Subject, from_alpha, from_control_map, from_drawn, from_rembg, has_rembg, subject_of
 from .settings import TABLE, Settings, SettingsError
 
 PICTURES = ("reference", "mask")
-# The positional form: the switch first, since a client that sends an object sends it there, then pictures, then the table.
-NAMES = ("enabled", *PICTURES, *(setting.name for setting in TABLE if setting.name != "enabled"))
+# The positional form: the switch first, since a client that sends an object sends it there, then pictures, then the table, and last
+# what an object has in `reference` itself: the page's further pictures of the character.
+NAMES = ("enabled", *PICTURES, *(setting.name for setting in TABLE if setting.name != "enabled"), "more")
 MOST_REFERENCES = 8
 MOST_PIXELS = 1 << 26
+MOST_TEXT = 1 << 27  # characters of a picture in base64
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # of files that come as text; some of the others start programs to be read
 REFERENCE_KEY = "SeAl reference"
 
 
@@ -40,11 +42,29 @@ class Asked:
     def picture(self) -> Image.Image:
         return Image.fromarray(self.rgb if self.alpha is None else np.dstack([self.rgb, self.alpha]))
 
+    def drawing(self) -> Image.Image | None:
+        """What was drawn on it, white on black."""
+        return None if self.drawn is None else Image.fromarray(self.drawn.astype(np.uint8) * 255)
+
 
 @dataclass(frozen=True, eq=False)
 class Request:
     settings: Settings
     references: tuple[Asked, ...] = ()
+
+
+def schema() -> dict[str, object]:
+    """The object that `parse` takes, as JSON schema: pictures and settings."""
+    made = Settings.schema()
+    picture = {"type": "string", "contentEncoding": "base64"}
+    either = {"anyOf": [picture, {"type": "array", "items": picture, "minItems": 1, "maxItems": MOST_REFERENCES}]}
+    pictures = {
+        "reference": {"title": "Reference", "description": "A picture of the character, or several, in base64.", **either},
+        "mask": {"title": "Mask", "description": "Bright where the character is: a picture for each reference, in base64.", **either},
+    }
+    enabled = made["properties"]["enabled"] | {"default": True}  # whoever sends an object means it
+    made["properties"] = pictures | made["properties"] | {"enabled": enabled}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "SeAl", **made, "required": ["reference"]}
 
 
 def parse(args: Sequence[object]) -> Request:
@@ -57,26 +77,30 @@ def parse(args: Sequence[object]) -> Request:
     else:
         values = dict(zip(NAMES, args, strict=False))
     given = {name: values.pop(name, None) for name in PICTURES}
+    more = None if isinstance(first, Mapping) else values.pop("more", None)
     settings = Settings.parse(values)
     if not settings.enabled:
         return Request(settings)
-    references = _references(given["reference"])
-    if not references:
+    references, further = _references(given["reference"]), _references(more)
+    if not references + further:
         raise SettingsError("reference", "Reference (reference) is missing: give a picture of the character.")
     masks = _several(given["mask"], "mask")
     if masks and len(masks) != len(references):
         raise SettingsError("mask", f"Mask (mask): {len(masks)} came for {len(references)} reference pictures; give one for each, or none.")
     if masks:
-        pairs = zip(references, (_opened(mask, "Mask (mask)", "mask") for mask in masks), strict=True)
+        pairs = zip(references, (opened(mask, "Mask (mask)", "mask") for mask in masks), strict=True)
         references = tuple(replace(reference, drawn=_bright(mask, reference.rgb.shape[:2])) for reference, mask in pairs)
-    return Request(settings, references)
+    return Request(settings, _at_most(references + further))
 
 
 def _references(given: object) -> tuple[Asked, ...]:
-    several = _several(given, "reference")
+    return tuple(taken(one) for one in _at_most(_several(given, "reference")))
+
+
+def _at_most(several: Sequence) -> Sequence:
     if len(several) > MOST_REFERENCES:
         raise SettingsError("reference", f"Reference (reference) is at most {MOST_REFERENCES} pictures, not {len(several)}.")
-    return tuple(_asked(one) for one in several)
+    return several
 
 
 def _several(given: object, name: str) -> list[object]:
@@ -87,25 +111,27 @@ def _several(given: object, name: str) -> list[object]:
     return [] if all(nothing) else several
 
 
-def _asked(given: object) -> Asked:
+def taken(given: object) -> Asked:
     """A picture, or the page's {image, mask} with what the brush painted."""
     painted = None
     if isinstance(given, Mapping) and "image" in given:
         given, painted = given["image"], given.get("mask")
-    array = _opened(given, "Reference (reference)", "reference")
+    array = opened(given, "Reference (reference)", "reference")
     if min(array.shape[:2]) < 16:
         raise SettingsError("reference", "Reference (reference) is smaller than 16 pixels a side.")
     alpha = array[..., 3] if array[..., 3].min() < 255 else None
-    drawn = None if painted is None else _bright(_opened(painted, "Reference (reference)", "reference"), array.shape[:2])
+    drawn = None if painted is None else _bright(opened(painted, "Reference (reference)", "reference"), array.shape[:2])
     return Asked(np.ascontiguousarray(array[..., :3]), alpha, drawn if drawn is not None and drawn.any() else None)
 
 
-def _opened(given: object, label: str, name: str) -> np.ndarray:
+def opened(given: object, label: str, name: str) -> np.ndarray:
     """RGBA bytes of a PIL image, an array, or base64 text; nothing is ever fetched or read from a path."""
     try:
         if isinstance(given, str):
             text = given.split(",", 1)[1] if given.startswith("data:") and "," in given[:100] else given
-            given = Image.open(io.BytesIO(base64.b64decode("".join(text.split()), validate=True)))
+            if len(text) > MOST_TEXT:
+                raise SettingsError(name, f"{label} is more than {MOST_TEXT * 3 >> 22} megabytes.")
+            given = Image.open(io.BytesIO(base64.b64decode("".join(text.split()), validate=True)), formats=FORMATS)
         elif isinstance(given, np.ndarray):
             given = Image.fromarray(given)
         if not isinstance(given, Image.Image):
@@ -113,9 +139,9 @@ def _opened(given: object, label: str, name: str) -> np.ndarray:
         if given.width * given.height > MOST_PIXELS:
             raise SettingsError(name, f"{label} is larger than {MOST_PIXELS >> 20} megapixels.")
         return np.asarray(given.convert("RGBA"))
-    except (binascii.Error, UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, TypeError, SyntaxError) as error:
-        if isinstance(error, SettingsError):
-            raise
+    except SettingsError:
+        raise
+    except Exception as error:  # a decoder may raise anything on somebody's bytes
         raise SettingsError(name, f"{label} does not read as a picture in base64.") from error
 
 

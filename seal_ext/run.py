@@ -6,6 +6,7 @@ reference with the U-Net when the run asks (`Host.read`), tells progress, and un
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -16,8 +17,9 @@ from torch import Tensor
 
 from .core.cache import AppearanceCache, AppearanceKey, Entry, Filling, fingerprint
 from .core.delta import DeltaGate, add_delta
-from .core.infusion import Infusion, infuse, infuse_kv, infuse_projected
-from .core.matching import Appearance, Match, feature_of, row_by_row, subject_tokens, to_tokens, together, token_grid
+from .core.infusion import Infusion, Queries, infuse, infuse_joint, infuse_kv, infuse_projected
+from .core.limbs import Body, guide
+from .core.matching import Appearance, Match, feature_of, row_by_row, subject_tokens, surrounding_tokens, to_tokens, together, token_grid
 from .core.noise import reference_input, reference_noise
 from .core.schedule import Progress
 from .settings import Settings
@@ -41,6 +43,7 @@ class Reference:
     latent: Tensor  # (1, channels, height, width), scaled as the U-Net expects
     mask: Tensor | None = None  # (height, width) of any size, true or 1 on the subject
     weight: float = 1.0
+    body: Body | None = None  # its joints, in shares of the canvas, when they are known
 
 
 @dataclass(frozen=True)
@@ -78,10 +81,13 @@ class Now:
     weights: tuple[float, ...]  # how much of the infusion each row gets
     yields: Tensor | None  # (images, height, width): what the Δ-gate leaves of the infusion
     appearances: dict[str, Appearance] = field(default_factory=dict)
+    left: dict[tuple[int, int], Tensor] = field(default_factory=dict)  # `yields` on the grids of tokens seen so far
 
 
 class Run:
-    """`references`: those that all images share, or one list for each image."""
+    """`references`: those that all images share, or one list for each image. `figure`: where the picture's own subject will be, as
+    its structure shows it, (1 or images, height, width) in 0 … 1 and of any size; None: anywhere. `bodies`: its joints in shares of the
+    canvas, one for all images or one for each."""
 
     def __init__(
         self,
@@ -92,16 +98,19 @@ class Run:
         levels: Sequence[float],
         seeds: Sequence[int] = (0,),
         watch: Callable[[Site, Match, Tensor], None] | None = None,
+        figure: Tensor | None = None,
+        bodies: Sequence[Body | None] = (),
     ):
         self.settings, self.cache, self.key, self.levels, self.watch = settings, cache, key, tuple(levels), watch
         shared = not references or isinstance(references[0], Reference)
         self.references = [list(references)] if shared else [list(r) for r in references]
-        self.seeds = tuple(seeds)
+        self.seeds, self.figure = tuple(seeds), figure
+        self.bodies, self._guides = list(bodies), {}
         self.blocks = settings.block_weights()
         self.lam = settings.lambda_schedule()
         self.low_pass = settings.low_pass()
         self.gate = DeltaGate(settings.disagreement()) if settings.gate else None
-        self.entries: list[list[tuple[float, Entry]]] = []  # of every image: weight and what the U-Net saw
+        self.entries: list[list[tuple[Reference, Entry]]] = []  # of every image: references and what the U-Net saw of them
         self.now: Now | None = None
         self.notes: list[str] = []  # plain sentences for the user
         self._filling: tuple[Filling, float, Reference] | None = None
@@ -134,7 +143,7 @@ class Run:
                 continue
             if entry.thinned:
                 self.note("SeAl's cache was too small for every step of the reference, so fewer are used: raise the cache budget.")
-            self.entries[image].append((reference.weight, entry))
+            self.entries[image].append((reference, entry))
         host.tell(len(plan) * len(steps), len(plan) * len(steps))
 
     def note(self, sentence: str) -> None:
@@ -152,7 +161,7 @@ class Run:
             size=tuple(reference.latent.shape[-2:]),
             timesteps=steps,
             layers=tuple(site.name for site in self.wanted(host.sites)),
-            feature=settings.feature,
+            feature=settings.feature + " and rivals" * settings.rivals,
             noise=noise,
         )
 
@@ -183,13 +192,19 @@ class Run:
         if reference.mask is not None:
             grid = token_grid(k.shape[2], *reference.latent.shape[-2:])
             if grid is not None:
-                appearance = appearance.only(subject_tokens(reference.mask[None], grid)[0])
-        filling.store(t, site.name, k=appearance.k, v=appearance.v, feature=appearance.feature)
+                around = surrounding_tokens(reference.mask[None], grid)[0] if self.settings.rivals else None
+                appearance = appearance.only(subject_tokens(reference.mask[None], grid)[0], around)
+        kept = {"k": appearance.k, "v": appearance.v, "feature": appearance.feature, "rivals": appearance.rivals}
+        filling.store(t, site.name, **{name: x for name, x in kept.items() if x is not None})
 
     # ---- a model call
 
-    def begin(self, t: float, rows: Sequence[Row], latent: tuple[int, int], hires: bool = False) -> float:
-        """A model call at timestep t; returns its λ. Where that is 0 the host need not add rows conditioned on c_app."""
+    def bridging(self, t: float) -> float:
+        """λ of a model call at timestep t. Where it is 0 the host need not add rows conditioned on c_app."""
+        return self.lam(Progress.at(t, self.levels))
+
+    def begin(self, t: float, rows: Sequence[Row], latent: tuple[int, int], hires: bool = False) -> None:
+        """A model call at timestep t, with these rows."""
         progress = Progress.at(t, self.levels)
         infusion = self.settings.infusion_at(progress, hires)
         usable = bool(self.entries) and all(self.entries)
@@ -197,10 +212,8 @@ class Run:
         weights = tuple(share[row.kind] if usable else 0.0 for row in rows)
         yields = self.gate.yields() if self.gate else None
         self.now = Now(t, progress, tuple(rows), latent, infusion, weights, yields)
-        lam = self.lam(progress)
-        if self.gate and lam == 0 and progress.gamma > self.settings.lam_start:
+        if self.gate and progress.gamma > self.settings.lam_start and self.lam(progress) == 0:
             self.gate.freeze()
-        return lam
 
     def weight(self, site: Site) -> float:
         """How strongly a site is infused in this call; 0: leave it alone."""
@@ -213,24 +226,26 @@ class Run:
         weight = self.weight(site)
         if not weight:
             return out
-        now, how, left = self.now, self.now.infusion.scaled(weight), self._left(q.shape[2])
-        return infuse_projected(out, project, q, self._appearance(site, q), how, now.weights, hidden, left, self._watch(site))
+        return infuse_projected(out, project, self._queries(site, q, hidden), self._appearance(site, q), self.now.infusion.scaled(weight))
 
     @property
     def needs_heads(self) -> bool:
-        """Whether a layer's finished result is too late: K and V are blended before attention, or every head has its own gate."""
-        return self.settings.form == "kv" or self.settings.feature == "qk_per_head"
+        """Whether a layer's finished result is too late: K and V take part in the blend, or every head has its own gate."""
+        return self.settings.form != "output" or self.settings.feature == "qk_per_head"
 
     def attention(self, site: Site, q: Tensor, k: Tensor, v: Tensor, hidden: Tensor) -> Tensor:
         """A layer's attention (rows, heads, tokens, dim) with the reference infused, where the finished result is too late."""
-        how, now = self.now.infusion.scaled(self.weight(site)), self.now
-        given = (self._appearance(site, q), how, now.weights, hidden, self._left(q.shape[2]), self._watch(site))
+        given = (self._queries(site, q, hidden), self._appearance(site, q), self.now.infusion.scaled(self.weight(site)))
+        if self.settings.form == "joint":
+            seen = infuse_joint(k, v, *given)
+            return F.scaled_dot_product_attention(q, k, v) if seen is None else seen
         if self.settings.form == "kv":
-            return F.scaled_dot_product_attention(q, *infuse_kv(k, v, q, *given))
-        return infuse(F.scaled_dot_product_attention(q, k, v), q, *given)
+            return F.scaled_dot_product_attention(q, *infuse_kv(k, v, *given))
+        return infuse(F.scaled_dot_product_attention(q, k, v), *given)
 
-    def _watch(self, site: Site) -> Callable[[Match, Tensor], None] | None:
-        return None if self.watch is None else (lambda match, amount: self.watch(site, match, amount))
+    def _queries(self, site: Site, q: Tensor, hidden: Tensor) -> Queries:
+        watch = None if self.watch is None else (lambda match, amount: self.watch(site, match, amount))
+        return Queries(q, self.now.weights, hidden, self._left(q.shape[2]), watch, self._guide(q))
 
     def _appearance(self, site: Site, like: Tensor) -> Appearance:
         kept = self.now.appearances.get(site.name)
@@ -244,20 +259,48 @@ class Run:
             self.now.appearances[site.name] = kept
         return kept
 
-    def _of_image(self, entries: list[tuple[float, Entry]], site: Site, like: Tensor) -> Appearance:
+    def _of_image(self, entries: list[tuple[Reference, Entry]], site: Site, like: Tensor) -> Appearance:
         seen = []
-        for weight, entry in entries:
+        for reference, entry in entries:
             kept = entry.at(self.now.t, site.name, like)
-            seen.append(Appearance(kept["k"], kept["v"], kept["feature"]).weighted(weight))
+            seen.append(Appearance(**kept).weighted(reference.weight))
         return together(seen)
 
+    def _guide(self, q: Tensor) -> Tensor | None:
+        """The limb guide of every row, or one for all; None where joints are not known."""
+        grid = token_grid(q.shape[2], *self.now.latent)
+        if grid is None or not self.settings.limbs or not any(self.bodies):
+            return None
+        alone = len(self.entries) == len(self.bodies) == 1
+        images = (0,) if alone else tuple(row.image for row in self.now.rows)
+        if (grid, images) not in self._guides:
+            rows = [self._guide_of(image, grid) for image in images]
+            longest = max(row.shape[1] for row in rows)
+            told = torch.stack([F.pad(row, (0, longest - row.shape[1])) for row in rows])
+            self._guides[grid, images] = (told * self.settings.limbs).to(q.device)
+        return self._guides[grid, images]
+
+    def _guide_of(self, image: int, grid: tuple[int, int]) -> Tensor:
+        body, parts = self.bodies[image if len(self.bodies) > 1 else 0], []
+        for reference, _ in self.entries[image if len(self.entries) > 1 else 0]:
+            subject = torch.ones(grid).flatten() if reference.mask is None else subject_tokens(reference.mask[None], grid)[0]
+            kept = subject.nonzero()[:, 0].cpu()
+            known = body is not None and reference.body is not None
+            parts.append(guide(body, reference.body, grid, kept) if known else torch.zeros(grid[0] * grid[1], len(kept)))
+        return torch.cat(parts, 1)
+
     def _left(self, tokens: int) -> Tensor | None:
-        """What the Δ-gate leaves of the infusion, for every row's tokens."""
+        """What the figure's place and the Δ-gate leave of the infusion, for every row's tokens."""
         now = self.now
         grid = token_grid(tokens, *now.latent)
-        if now.yields is None or grid is None:
+        maps = [m for m in (self.figure, now.yields) if m is not None]
+        if grid is None or not maps:
             return None
-        return to_tokens(now.yields, grid)[[row.image for row in now.rows]]
+        if grid not in now.left:
+            images = [row.image for row in now.rows]
+            rows = [to_tokens(m, grid) if len(m) == 1 else to_tokens(m, grid)[images] for m in maps]
+            now.left[grid] = math.prod(rows).expand(len(images), -1)
+        return now.left[grid]
 
     def bridged(self, gen: Tensor, app: Tensor, lam: float, to_epsilon: float = 1.0) -> Tensor:
         """λ·LowPass(Δ) of one model call, to be added to the guided prediction; the Δ-gate learns from it.

@@ -5,13 +5,14 @@ from __future__ import annotations
 import difflib
 import math
 import numbers
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, make_dataclass, replace
 
 from .core.delta import FILTERS, Disagreement, LowPass
 from .core.infusion import Blocks, Infusion
 from .core.matching import FEATURES, THRESHOLDS
 from .core.schedule import SHAPES, AppearanceSteps, Progress, Schedule, lambda_schedule
+from .units import Units
 
 Value = bool | int | float | str
 LONGEST = 10_000  # characters of a text setting
@@ -106,6 +107,14 @@ class Setting:
         return SettingsError(self.name, f"{self.label} ({self.name}) {what}.")
 
 
+def refuse_unknown(given: Iterable[object], names: Collection[str]) -> None:
+    """SettingsError for the first name that is not one of these."""
+    for name in given:
+        if name not in names:
+            close = difflib.get_close_matches(str(name)[:40], names, 1)
+            raise SettingsError(str(name)[:40], f"There is no setting {str(name)[:40]!r}" + (f": is it {close[0]}?" if close else "."))
+
+
 def _shown(value: object) -> str:
     return "nothing" if value is None else f"{value!r}"[:40] if isinstance(value, (str, bool, int, float)) else f"a {type(value).__name__}"
 
@@ -124,27 +133,35 @@ TABLE = (
             "with only the contradicting words changed, such as the colour of the reference's shirt.", basic=True, axis=False),
     # Infusion
     Setting("infusion", True, "Infusion", "Let self-attention draw on the reference."),
-    _share("start", 0.0, "Start", "The share of the steps after which infusion begins; later leaves more to prompt and structure."),
+    _share("start", 0.2, "Start", "The share of the steps after which infusion begins; later leaves more to prompt and structure."),
     _share("end", 1.0, "End", "The share of the steps after which infusion ends."),
     Setting("feature", "hidden", "Match on", "What makes two places alike: hidden states without the picture's own light and style, or "
             "queries and keys, of all heads together or of each for itself.", choices=FEATURES),
     Setting("threshold", "cosine", "τ is a", "A cosine that a match has to exceed, or the share of the picture that is left out.",
             choices=THRESHOLDS),
-    _share("tau_early", 0.55, "τ early", "How alike a place must be to be infused in the first steps; 1 infuses nothing."),
-    _share("tau_late", 0.45, "τ late", "The same in the last steps. Lower takes in more of the reference, and in time its background."),
-    Setting("delta_early", 0.8, "δ early", "How much of the reference a place takes in the first steps.", low=0.0, high=4.0, step=0.05),
+    _share("tau_early", 0.4, "τ early", "How alike a place must be to be infused in the first steps; 1 infuses nothing."),
+    _share("tau_late", 0.3, "τ late", "The same in the last steps. Lower takes in more of the reference, and in time its background."),
+    Setting("delta_early", 0.5, "δ early", "How much of the reference a place takes in the first steps.", low=0.0, high=4.0, step=0.05),
     Setting("delta_late", 1.0, "δ late", "The same in the last steps.", low=0.0, high=4.0, step=0.05),
     Setting("shape", "linear", "From early to late", "How τ and δ move from early to late.", choices=SHAPES),
     Setting("clamp", True, "Clamp δ at 1", "Off: a δ above 1 goes beyond the reference, which is stronger and may overshoot."),
+    Setting("rivals", True, "Background competes", "What is more like the reference's background than like its character takes nothing."),
+    Setting("on_figure", True, "Only on the figure", "Infuse only where the structure's figure is, so that the background stays."),
+    Setting("room", 0.05, "Room around the figure", "How far beyond the structure's figure, as a share of its size: hair and clothes "
+            "reach further than joints.", low=0.0, high=0.5, step=0.01),
+    _share("limbs", 1.0, "Limb guide", "Where the joints of both bodies are known, a place looks for its like on the same limb. 0 is off."),
     _share("softness", 0.0, "Gate softness", "Above 0 the gate opens gradually over this much cosine instead of at once."),
-    Setting("top_k", 0, "Top-k", "How many matching places a place attends to; 0 is all of the subject, 1 the best one.",
+    Setting("top_k", 32, "Top-k", "How many matching places a place attends to; 0 is all of the subject, 1 the best one.",
             low=0, high=4096, step=1),
-    Setting("form", "output", "Blend", "The attention's result, or its keys and values before it.", choices=("output", "kv")),
+    Setting("form", "output", "Blend", "The attention's result; its keys and values before it; or one attention over the picture and the "
+            "reference, where δ is how much a place of the reference counts beside one of the picture.", choices=("output", "kv", "joint")),
     Setting("blocks", "mid up", "Blocks", "Self-attention layers and weights, such as `mid up` or `up.0-3:0.5 up.4-`.",
             grammar=Blocks.parse),
-    _share("uncond_rows", 0.0, "Negative prompt's share", "What the negative prompt's half gets; 1 is as much as the prompt's."),
+    _share("uncond_rows", 0.7, "Negative prompt's share", "What the negative prompt's half gets; 1 is as much as the prompt's."),
     Setting("hires", True, "Hires pass", "Infuse during the hires pass, too."),
     Setting("hires_factor", 1.0, "Hires factor", "Strength in the hires pass, times the strength.", low=0.0, high=2.0, step=0.05),
+    Setting("inner", False, "Inner passes", "Also in pictures that another extension draws on its own inside yours, such as ADetailer's "
+            "faces.", axis=False),
     # The reference pass
     Setting("noise", "clean", "Reference noise", "Show the U-Net the reference clean, or as noisy as the picture is.",
             choices=("clean", "noised")),
@@ -152,11 +169,12 @@ TABLE = (
             choices=("fixed", "image")),
     Setting("t_app", "every 4", "Reference steps", "When the reference is read: `all`, `every 4` (steps), or `at 750 500 250` (timesteps).",
             grammar=AppearanceSteps.parse),
-    Setting("cache_mb", 1024, "Cache (MB)", "Memory for references; with less, fewer steps of them are kept.",
+    Setting("cache_mb", 1024, "Cache (MB)", "Memory for references; with less, fewer steps of them are kept. At its default, the WebUI's "
+            "Settings and --seal-cache-mb decide.",
             low=0, high=65536, step=64, axis=False),
     # Delta-Bridge and the Δ-gate
     Setting("bridge", True, "Delta-Bridge", "Steer towards what the prompt says and the reference prompt does not."),
-    Setting("lam", 1.0, "λ", "How strongly it steers at the start.", low=0.0, high=16.0, step=0.1),
+    Setting("lam", 0.5, "λ", "How strongly it steers at the start.", low=0.0, high=16.0, step=0.1),
     _share("lam_start", 0.0, "λ start", "The share of the steps after which it begins."),
     _share("lam_end", 0.4, "λ end", "The share of the steps after which it ends; each of its steps costs one more row a picture."),
     Setting("lam_shape", "cosine", "λ's decay", "How λ falls to 0 between start and end.", choices=SHAPES),
@@ -166,11 +184,13 @@ TABLE = (
     Setting("gate", True, "Δ-gate", "Where prompt and reference prompt disagree, infusion yields."),
     Setting("gate_strength", 1.0, "Δ-gate strength", "Above 1 infusion yields in more places.", low=0.0, high=4.0, step=0.1),
     _share("gate_low", 0.50, "Δ-gate from", "Places below this share of the disagreement do not yield."),
-    _share("gate_high", 0.97, "Δ-gate to", "Places above this share yield wholly."),
+    _share("gate_high", 1.0, "Δ-gate to", "Places above this share yield wholly."),
     # AnchorAlign
     Setting("align", True, "AnchorAlign", "Put the structure's figure where the reference's figure is, at its scale.", basic=True),
     Setting("anchor", "bottom", "Anchor", "Which point of the two boxes meets: the feet, the middle or the head.",
             choices=("bottom", "centre", "top"), basic=True),
+    Setting("units", "all", "ControlNet units", "Which units are aligned: `all`, `all but 1`, or their numbers such as `0 2`. Units that "
+            "show what something looks like are always left alone.", grammar=Units.parse),
     Setting("margin", 0.02, "Margin", "Space kept between the aligned figure and the frame, as a share of the frame.",
             low=0.0, high=0.4, step=0.01),
     Setting("hand_x", 0.0, "Shift right", "Your correction of the alignment, as a share of the canvas's width.",
@@ -189,9 +209,9 @@ BY_NAME = {setting.name: setting for setting in TABLE}
 
 # Differences from the defaults. Values nobody set follow the preset, and then the model's architecture.
 PRESETS: dict[str, dict[str, Value]] = {
-    "faithful": {"clamp": False, "delta_early": 1.0, "delta_late": 2.0, "tau_early": 0.5, "tau_late": 0.4},
+    "faithful": {"start": 0.1, "delta_early": 1.0, "tau_early": 0.2, "tau_late": 0.1},
     "balanced": {},
-    "free": {"start": 0.2, "delta_early": 0.4, "delta_late": 0.8, "tau_early": 0.65, "tau_late": 0.55},
+    "free": {"start": 0.3, "delta_early": 0.3, "delta_late": 0.8, "tau_early": 0.6, "tau_late": 0.5},
 }
 ARCHITECTURES: dict[str, dict[str, Value]] = {
     "sd1": {},
@@ -221,10 +241,7 @@ class _Settings:
         """From an API's object: what it does not name follows its preset. Every fault is a SettingsError naming the field."""
         if not isinstance(given, Mapping):
             raise SettingsError("", f"Settings are an object of names and values, not {_shown(given)}.")
-        for name in given:
-            if name not in BY_NAME:
-                close = difflib.get_close_matches(str(name)[:40], BY_NAME, 1)
-                raise SettingsError(str(name)[:40], f"There is no setting {str(name)[:40]!r}" + (f": is it {close[0]}?" if close else "."))
+        refuse_unknown(given, BY_NAME)
         preset = BY_NAME["preset"].checked(given.get("preset", "balanced"))
         return cls(**defaults(preset) | given)
 
@@ -273,7 +290,8 @@ class _Settings:
         factor = self.strength * (1 if not hires else self.hires_factor if self.hires else 0) * self.infusion
         tau = Schedule(self.tau_early, self.tau_late, self.shape)(progress)
         delta = Schedule(self.delta_early, self.delta_late, self.shape, self.start, self.end)(progress)
-        ceiling = max(factor, 1.0) if self.clamp else math.inf  # or a strength above 1 would change nothing
+        # Or a strength above 1 would change nothing; and in one softmax nothing overshoots, however large δ is.
+        ceiling = max(factor, 1.0) if self.clamp and self.form != "joint" else math.inf
         return Infusion(tau, delta * factor, self.threshold, self.softness, ceiling, self.top_k, self.feature)
 
     def lambda_schedule(self) -> Schedule:

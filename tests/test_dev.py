@@ -58,7 +58,7 @@ def test_lists_every_command_on_a_line_of_its_own(argv, environment, runner, cap
     assert not runner.calls
 
 
-@pytest.mark.parametrize("argv", [["tset"], ["bench"], ["--verbose"], [""]])
+@pytest.mark.parametrize("argv", [["tset"], ["bench"], ["webui"], ["--verbose"], [""]])
 def test_a_mistake_costs_one_line_and_no_installation(argv, environment, runner, capsys):
     assert dev.main(argv, environment) == 2
     captured = capsys.readouterr()
@@ -81,6 +81,17 @@ def test_test_lints_first_and_hands_its_arguments_to_pytest(environment, runner)
 def test_the_demo_hands_its_arguments_on(environment, runner):
     assert dev.main(["demo", "--steps", "4"], environment) == 0
     assert runner.calls[-1] == ["bench.demo", "--steps", "4"]
+
+
+def test_hosts_stands_for_the_suite_in_a_real_webui(environment, runner):
+    assert dev.main(["test", "hosts", "--json", "out.json"], environment) == 0
+    assert runner.calls[-1] == ["pytest", "-m", "live", "tests/hosts", "--json", "out.json"]
+
+
+def test_a_path_is_seen_from_where_the_user_stands(environment, runner, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert dev.main(["webui", "my webui", "--remove"], environment) == 0
+    assert runner.calls[-1] == ["seal_ext.studio.webui", str(tmp_path / "my webui"), "--remove"]
 
 
 def test_a_lint_error_stops_before_the_tests(environment, runner):

@@ -36,8 +36,24 @@ def test_an_object_means_it_and_a_list_says_so():
     assert asked.settings == Settings.parse({"enabled": True, "lam": 2.0}) and np.array_equal(asked.references[0].rgb, NOISE)
     assert not parse([{"reference": PICTURE, "enabled": False}]).settings.enabled
     listed = parse([True, PICTURE, None, "free"])
-    assert NAMES[:4] == ("enabled", "reference", "mask", "preset") and set(NAMES[3:]) | {"enabled"} == set(BY_NAME)
+    assert NAMES[:4] == ("enabled", "reference", "mask", "preset") and set(NAMES[3:]) == set(BY_NAME) - {"enabled"} | {"more"}
     assert listed.settings == Settings.parse({"enabled": True, "preset": "free"}) and listed.references[0].hash == asked.references[0].hash
+
+
+def test_the_page_has_further_pictures_at_the_end():
+    def listed(reference, mask=None, more=()):
+        return parse([True, reference, mask, *(BY_NAME[name].default for name in NAMES[3:-1]), more])
+
+    assert [asked.hash for asked in listed(PICTURE, more=[PICTURE]).references] == [Asked(NOISE).hash] * 2
+    assert len(listed(None, more=[PICTURE]).references) == 1
+    drawn = listed(PICTURE, Image.new("L", (40, 48), 255), [PICTURE]).references
+    assert drawn[0].drawn.all() and drawn[1].drawn is None and np.asarray(drawn[0].drawing()).min() == 255 and drawn[1].drawing() is None
+    with pytest.raises(SettingsError, match="at most 8"):
+        listed(PICTURE, more=[PICTURE] * 8)
+    with pytest.raises(SettingsError, match="missing"):
+        listed(None)
+    with pytest.raises(SettingsError, match="'more'"):
+        parse([{"reference": PICTURE, "more": [PICTURE]}])
 
 
 def test_what_is_off_is_not_looked_at():

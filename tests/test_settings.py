@@ -13,7 +13,7 @@ from seal_ext.core.schedule import Progress
 from seal_ext.settings import ARCHITECTURES, BY_NAME, PRESETS, TABLE, Settings, SettingsError, defaults
 
 MANY = settings(max_examples=60, deadline=None)
-TEXTS = {"blocks": ["mid", "up.1-3:0.5 mid", "up:0.25"], "t_app": ["all", "every 3", "at 500 250"]}
+TEXTS = {"blocks": ["mid", "up.1-3:0.5 mid", "up:0.25"], "t_app": ["all", "every 3", "at 500 250"], "units": ["all", "all but 1", "0 2"]}
 ORDERED = ("start", "end", "lam_start", "lam_end", "gate_low", "gate_high")
 
 

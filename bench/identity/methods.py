@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,9 +18,10 @@ from bench.peers.hooks import Hooks
 from bench.peers.masactrl import masactrl
 from bench.peers.reference_only import adain_blocks, reference_adain, reference_adain_attn, reference_only
 from bench.world.render import Camera
-from seal_ext.core import geometry, masks
+from seal_ext.core import geometry, masks, warping
 from seal_ext.core.cache import AppearanceCache
 from seal_ext.core.matching import Match
+from seal_ext.core.skeleton import read_skeleton
 from seal_ext.hosts.diffusers import Picture, Seal
 from seal_ext.run import Site
 from seal_ext.settings import Settings
@@ -99,16 +102,21 @@ def seal(settings: Settings, align: bool = True, bridge: bool = True, watch: boo
         hints, moved = task.skeleton(), None
         if align:
             hints, moved = anchor_align(task, hints, settings)
+        figure = torch.stack([torch.from_numpy(masks.figure_of(_map(hint), settings.room)) for hint in hints]).float()
         found: dict[tuple[str, float], Tensor] = {}
 
         def watching(site: Site, match: Match, amount: Tensor) -> None:
             if match.index.shape[2] == hints.shape[-1] * hints.shape[-2] // 64:
                 found[site.name, host.run.now.t] = match.index[: len(task), 0, :, 0]
 
-        pictures = [Picture(image, mask.float()) for image, mask in zip(task.reference.picture.image, task.reference_mask(), strict=True)]
+        bodies = [read_skeleton(_map(hint)) for hint in hints]
+        theirs = [read_skeleton(_map(hint)) for hint in task.reference.skeleton]
+        shown = zip(task.reference.picture.image, task.reference_mask(), theirs, strict=True)
+        pictures = [Picture(image, mask.float(), skeleton=skeleton) for image, mask, skeleton in shown]
         told = task.reference_prompts if bridge else None
         cache = AppearanceCache(2**31)
-        host = Seal(studio.pipe, pictures, settings, per_image=True, appearance_prompt=told, cache=cache, watch=watching if watch else None)
+        host = Seal(studio.pipe, pictures, settings, per_image=True, appearance_prompt=told, cache=cache, watch=watching if watch else None,
+                    figure=figure, bodies=bodies)  # fmt: skip
         with _Counting(studio.pipe.unet) as counting, host:
             drawn = studio.draw(task, hints)
         return Drawn(drawn, moved, time.perf_counter() - start, counting.rows, found)
@@ -116,38 +124,80 @@ def seal(settings: Settings, align: bool = True, bridge: bool = True, watch: boo
     return method
 
 
+def _map(hint: Tensor) -> np.ndarray:
+    return (hint * 255).round().byte().permute(1, 2, 0).numpy()
+
+
 def anchor_align(task: Task, hints: Tensor, settings: Settings) -> tuple[Tensor, Camera]:
     """The structures on their references, and by what camera the truth follows them."""
     size = hints.shape[-1]
     aligned, scales, shifts = [], [], []
     for hint, mask in zip(hints, task.reference_mask(), strict=True):
-        structure = (hint * 255).round().byte().permute(1, 2, 0).numpy()
+        structure = _map(hint)
         reference = masks.subject_of(mask.numpy(), "drawn")
         found = geometry.align(reference, masks.from_control_map(structure), (size, size), anchor=settings.anchor, margin=settings.margin)
-        aligned.append(torch.from_numpy(np.ascontiguousarray(geometry.apply(structure, found))).permute(2, 0, 1).float() / 255)
+        aligned.append(torch.from_numpy(np.ascontiguousarray(warping.apply(structure, found))).permute(2, 0, 1).float() / 255)
         matrix = np.asarray(found.matrix)
         scales.append(float(matrix[0, 0]))
         shifts.append([float(matrix[0, 2]) / size, float(matrix[1, 2]) / size])
     return torch.stack(aligned), Camera(torch.tensor(scales), torch.tensor(shifts))
 
 
-TUNED = Settings(enabled=True)
-PAPER = Settings(
-    enabled=True, tau_early=0.15, tau_late=0.15, delta_early=3.0, delta_late=3.0, clamp=False, top_k=1, feature="qk", gate=False
-)
+TUNED = Settings(enabled=True)  # the defaults are what tuning found
+PAPER = Settings(enabled=True, tau_early=0.15, tau_late=0.15, delta_early=3.0, delta_late=3.0, clamp=False, top_k=1, feature="qk",
+                 gate=False, rivals=False)  # fmt: skip
+TUNING = Path(__file__).resolve().parents[1] / "tuning.json"
+
+
+def tried_seal(tau: tuple = (), delta: tuple = (), **knobs) -> Callable[[Studio, Task], Drawn]:
+    """SeAl with other settings; τ and δ as pairs, early and late."""
+    for name, pair in (("tau", tau), ("delta", delta)):
+        if pair:
+            knobs |= {f"{name}_early": pair[0], f"{name}_late": pair[1]}
+    return seal(replace(TUNED, clamp=max([*delta, 0]) <= 1, **knobs))
+
+
+# The peers' own functions: what they take by default is what their sources describe.
+SOURCES = {
+    "reference_only": reference_only,
+    "reference_adain": reference_adain,
+    "reference_adain_attn": reference_adain_attn,
+    "ctrl_x": ctrl_x,
+    "masactrl": masactrl,
+}
+
+
+def _of_source(name: str) -> Callable[..., Callable[[Studio, Task], Drawn]]:
+    source = SOURCES[name]
+    return lambda **knobs: peer(lambda: source(**knobs), masked=bool(knobs.get("masked")), statistics="adain" in name)
+
+
+# How to make a method from its own knobs.
+MAKE = {"none": lambda: none, **{name: _of_source(name) for name in SOURCES}, "seal": tried_seal}
+
+
+def read_trials(path: Path = TUNING) -> list[dict]:
+    """Every trial of the tuning, oldest first."""
+    return json.loads(path.read_text(encoding="utf-8"))["trials"] if path.exists() else []
+
+
+def best_knobs(name: str, path: Path = TUNING) -> dict:
+    """What tuning found for a method, or nothing: then it stands as its source describes it."""
+    trials = [trial for trial in read_trials(path) if trial["method"] == name]
+    knobs = max(trials, key=lambda trial: trial["merit"])["knobs"] if trials else {}
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in knobs.items()}
 
 
 def table(tuned: Settings = TUNED) -> dict[str, Callable[[Studio, Task], Drawn]]:
-    """All methods by name. Peers' own knobs stand at what tuning found, which is in bench/tuning.json."""
+    """All methods by name; peers' own knobs stand at what tuning found."""
+    peers = {name: MAKE[name](**best_knobs(name)) for name in SOURCES}
     return {
         "none": none,
-        "reference_only": peer(lambda: reference_only(0.5)),
-        "reference_adain": peer(lambda: reference_adain(0.5), statistics=True),
-        "reference_adain_attn": peer(lambda: reference_adain_attn(0.5), statistics=True),
-        "ctrl_x": peer(ctrl_x),
-        "masactrl": peer(masactrl),
+        **peers,
         "seal": seal(tuned),
         "seal_no_align": seal(tuned, align=False),
+        "seal_no_limbs": seal(replace(tuned, limbs=0.0)),
+        "seal_no_figure": seal(replace(tuned, on_figure=False)),
         "seal_no_infusion": seal(replace(tuned, infusion=False)),
         "seal_no_delta": seal(replace(tuned, lam=0.0)),
         "seal_no_gate": seal(replace(tuned, gate=False)),

@@ -43,6 +43,8 @@ def score(studio: Studio, judge: Judge, task: Task, drawn: Drawn) -> dict[str, l
         "identity_vae": identity_error(ceiling, truth.image, subject),
         "pattern": pattern_error(image, truth.image, truth.region),
         "pattern_vae": pattern_error(ceiling, truth.image, truth.region),
+        "sharpness": _steepness(image, subject),
+        "sharpness_truth": _steepness(ceiling, subject),
         "structure": silhouette_iou(reading.silhouette, subject),
         "found": found,
         "asked": asked,
@@ -57,6 +59,13 @@ def score(studio: Studio, judge: Judge, task: Task, drawn: Drawn) -> dict[str, l
     if any(task.changed):
         columns |= _conflict(task, reading, image, truth.image, ceiling, truth.region)
     return {name: column.float().tolist() for name, column in columns.items()}
+
+
+def _steepness(image: Tensor, subject: Tensor) -> Tensor:
+    """How much neighbouring pixels of the subject differ: what a blur takes away."""
+    steps = (image.diff(dim=2).abs().sum(1)[:, :, 1:] + image.diff(dim=3).abs().sum(1)[:, 1:]) / 3
+    inside = subject[:, 1:, 1:]
+    return (steps * inside).sum((1, 2)) / inside.sum((1, 2)).clamp(min=1)
 
 
 def _match(task: Task, drawn: Drawn) -> tuple[Tensor, Tensor]:

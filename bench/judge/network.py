@@ -72,7 +72,8 @@ class Network(nn.Module):
         self.up = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in zip(self.widths, self.widths[1:], strict=False))
         self.decode = nn.ModuleList(Block(w) for w in self.widths[:-1])
         self.parts = nn.Conv2d(fine, len(REGION) * 4, 1)
-        self.sharpen = nn.Sequential(nn.Conv2d(fine + 15, SHARP, 3, padding=1), nn.SiLU(), nn.Conv2d(SHARP, len(REGION) * 4, 1))
+        local = nn.Conv2d(fine + 15, SHARP, 3, padding=1)
+        self.sharpen = nn.Sequential(local, Block(SHARP), nn.SiLU(), nn.Conv2d(SHARP, len(REGION) * 4, 1))
         self.look = nn.ModuleList([nn.Conv2d(fine + 12, LOOK, 1), nn.Conv2d(self.widths[1], LOOK, 1)])
         piece = 2 * LOOK + 1
         whole = 2 * coarse + piece  # the background tells the light, which every colour depends on

@@ -34,6 +34,8 @@ SHOWN = 2000  # for so many steps the readers are shown the true parts, which th
 OUTLINE = 10.0  # weight of the part map: every reader waits for it
 HARD = {"top pattern": 3.0, "bottom pattern": 3.0, "coat": 3.0}  # what is learned last weighs more
 SIZE = 128
+CELL = 8
+LOST = 0.25  # of the full range: detail fainter than at most this may be lost
 
 
 def sample_for_reading(seeds: Tensor) -> tuple[Subjects, Camera]:
@@ -77,8 +79,23 @@ class Stock:
         return {name: column[rows.to(self.device)] for name, column in self.columns.items()}
 
 
+def simplify(image: Tensor, least: Tensor) -> Tensor:
+    """Without the detail that is fainter than `least` (batch, 1, 1, 1, 1, 1): what a small code has no room for is left out first.
+
+    A soft threshold of cosine coefficients on 8 × 8 blocks, an autoencoder's cell; a block's mean is kept.
+    """
+    place = torch.arange(CELL, device=image.device, dtype=image.dtype)
+    waves = torch.cos(torch.pi / CELL * (place + 0.5) * place[:, None]) * (2 / CELL) ** 0.5
+    waves[0] *= 0.5**0.5
+    blocks = image.unflatten(3, (-1, CELL)).unflatten(2, (-1, CELL)).transpose(3, 4)
+    told = waves @ blocks @ waves.T
+    kept = told.sign() * (told.abs() - least).clamp(min=0)
+    kept[..., 0, 0] = told[..., 0, 0]
+    return (waves.T @ kept @ waves).transpose(3, 4).flatten(4, 5).flatten(2, 3)
+
+
 def weather(image: Tensor, generator: torch.Generator) -> Tensor:
-    """Blur, colour casts and blotches such as an autoencoder adds; four pictures in ten stay clean."""
+    """Blur, lost detail, colour casts and blotches such as an autoencoder adds; four pictures in ten stay clean."""
 
     def noise(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator).to(image)
@@ -87,7 +104,11 @@ def weather(image: Tensor, generator: torch.Generator) -> Tensor:
         return torch.rand(len(image), 1, 1, 1, generator=generator).to(image)
 
     count, _, height, width = image.shape
-    worn = image
+    # Blocks begin anywhere: what is lost must not lie on a grid that the network could learn.
+    offset = tuple(torch.randint(CELL, (2,), generator=generator).tolist())
+    rolled = image.roll(offset, (2, 3))
+    simple = simplify(rolled, LOST * draw()[..., None, None]).roll(tuple(-o for o in offset), (2, 3))
+    worn = torch.where(draw() < 0.5, image, simple)
     for _ in range(2):
         softer = F.avg_pool2d(F.pad(worn, (1, 1, 1, 1), mode="replicate"), 3, 1)
         worn = torch.lerp(worn, softer, draw())

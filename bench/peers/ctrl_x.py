@@ -19,7 +19,7 @@ def _normalised(hidden: Tensor) -> Tensor:
     return (hidden - hidden.mean(1, keepdim=True)) / (hidden.std(1, keepdim=True, correction=0) + 1e-6)
 
 
-def ctrl_x(until: float = 0.6, first: int = 0, parts: tuple[str, ...] = ("up",)) -> Callable[[Hooks, Call], Tensor]:
+def ctrl_x(until: float = 0.6, first: int = 0, parts: str = "up") -> Callable[[Hooks, Call], Tensor]:
     """In the `parts` of the U-Net from layer `first` on, for the first `until` of the steps; only conditional rows change."""
 
     def peer(hooks: Hooks, call: Call) -> Tensor:
@@ -32,7 +32,7 @@ def ctrl_x(until: float = 0.6, first: int = 0, parts: tuple[str, ...] = ("up",))
             return original(hidden)
 
         def read(site, module, hidden, original):
-            if site.part not in parts or site.index < first:
+            if site.part not in parts.split() or site.index < first:
                 return original(hidden)
             own, theirs = hidden[images:], seen[site]
             q, k = (x.unflatten(-1, (module.heads, -1)).transpose(1, 2)

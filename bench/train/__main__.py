@@ -21,7 +21,7 @@ from seal_ext.studio.checkpoint import EMBEDDED, CheckpointError, expand, pack
 
 from . import autoencoder, denoiser, words
 from .card import write_card
-from .loop import Trainer
+from .loop import Trainer, recorded_runs
 from .pool import SHARD, Pairs, caption_corpus, shard_path
 from .samples import sample_sheet
 from .teacher import Teacher
@@ -136,7 +136,8 @@ class Workshop:
             self._taught(model)
         tokenizer = self.tokenizer(shape)
         latents = denoiser.Latents(self.encode)
-        trainer = Trainer(denoiser.Denoiser(model).to(self.device), self.folder / "denoiser.safetensors", 8e-4, minutes)
+        trainer = Trainer(denoiser.Denoiser(model).to(self.device), self.folder / "denoiser.safetensors", 8e-4, minutes,
+                          turned=denoiser.turned)  # fmt: skip
         if not trainer.resume() and self.committed:
             trainer.start_from(trainer.module.state_dict(), self.history["denoiser"])
         # A few shards to begin with; the rest follow while training runs.
@@ -197,9 +198,13 @@ class Workshop:
                 trainer = Trainer(module, path, 0.0, 1.0)
                 trainer.resume()
                 module.load_state_dict(trainer.averaged.state_dict())
-                history[stage] = trainer.runs
             elif not self.committed:
                 raise UserError(f"nothing to publish: {path} is missing")
+        # What the weights owe to stages that are not shipped, and the judge's record, belong to the card too.
+        for stage in (*STAGES, "judge"):
+            path = self.folder / f"{stage}.safetensors"
+            if path.exists():
+                history[stage] = recorded_runs(path)
         folder = self.tokenizer_folder if self.tokenizer_folder.exists() else EMBEDDED / "expanded" / f"{NAME}-tokenizer"
         state = {name: tensor.detach().float() for name, tensor in model.state_dict().items()}
         write_card(target, shape, model, history)

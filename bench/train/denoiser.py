@@ -22,6 +22,7 @@ HINT_DROPOUT = 0.3
 MIN_SNR = 5.0
 NOISY = 20.0
 PANELS = {"cpu": 32, "cuda": 256}  # pictures in a batch; a two-panel canvas counts twice
+TURNED = 128  # a matrix of at most so many rows or columns learns by Muon: the fine levels, where most of the work is and it costs little
 AHEAD = 3  # batches that are prepared while a GPU works on one
 
 
@@ -35,6 +36,11 @@ class Denoiser(nn.Module):
     def forward(self, noisy: Tensor, t: Tensor, tokens: Tensor, hint: Tensor, hinted: Tensor) -> Tensor:
         features = [f * hinted[:, None, None, None] for f in self.adapter(hint)]
         return self.unet(noisy, t, self.text(tokens), features)
+
+
+def turned(name: str, parameter: nn.Parameter) -> bool:
+    """Which parameters learn by Muon: not the text encoder, which knows its words already, and not the last layer."""
+    return parameter.ndim >= 2 and not name.startswith("text.") and 4 < min(parameter.flatten(1).shape) <= TURNED
 
 
 class Latents:

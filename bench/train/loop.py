@@ -16,18 +16,36 @@ from torch import nn
 
 from bench.cli import UserError
 
+from .muon import Muon
+
+ADAM, MUON = ("exp_avg", "exp_avg_sq"), "momentum"  # what the optimisers remember of a parameter
 SAVE_EVERY = 240  # seconds; a lost machine costs no more
 WARM_UP = 100  # steps
 DECAY = 0.35  # the share of the budget over which the learning rate falls to its end
 
 
 class Trainer:
-    """AdamW on one module with an exponential average of its weights, stored together in one pickle-free file."""
+    """AdamW on one module with an exponential average of its weights, stored together in one pickle-free file.
 
-    def __init__(self, module: nn.Module, path: Path, rate: float, minutes: float, average: float = 0.999, weight_decay: float = 0.01):
+    Parameters whose names `turned` picks learn by Muon instead.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        path: Path,
+        rate: float,
+        minutes: float,
+        average: float = 0.999,
+        weight_decay: float = 0.01,
+        turned: Callable[[str, nn.Parameter], bool] = lambda name, parameter: False,
+    ):
         self.module, self.path, self.rate, self.minutes, self.average = module, path, rate, minutes, average
         self.averaged = copy.deepcopy(module).requires_grad_(False)
-        self.optimiser = torch.optim.AdamW(module.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=weight_decay, fused=True)
+        named = list(module.named_parameters())
+        matrices, others = [p for n, p in named if turned(n, p)], [p for n, p in named if not turned(n, p)]
+        self.optimisers = [torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=weight_decay, fused=True)]
+        self.optimisers += [Muon(matrices, rate, weight_decay=weight_decay)] if matrices else []
         self.step = 0
         self.earlier: list[dict] = []  # what was done before this call, a run each: device, steps, hours
         self.first_step = 0
@@ -63,14 +81,16 @@ class Trainer:
 
     def update(self, loss: torch.Tensor) -> None:
         """One optimiser step on `loss`, then the average follows."""
-        self.optimiser.zero_grad(set_to_none=True)
+        for optimiser in self.optimisers:
+            optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.module.parameters(), 1.0)
         warm = min(1.0, (self.step - self.warm_from + 1) / WARM_UP)
         fall = max(0.0, (self.progress - (1 - DECAY)) / DECAY)
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.rate * warm * (1 - 0.96 * fall)
-        self.optimiser.step()
+        for optimiser in self.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = self.rate * warm * (1 - 0.96 * fall)
+            optimiser.step()
         # Young weights change fast; the average then forgets fast too.
         keep = min(self.average, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
@@ -89,9 +109,10 @@ class Trainer:
         for prefix, module in (("weights.", self.module), ("average.", self.averaged)):
             tensors |= {prefix + name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
         for name, parameter in self.module.named_parameters():
-            for key, value in self.optimiser.state.get(parameter, {}).items():
-                if key.startswith("exp_avg"):
-                    tensors[f"{key}.{name}"] = value.detach().cpu().contiguous()
+            for optimiser in self.optimisers:
+                for key in (*ADAM, MUON):
+                    if key in optimiser.state.get(parameter, {}):
+                        tensors[f"{key}.{name}"] = optimiser.state[parameter][key].detach().cpu().contiguous()
         facts = {"step": self.step, "runs": self.runs}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = self.path.with_suffix(".part")
@@ -113,12 +134,12 @@ class Trainer:
         except Exception as error:
             raise UserError(f"the training checkpoint {self.path} does not fit this model ({error}); remove it or use --fresh") from error
         for name, parameter in self.module.named_parameters():
-            if f"exp_avg.{name}" in tensors:
-                self.optimiser.state[parameter] = {
-                    "step": torch.tensor(float(facts["step"])),
-                    "exp_avg": tensors[f"exp_avg.{name}"].to(parameter),
-                    "exp_avg_sq": tensors[f"exp_avg_sq.{name}"].to(parameter),
-                }
+            adam = next((g for g in self.optimisers[0].param_groups if any(p is parameter for p in g["params"])), None)
+            kept = {key: tensors[f"{key}.{name}"].to(parameter) for key in (ADAM if adam else (MUON,)) if f"{key}.{name}" in tensors}
+            if kept and adam:
+                kept["step"] = torch.tensor(float(facts["step"]))
+            if kept:
+                self.optimisers[0 if adam else 1].state[parameter] = kept
         self.step = self.first_step = facts["step"]
         self.earlier = facts["runs"]
         return True
@@ -129,6 +150,12 @@ class Trainer:
         self.averaged.load_state_dict(state)
         self.earlier = runs
         self.step = self.first_step = self.warm_from = sum(run["steps"] for run in runs)
+
+
+def recorded_runs(path: Path) -> list[dict]:
+    """The history that a checkpoint carries, without its tensors."""
+    with safe_open(path, "pt") as file:
+        return json.loads(file.metadata()["facts"])["runs"]
 
 
 def log(path: Path, **values) -> None:

@@ -9,7 +9,7 @@ from math import isfinite, log
 import cv2
 import numpy as np
 
-from .masks import LINES, SIDES, AlignError, Box, Subject, as_bytes, background_of, checked_image
+from .masks import SIDES, AlignError, Box, Subject
 from .skeleton import limb_ratio
 
 ANCHORS = ("bottom", "centre", "top")
@@ -39,7 +39,7 @@ class Placement:
 
 def place(size: tuple[int, int], canvas: tuple[int, int], mode: str | int = FILL) -> Placement:
     """Where ControlNet's resize mode puts an image of `size` (width, height); it rounds to whole pixels, and so does this."""
-    mode, (width, height), (w, h) = resize_mode(mode), _size(size, "image"), _size(canvas, "canvas")
+    mode, (width, height), (w, h) = resize_mode(mode), whole_size(size, "image"), whole_size(canvas, "canvas")
     if mode == STRETCH:
         return Placement((w / width, h / height), (0.0, 0.0))
     k = min(h / height, w / width) if mode == FILL else max(h / height, w / width)
@@ -56,7 +56,8 @@ def resize_mode(mode: str | int) -> str:
     return MODES[mode]
 
 
-def _size(size: tuple[int, int], name: str) -> tuple[int, int]:
+def whole_size(size: tuple[int, int], name: str) -> tuple[int, int]:
+    """Width and height in whole pixels, or an AlignError that names them."""
     numbers = tuple(size) if isinstance(size, (tuple, list)) else ()
     if len(numbers) != 2 or not all(isinstance(n, (int, np.integer)) and 0 < n <= LARGEST_CANVAS for n in numbers):
         raise AlignError(f"The {name}'s width and height must be whole numbers from 1 to {LARGEST_CANVAS}.")
@@ -231,7 +232,7 @@ def align(
     fit: bool = True,
 ) -> Alignment:
     """Aligns in the canvas (width, height) the sampler will use. `margin`: its share to keep free; `fit=False` lets subjects leave it."""
-    canvas, correction = _size(canvas, "canvas"), correction or Correction()
+    canvas, correction = whole_size(canvas, "canvas"), correction or Correction()
     mode = resize_mode(mode)
     reference_mode = mode if reference_mode is None else resize_mode(reference_mode)
     if anchor not in ANCHORS or rule not in RULES:
@@ -308,81 +309,3 @@ def _corrected(found: Alignment, hand: Correction) -> Alignment:
     move = (hand.dx * found.canvas[0], hand.dy * found.canvas[1])
     shift = tuple(hand.scale * t + (1 - hand.scale) * p + m for t, p, m in zip(found.shift, (x, y), move, strict=True))
     return replace(found, scale=found.scale * hand.scale, shift=shift, correction=hand, reasons=(*found.reasons, "Corrected by hand."))
-
-
-def apply(structure: np.ndarray, found: Alignment, kind: str | None = None, detail: float = 1.0) -> np.ndarray:
-    """The aligned map at the canvas's size, which every resize mode leaves as it is; `detail` times larger for a later, larger pass."""
-    image = checked_image(structure, "the structure image")
-    if image.shape[1::-1] != found.structure_size:
-        raise AlignError("The structure image has another size than the one that was aligned.")
-    if not (isinstance(detail, (int, float)) and 0.01 <= detail <= 16):
-        raise AlignError("The detail must be a number from 0.01 to 16.")
-    size = _size([max(1, round(n * detail)) for n in found.canvas], "aligned map")
-    matrix, fill = found.matrix * detail, background_of(image, kind)
-    if size == found.structure_size and np.allclose(matrix, np.eye(2, 3), atol=1e-3):
-        return structure.copy()
-    colours = _colours(image)
-    if 2 < colours < 200:  # a skeleton or a segmentation: colours are names here, and ControlNet counts them the same way
-        warped = _warp(image, matrix, size, cv2.INTER_NEAREST)
-    elif colours == 2:
-        warped = _warp_two_tone(image, matrix, size, fill, thin=kind in LINES or _is_thin(image, fill))
-    else:
-        warped = _warp(image, matrix, size, cv2.INTER_CUBIC if min(matrix[0, 0], matrix[1, 1]) > 1 else cv2.INTER_LINEAR)
-    result = np.empty((*size[::-1], image.shape[2]), image.dtype)
-    result[:] = fill
-    (x0, y0), (x1, y1) = (np.round(matrix @ (x, y, 1)).astype(int).clip(0, size) for x, y in ((0, 0), found.structure_size))
-    result[y0:y1, x0:x1] = warped[y0:y1, x0:x1]
-    return result[..., 0] if structure.ndim == 2 else result
-
-
-def _colours(image: np.ndarray) -> int:
-    seen = np.zeros(1 << 24, bool)
-    levels = as_bytes(image)[..., :3].astype(np.int32)
-    seen[levels @ np.array([65536, 256, 1][-levels.shape[2] :], np.int32)] = True
-    return int(seen.sum())
-
-
-def _warp(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int], interpolation: int) -> np.ndarray:
-    """`matrix` counts from pixel corners. What shrinks is averaged first; beyond the image its border goes on."""
-    height, width = image.shape[:2]
-    image = image.astype(np.float32) if image.dtype != np.uint8 else image
-    if interpolation != cv2.INTER_NEAREST and min(matrix[0, 0], matrix[1, 1]) < 1:
-        new = tuple(max(1, round(n * min(1.0, k))) for n, k in ((width, matrix[0, 0]), (height, matrix[1, 1])))
-        image = cv2.resize(image, new, interpolation=cv2.INTER_AREA)
-        matrix = matrix * np.array([width / new[0], height / new[1], 1.0])
-    centred = matrix.copy()
-    centred[:, 2] += 0.5 * (matrix[:, 0] + matrix[:, 1] - 1)  # cv2 counts from pixel centres
-    warped = cv2.warpAffine(image, centred, size, flags=interpolation, borderMode=cv2.BORDER_REPLICATE)
-    warped = warped if warped.dtype == np.uint8 else warped.clip(0, 1)
-    return warped.reshape(*size[::-1], -1)
-
-
-def _is_thin(image: np.ndarray, fill: np.ndarray) -> bool:
-    ink = (image != fill).any(2).astype(np.uint8)
-    return bool(2 * cv2.morphologyEx(ink, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)).sum() < ink.sum())
-
-
-def _warp_two_tone(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int], fill: np.ndarray, thin: bool) -> np.ndarray:
-    """Two colours stay two. Lines stay one pixel thin however much they grow, and unbroken however much they shrink."""
-    ink = (image != fill).any(2)
-    colour = image[ink][0] if ink.any() else fill
-    cover = _warp(ink.astype(np.float32), matrix, size, cv2.INTER_LINEAR)[..., 0]
-    drawn = cover > (0.4 * min(1.0, matrix[0, 0], matrix[1, 1]) if thin else 0.5)
-    return np.where((_thinned(drawn) if thin else drawn)[..., None], colour, fill).astype(image.dtype)
-
-
-def _thinned(mask: np.ndarray, rounds: int = 12) -> np.ndarray:
-    """Zhang and Suen's thinning: peels off border pixels that no line needs to stay connected."""
-    padded = np.pad(mask, 1)
-    around = ((-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1))
-    for step in range(2 * rounds):
-        y, x = np.nonzero(padded)
-        ring = np.stack([padded[y + dy, x + dx] for dy, dx in around])
-        north, east, south, west = ring[::2]
-        crossings = (~ring & np.roll(ring, -1, 0)).sum(0)
-        free = ~(north & east & south) & ~(east & south & west) if step % 2 == 0 else ~(north & east & west) & ~(north & south & west)
-        peeled = (crossings == 1) & (ring.sum(0) >= 2) & (ring.sum(0) <= 6) & free
-        padded[y[peeled], x[peeled]] = False
-        if step % 2 and not peeled.any():
-            break
-    return padded[1:-1, 1:-1]

@@ -12,7 +12,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from .matching import BUDGET, FEATURES, THRESHOLDS, Appearance, Match, feature_of, gate, joined, match, pieces, weight_at
+from .matching import BUDGET, FEATURES, THRESHOLDS, Appearance, Match, feature_of, gate, guide_at, joined, match, pieces, weight_at
+
+PER_NAT = 0.1  # of cosine: how much a guide's logarithm says when places are matched
 
 Watch = Callable[[Match, Tensor], None]
 
@@ -75,6 +77,22 @@ class Infusion:
 
 
 @dataclass(frozen=True)
+class Queries:
+    """The picture's side of a layer: what looks for a match, and how much of it each row and token may take."""
+
+    q: Tensor  # (rows, heads, tokens, dim)
+    rows: Sequence[float]  # a weight for every row, 0 leaves it alone; who is who the host knows
+    hidden: Tensor | None = None  # the layer's input (rows, tokens, channels), when the match is on hidden states
+    yields: Tensor | None = None  # (rows, tokens) in 0 … 1: what the Δ-gate (1 − map) and a mask of the picture leave of the infusion
+    watch: Watch | None = None  # is shown the match and the amounts
+    guide: Tensor | None = None  # (rows or 1, tokens, tokens of the reference): logarithms, what else makes a pair likely
+
+    def __post_init__(self):
+        if len(self.rows) != self.q.shape[0]:
+            raise ValueError(f"{self.q.shape[0]} rows came, and weights for {len(self.rows)}")
+
+
+@dataclass(frozen=True)
 class Share:
     """How much of the reference each token of the infused rows takes."""
 
@@ -82,44 +100,21 @@ class Share:
     appearance: Appearance  # as those rows see it
     matched: Match
     amount: Tensor  # (rows of the part, groups, tokens): δM, clamped, times the row's weight and what the token yields
+    guide: Tensor | None = None
 
 
 @torch.no_grad()
-def infuse(
-    base: Tensor,
-    q: Tensor,
-    appearance: Appearance,
-    how: Infusion,
-    rows: Sequence[float],
-    hidden: Tensor | None = None,
-    yields: Tensor | None = None,
-    watch: Watch | None = None,
-) -> Tensor:
-    """Infuse the reference into an attention's output. With nothing to infuse, `base` itself comes back.
-
-    base, q: (rows, heads, tokens, dim). rows: a weight for every row, 0 leaves it alone; who is who the host knows.
-    hidden: the layer's input (rows, tokens, channels), when the match is on hidden states. yields: (rows, tokens) in 0 … 1, what
-    the Δ-gate (1 − map) and a mask of the picture leave of the infusion. watch: is shown the match and the amounts.
-    """
-    share = shared_out(q, appearance, how, rows, hidden, yields, watch)
+def infuse(base: Tensor, queries: Queries, appearance: Appearance, how: Infusion) -> Tensor:
+    """Infuse the reference into an attention's output (rows, heads, tokens, dim). With nothing to infuse, `base` itself comes back."""
+    share = shared_out(queries, appearance, how)
     if share is None:
         return base
-    seen = attend(q[share.part], share.appearance.v, share, how)
+    seen = attend(queries.q[share.part], share.appearance.v, share, how)
     return _put(base, share.part, blend(base[share.part], seen, share.amount[..., None]))
 
 
 @torch.no_grad()
-def infuse_projected(
-    out: Tensor,
-    project: Callable[[Tensor], Tensor],
-    q: Tensor,
-    appearance: Appearance,
-    how: Infusion,
-    rows: Sequence[float],
-    hidden: Tensor | None = None,
-    yields: Tensor | None = None,
-    watch: Watch | None = None,
-) -> Tensor:
+def infuse_projected(out: Tensor, project: Callable[[Tensor], Tensor], queries: Queries, appearance: Appearance, how: Infusion) -> Tensor:
     """The same after the output projection, for hosts that only have the whole layer's result (rows, tokens, channels).
 
     The projection is affine and the weights of a blend sum to 1, so blending its results is projecting the blend; but heads
@@ -127,63 +122,85 @@ def infuse_projected(
     """
     if how.feature == "qk_per_head":
         raise ValueError("a gate per head needs the heads apart: use infuse() before the output projection")
-    share = shared_out(q, appearance, how, rows, hidden, yields, watch)
+    share = shared_out(queries, appearance, how)
     if share is None:
         return out
-    seen = project(rearrange(attend(q[share.part], share.appearance.v, share, how), "r h n d -> r n (h d)"))
+    seen = project(rearrange(attend(queries.q[share.part], share.appearance.v, share, how), "r h n d -> r n (h d)"))
     return _put(out, share.part, blend(out[share.part], seen, share.amount[:, 0, :, None]))
 
 
 @torch.no_grad()
-def infuse_kv(
-    k: Tensor,
-    v: Tensor,
-    q: Tensor,
-    appearance: Appearance,
-    how: Infusion,
-    rows: Sequence[float],
-    hidden: Tensor | None = None,
-    yields: Tensor | None = None,
-    watch: Watch | None = None,
-) -> tuple[Tensor, Tensor]:
+def infuse_kv(k: Tensor, v: Tensor, queries: Queries, appearance: Appearance, how: Infusion) -> tuple[Tensor, Tensor]:
     """The project page's other form: K_blend and V_blend for the layer's own attention, from the tokens matched."""
-    share = shared_out(q, appearance, how, rows, hidden, yields, watch)
+    share = shared_out(queries, appearance, how)
     if share is None:
         return k, v
     blended = []
     for own, theirs in ((k, share.appearance.k), (v, share.appearance.v)):
-        seen = attend(q[share.part], theirs, share, how)
+        seen = attend(queries.q[share.part], theirs, share, how)
         blended.append(_put(own, share.part, blend(own[share.part], seen, share.amount[..., None])))
     return blended[0], blended[1]
 
 
-def shared_out(
-    q: Tensor,
-    appearance: Appearance,
-    how: Infusion,
-    rows: Sequence[float],
-    hidden: Tensor | None = None,
-    yields: Tensor | None = None,
-    watch: Watch | None = None,
-) -> Share | None:
+@torch.no_grad()
+def infuse_joint(k: Tensor, v: Tensor, queries: Queries, appearance: Appearance, how: Infusion) -> Tensor | None:
+    """One softmax over the picture's own tokens and the reference's, whose weights are multiplied by δM; None: nothing to infuse.
+
+    It is the same blend with a share that attention itself settles, A = (1 − a)·A_base + a·A_app, a = δM·Z_app / (Z_base + δM·Z_app),
+    Z being the sums of the softmaxes: a place takes little where it has better neighbours of its own, and never overshoots.
+    """
+    share = shared_out(queries, appearance, how)
+    if share is None:
+        return None
+    q, own_k, own_v = (x[share.part] for x in (queries.q, k, v))
+    rows = q.shape[0]
+    keys, values = (torch.cat([own, theirs.expand(rows, -1, -1, -1)], 2)
+                    for own, theirs in ((own_k, share.appearance.k), (own_v, share.appearance.v)))  # fmt: skip
+    size = pieces(how.budget, rows * share.amount.shape[1] * keys.shape[2] * q.element_size())
+    seen = []
+    for start, part in zip(range(0, q.shape[2], size), q.split(size, 2), strict=True):
+        beside = F.pad(_given(share, slice(start, start + size), how), (own_k.shape[2], 0))
+        seen.append(F.scaled_dot_product_attention(part, keys, values, attn_mask=beside))
+    seen = joined(seen, 2)
+    if rows == queries.q.shape[0]:
+        return seen
+    return _put(F.scaled_dot_product_attention(queries.q, k, v), share.part, seen)
+
+
+def _given(share: Share, some: slice, how: Infusion) -> Tensor:
+    """What is added to the logits of the reference's tokens, for some tokens of the picture; its own stay as they are."""
+    appearance, dtype = share.appearance, share.appearance.k.dtype
+    given = _bias(share.amount[:, :, some], dtype)[..., None].expand(-1, -1, -1, appearance.tokens)
+    if 0 < how.top_k < appearance.tokens:
+        index = share.matched.index[:, :, some]
+        given = torch.full_like(given, _NOTHING).scatter(-1, index, given[..., :1].expand_as(index))
+    if appearance.weight is not None:
+        given = given + _bias(appearance.weight, dtype)[:, None, None]
+    return given if share.guide is None else given + share.guide[:, None, some].to(dtype)
+
+
+def shared_out(queries: Queries, appearance: Appearance, how: Infusion) -> Share | None:
     """Match the rows that take part and settle how much each token takes; None when that is nothing for sure."""
-    if len(rows) != q.shape[0]:
-        raise ValueError(f"{q.shape[0]} rows came, and weights for {len(rows)}")
-    part = active(rows)
+    q, hidden = queries.q, queries.hidden
+    part = active(queries.rows)
     if how.idle or part is None or appearance.tokens == 0:
         return None
     appearance = appearance.of(part).to(q)
     query = feature_of(how.feature, q[part], None if hidden is None else hidden[part])
-    matched = match(query, appearance.feature, max(how.top_k, 1), appearance.weight, how.budget)
+    guide = queries.guide if queries.guide is None or len(queries.guide) == 1 else queries.guide[part]
+    told = None if guide is None else guide * PER_NAT
+    matched = match(query, appearance.feature, max(how.top_k, 1), appearance.weight, how.budget, told)
     amount = infused_amount(matched, how, appearance.weight)
-    for row, weight in enumerate(weight for weight in rows if weight):
+    if appearance.rivals is not None:
+        amount *= matched.similarity > match(query, appearance.rivals, budget=how.budget).similarity
+    for row, weight in enumerate(weight for weight in queries.rows if weight):
         if weight != 1:
             amount[row] *= weight
-    if yields is not None:
-        amount *= yields[part][:, None]
-    if watch is not None:
-        watch(matched, amount)
-    return Share(part, appearance, matched, amount)
+    if queries.yields is not None:
+        amount *= queries.yields[part][:, None]
+    if queries.watch is not None:
+        queries.watch(matched, amount)
+    return Share(part, appearance, matched, amount, guide)
 
 
 def infused_amount(matched: Match, how: Infusion, weight: Tensor | None = None) -> Tensor:
@@ -195,7 +212,7 @@ def infused_amount(matched: Match, how: Infusion, weight: Tensor | None = None) 
 def attend(q: Tensor, values: Tensor, share: Share, how: Infusion) -> Tensor:
     """A_app: attention of q (rows, heads, tokens, dim) to the reference's matched tokens, or to all of them."""
     if how.top_k == 0 or how.top_k >= share.appearance.tokens:
-        return _attend_all(q, values, share.appearance, how.budget)
+        return _attend_all(q, values, share, how.budget)
     if how.top_k == 1:  # the softmax of one number is 1: A_app is the matched value itself
         return _taken(values, share.matched.index, q.shape[1])[..., 0, :]
     return _attend_matched(q, values, share, how.budget)
@@ -222,24 +239,32 @@ def _put(base: Tensor, part: slice | list[int], infused: Tensor) -> Tensor:
     return out
 
 
-def _attend_all(q: Tensor, values: Tensor, appearance: Appearance, budget: int) -> Tensor:
-    rows, heads = q.shape[:2]
+def _attend_all(q: Tensor, values: Tensor, share: Share, budget: int) -> Tensor:
+    (rows, heads), appearance = q.shape[:2], share.appearance
     keys, values = appearance.k.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1)
     bias = None if appearance.weight is None else _bias(appearance.weight, q.dtype)[:, None, None]
     # The fused kernels never hold the whole matrix, but the plain one does, and which one runs is torch's choice.
     size = pieces(budget, rows * heads * appearance.tokens * q.element_size())
-    return joined([F.scaled_dot_product_attention(part, keys, values, attn_mask=bias) for part in q.split(size, dim=2)], 2)
+    parts = []
+    for start, part in zip(range(0, q.shape[2], size), q.split(size, dim=2), strict=True):
+        told = None if share.guide is None else share.guide[:, None, start : start + size].to(q.dtype)
+        mask = told if bias is None else bias if told is None else bias + told
+        parts.append(F.scaled_dot_product_attention(part, keys, values, attn_mask=mask))
+    return joined(parts, 2)
 
 
 def _attend_matched(q: Tensor, values: Tensor, share: Share, budget: int) -> Tensor:
     heads, dim, index = q.shape[1], q.shape[3], share.matched.index
     size = pieces(budget, q.shape[0] * heads * index.shape[-1] * dim * q.element_size())
     parts = []
-    for some, chosen in zip(q.split(size, dim=2), index.split(size, dim=2), strict=True):
+    starts = range(0, q.shape[2], size)
+    for start, some, chosen in zip(starts, q.split(size, dim=2), index.split(size, dim=2), strict=True):
         keys = _taken(share.appearance.k, chosen, heads)  # (rows, heads, some tokens, k, dim)
         logits = (some[..., None, :] @ keys.transpose(-1, -2))[..., 0, :] * dim**-0.5
         if share.appearance.weight is not None:
             logits = logits + _bias(weight_at(share.appearance.weight, chosen), logits.dtype)
+        if share.guide is not None:
+            logits = logits + guide_at(share.guide[:, start : start + size], chosen).to(logits.dtype)
         attention = logits.float().softmax(-1).to(q.dtype)
         parts.append((attention[..., None, :] @ _taken(values, chosen, heads))[..., 0, :])
     return joined(parts, 2)
@@ -253,6 +278,8 @@ def _taken(x: Tensor, index: Tensor, heads: int) -> Tensor:
     return x.gather(2, places).reshape(rows, heads, tokens, k, x.shape[-1])
 
 
+_NOTHING = -3e4  # a finite floor instead of −∞: a row whose tokens are all forbidden then yields numbers, which its closed gate ignores
+
+
 def _bias(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    # A finite floor instead of −∞: a row whose tokens are all forbidden then yields numbers, which its closed gate ignores.
-    return weight.float().log().clamp(min=-3e4).to(dtype)
+    return weight.float().log().clamp(min=_NOTHING).to(dtype)

@@ -69,6 +69,12 @@ class Subject:
     def size(self) -> tuple[int, int]:
         return self.mask.shape[1], self.mask.shape[0]
 
+    def with_room(self, share: float) -> np.ndarray:
+        """The mask, wider on all sides by this share of the subject's size: hair and clothes reach beyond joints and limbs."""
+        reach = round(share * max(self.box.width, self.box.height))
+        disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
+        return cv2.dilate(self.mask.astype(np.uint8), disc) > 0
+
     def with_pose(self, pose: np.ndarray | Skeleton) -> Subject:
         """The same subject with its joints known: from its own detected pose map (of any size), or given in its pixels."""
         if isinstance(pose, Skeleton):
@@ -169,6 +175,15 @@ def from_drawn(image: np.ndarray, colour: tuple[int, int, int] | None = None, to
     if colour is None:
         return subject_of(painted & (levels.max(2) > DIFFERS), "drawn", **options)
     return subject_of(painted & (np.abs(levels - np.array(colour, np.int16)).max(2) <= tolerance), "drawn", **options)
+
+
+def figure_of(structure: np.ndarray, room: float, kind: str | None = None) -> np.ndarray | None:
+    """Where the picture of this control map will have its subject, with some room; None where that is not clear."""
+    try:
+        subject = from_control_map(structure, kind)
+    except AlignError:
+        return None
+    return subject.with_room(room) if subject.solid and not subject.reasons else None
 
 
 def from_control_map(image: np.ndarray, kind: str | None = None, **options) -> Subject:

@@ -61,16 +61,21 @@ class Appearance:
     v: Tensor  # (references, heads, tokens, dim)
     feature: Tensor  # (references, groups, tokens, width), unit length
     weight: Tensor | None = None  # (references, tokens) in 0 … 1; 0 never competes; None is 1 everywhere
+    # The features of what surrounds the subject (references, groups, tokens, width): what is more like them takes nothing. Zeros are
+    # none: they are like nothing, and only keep from the subject what is unlike it.
+    rivals: Tensor | None = None
 
     @property
     def tokens(self) -> int:
         return self.k.shape[2]
 
-    def only(self, subject: Tensor) -> Appearance:
-        """The tokens of a mask (tokens,), the same for all references: what lies outside neither competes nor costs memory."""
+    def only(self, subject: Tensor, rivals: Tensor | None = None) -> Appearance:
+        """The tokens of a mask (tokens,), the same for all references: what lies outside neither matches nor costs keys and values;
+        of the tokens of a second mask only the features stay, as rivals."""
         place = subject.to(self.k.device).nonzero()[:, 0]
         weight = None if self.weight is None else self.weight[:, place]
-        return Appearance(self.k[:, :, place], self.v[:, :, place], self.feature[:, :, place], weight)
+        others = None if rivals is None or not rivals.any() else self.feature[:, :, rivals.to(self.k.device).nonzero()[:, 0]]
+        return Appearance(self.k[:, :, place], self.v[:, :, place], self.feature[:, :, place], weight, others)
 
     def weighted(self, weight: float) -> Appearance:
         """The same reference, infused by this much; half of it also loses half a cosine in the competition with others."""
@@ -85,11 +90,11 @@ class Appearance:
         """On the device and in the dtype of a live tensor; itself when it is there."""
         if self.k.device == like.device and self.k.dtype == like.dtype == self.feature.dtype:
             return self
-        k, v, feature = (x.to(like.device, like.dtype) for x in (self.k, self.v, self.feature))
-        return Appearance(k, v, feature, None if self.weight is None else self.weight.to(like.device))
+        k, v, feature, rivals = (None if x is None else x.to(like.device, like.dtype) for x in (self.k, self.v, self.feature, self.rivals))
+        return Appearance(k, v, feature, None if self.weight is None else self.weight.to(like.device), rivals)
 
     def _parts(self) -> tuple[Tensor | None, ...]:
-        return self.k, self.v, self.feature, self.weight
+        return self.k, self.v, self.feature, self.weight, self.rivals
 
 
 def together(references: Sequence[Appearance]) -> Appearance:
@@ -97,50 +102,81 @@ def together(references: Sequence[Appearance]) -> Appearance:
     if len(references) == 1:
         return references[0]
     k, v, feature = (torch.cat(parts, 2) for parts in zip(*(r._parts()[:3] for r in references), strict=True))
+    surroundings = [r.rivals for r in references if r.rivals is not None]
+    rivals = torch.cat(surroundings, 2) if surroundings else None
     if all(r.weight is None for r in references):
-        return Appearance(k, v, feature)
+        return Appearance(k, v, feature, None, rivals)
     ones = [torch.ones(r.k.shape[0], r.tokens, device=k.device) if r.weight is None else r.weight for r in references]
-    return Appearance(k, v, feature, torch.cat(ones, 1))
+    return Appearance(k, v, feature, torch.cat(ones, 1), rivals)
 
 
 def row_by_row(references: Sequence[Appearance]) -> Appearance:
     """One reference for each row: shorter ones are filled up with tokens that never compete."""
     longest = max(r.tokens for r in references)
-    filled = [[F.pad(x, (0, 0, 0, longest - r.tokens)) for x in r._parts()[:3]] for r in references]
+    filled = [[_longer(x, longest) for x in r._parts()[:3]] for r in references]
     weights = [torch.ones(1, r.tokens, device=r.k.device) if r.weight is None else r.weight for r in references]
     weight = torch.cat([F.pad(w, (0, longest - w.shape[1])) for w in weights])
-    return Appearance(*(torch.cat(parts) for parts in zip(*filled, strict=True)), weight)
+    most = max(0 if r.rivals is None else r.rivals.shape[2] for r in references)
+    rivals = torch.cat([_longer(r.feature[:, :, :0] if r.rivals is None else r.rivals, most) for r in references]) if most else None
+    return Appearance(*(torch.cat(parts) for parts in zip(*filled, strict=True)), weight, rivals)
+
+
+def _longer(x: Tensor, tokens: int) -> Tensor:
+    return F.pad(x, (0, 0, 0, tokens - x.shape[2]))
 
 
 @torch.no_grad()
-def match(query: Tensor, key: Tensor, top_k: int = 1, weight: Tensor | None = None, budget: int = BUDGET) -> Match:
+def match(
+    query: Tensor, key: Tensor, top_k: int = 1, weight: Tensor | None = None, budget: int = BUDGET, guide: Tensor | None = None
+) -> Match:
     """sim_i = max_j cos(q_i, k_app,j) and the top-k j.
 
     query: (rows, groups, tokens, width) and key: (references, groups, tokens of the reference, width), both of unit length;
     `references` is 1 when all rows share them. weight: (references, tokens of the reference) in 0 … 1; 0 never competes, and a
-    reference of weight w competes with its cosine less 1 − w, so that a weak one wins only where it fits much better.
+    reference of weight w competes with its cosine less 1 − w, so that a weak one wins only where it fits much better. guide: (rows or 1,
+    tokens, tokens of the reference), what else speaks for a pair; it is added to the cosines that compete, not to the one that comes back.
     """
-    rows, shared = query.shape[0], key.shape[0] == 1
+    rows, shared, tokens = query.shape[0], key.shape[0] == 1, query.shape[2]
     if shared:  # one long list of queries, instead of a copy of the keys for every row
         query = rearrange(query, "rows groups tokens width -> 1 groups (rows tokens) width")
     kind = _matching_dtype(query)
     key = key.to(kind).transpose(-1, -2)
     handicap = None if weight is None else torch.where(weight > 0, weight - 1, _FORBIDDEN)[:, None, None].to(kind)
     size = pieces(budget, query.shape[0] * query.shape[1] * key.shape[-1] * (4 if kind == torch.float32 else 2))
-    found = [_ranked(part.to(kind), key, handicap, min(top_k, key.shape[-1])) for part in query.split(size, dim=2)]
+    starts = range(0, query.shape[2], size)
+    found = []
+    for start, part in zip(starts, query.split(size, dim=2), strict=True):
+        extra = [handicap, None if guide is None else _guided(guide, start, part.shape[2], tokens, shared).to(kind)]
+        found.append(_ranked(part.to(kind), key, extra, min(top_k, key.shape[-1])))
     rank, index = joined([part[0] for part in found], 2), joined([part[1] for part in found], 2)
     if shared:
         index = rearrange(index, "1 groups (rows tokens) k -> rows groups tokens k", rows=rows)
         rank = rearrange(rank, "1 groups (rows tokens) -> rows groups tokens", rows=rows)
     if weight is not None:
         rank = rank + 1 - weight_at(weight, index[..., :1])[..., 0]
+    if guide is not None:
+        rank = rank - guide_at(guide, index[..., :1])[..., 0]
     return Match(rank.clamp(max=1), index)  # rounding may say 1.0000001, and τ = 1 has to close the gate
 
 
-def _ranked(query: Tensor, key: Tensor, handicap: Tensor | None, k: int) -> tuple[Tensor, Tensor]:
+def _guided(guide: Tensor, start: int, count: int, tokens: int, shared: bool) -> Tensor:
+    """The guide of some queries: of these tokens of every row, or of these places in the long list of all rows' tokens."""
+    if not shared:
+        return guide[:, None, start : start + count]
+    place = torch.arange(start, start + count, device=guide.device)
+    return guide[place // tokens if len(guide) > 1 else torch.zeros_like(place), place % tokens][None, None]
+
+
+def guide_at(guide: Tensor, index: Tensor) -> Tensor:
+    """The guide (rows or 1, tokens, tokens of the reference) of the matched tokens: the shape of index."""
+    return guide[:, None].expand(index.shape[0], index.shape[1], -1, -1).gather(3, index)
+
+
+def _ranked(query: Tensor, key: Tensor, extra: Sequence[Tensor | None], k: int) -> tuple[Tensor, Tensor]:
     rank = query @ key  # (references, groups, some tokens, tokens of the reference)
-    if handicap is not None:
-        rank += handicap
+    for more in extra:
+        if more is not None:
+            rank += more
     value, index = rank.max(-1, keepdim=True) if k == 1 else rank.topk(k, dim=-1)
     return value[..., 0].float(), index
 
@@ -190,6 +226,11 @@ def subject_tokens(mask: Tensor, grid: tuple[int, int]) -> Tensor:
     """
     share = to_tokens(mask, grid)
     return (share > 0) & (share >= share.amax(1, keepdim=True).clamp(max=0.5))
+
+
+def surrounding_tokens(mask: Tensor, grid: tuple[int, int]) -> Tensor:
+    """The tokens that show nothing of the subject, as booleans (pictures, tokens)."""
+    return to_tokens(mask, grid) == 0
 
 
 def pieces(budget: int, bytes_each: int) -> int:

@@ -9,11 +9,13 @@ end(p)                              postprocess, p.close() and the next begin: w
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from modules import errors
 from PIL import Image
 
+from seal_ext.core.skeleton import Skeleton
 from seal_ext.request import REFERENCE_KEY, Request, subject
 
 from . import registry
@@ -33,6 +35,9 @@ class Seal:
         self.passing: Pass | None = None
         self.given_up = self.closed = False
         self.aligned: list[np.ndarray] = []  # maps, for whoever wants to see them
+        self.figures: list[np.ndarray] = []  # where those maps' figures are, on the canvas
+        self.skeleton: Skeleton | None = None  # an aligned pose's joints, in shares of the canvas
+        self.poses: dict[int, Skeleton] = {}  # the joints of references, by their numbers and in their own pixels
         self.units: list = []  # the user's enabled ControlNet units
         self.disagreement: list[np.ndarray] = []
         self.subjects = []
@@ -75,11 +80,13 @@ class Seal:
         if self.closed or self.given_up:
             return
         try:
+            levels = None
             if self.passing is not None and not self.passing.goes_on(params):
-                self.passing.close()  # a refiner took over, or another sampler
+                levels = self.passing.levels  # a refiner took over: it goes on where the model before it stood
+                self.passing.close()
                 self.passing = None
             if self.passing is None:
-                self.passing = Pass(self, params)
+                self.passing = Pass(self, params, levels)
                 self.passing.start()
             self.passing.step(params)
         except Refusal as refusal:
@@ -136,7 +143,8 @@ def begin(p, request: Request) -> Seal:
     end(p)
     seal = Seal(p, request)
     for asked in request.references:
-        registry.remember(asked.hash, asked.picture())
+        if sentence := registry.remember(asked):
+            seal.note(sentence)
     before = vars(p).get("close")
 
     def close():
@@ -160,6 +168,15 @@ def end(p) -> None:
     vars(p).pop(ATTRIBUTE, None)
     if getattr(vars(p).get("close"), "of_seal", None) is seal:
         del vars(p)["close"]
+
+
+def for_inner_pass(p, asked: Request) -> Request:
+    """What was asked for, where this may be a picture that another extension draws on its own inside the user's."""
+    settings = asked.settings
+    if not getattr(p, "_ad_inner", False) or not settings.enabled:
+        return asked
+    # Its canvas is a part of the picture, such as a face: there is no figure to put where the reference's is.
+    return replace(asked, settings=replace(settings, enabled=settings.inner, align=False))
 
 
 def of(p) -> Seal | None:

@@ -39,10 +39,10 @@ def encode(model, image: Tensor) -> Tensor:
     pixels = image.to(shared.device, devices.dtype_vae) * 2 - 1
     with settled(pixels):
         seen = model.encode_first_stage(pixels)
-        if hasattr(seen, "mode"):
-            latent = model.scale_factor * seen.mode()
-        else:
+        if isinstance(seen, Tensor):  # SDXL's autoencoder has drawn from its distribution already, and scaled it
             latent = model.get_first_stage_encoding(seen)
+        else:
+            latent = model.scale_factor * seen.mode()
     if not torch.isfinite(latent).all():
         raise Refusal("The VAE makes no sense of the reference in this precision; try --no-half-vae. The picture is drawn without SeAl.")
     return latent.detach()

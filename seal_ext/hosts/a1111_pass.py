@@ -12,16 +12,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from modules import devices, extra_networks, prompt_parser, sd_samplers_common, sd_unet, sd_vae, shared
 from modules.processing import txt2img_image_conditioning
 from torch import Tensor
 
 from seal_ext.core.cache import AppearanceKey, fingerprint
+from seal_ext.core.limbs import Body
 from seal_ext.run import APPEARANCE, CONDITIONAL, UNCONDITIONAL, Reference, Row, Run
 
-from . import conds, registry
+from . import conds, options, registry
 from .a1111_model import Refusal, architecture, encode, extras, settled
-from .diffusers import as_tensor, fit
+from .diffusers import as_tensor, body_on, fit
 from .ldm import Link, clean, find_sites, patch, shadow
 
 ATTRIBUTE = "_seal"  # where `p` keeps its Seal, and a sampler's denoiser its Pass
@@ -43,7 +45,8 @@ class Call:
 class Pass:
     """What `run.Run` needs of its host, during one pass."""
 
-    def __init__(self, seal, params):
+    def __init__(self, seal, params, levels: list[float] | None = None):
+        self.levels = levels  # the timesteps of the sampling, noisiest first, where they are known already
         self.seal, self.settings, self.p = seal, seal.settings, seal.p
         self.denoiser, self.params = params.denoiser, params
         self.model, self.checkpoint = shared.sd_model, shared.sd_model.sd_checkpoint_info
@@ -72,16 +75,19 @@ class Pass:
     def start(self) -> None:
         """Sizes, steps and conditioning are known now: read the references and take hold of the U-Net."""
         settings = self.settings = self.settings.for_architecture(architecture(self.model))
-        registry.cache.resize(settings.cache_mb * registry.MEGABYTE)
+        registry.cache.resize(options.cache_mb(self.seal.settings.cache_mb, settings.cache_mb) * registry.MEGABYTE)
         call = self._call_of(self.params)
         self.prompt = self._encoded(settings.appearance_prompt) if settings.appearance_prompt.strip() else None
         if self.prompt is not None and all(conds.alike(self._app(), self._gen(call, image)) for image in range(len(call.parts))):
             self.prompt = None
-        references = [self._reference(asked, found) for asked, found in zip(self.seal.request.references, self.seal.subjects, strict=True)]
+        shown = zip(self.seal.request.references, self.seal.subjects, strict=True)
+        references = [self._reference(number, asked, found) for number, (asked, found) in enumerate(shown)]
         per_image = len({self._words(call, image) for image in range(len(call.parts))}) > 1
         per_image |= settings.noise == "noised" and settings.seed_policy == "image"
         given = [references] * len(call.parts) if per_image else references
-        self.run = Run(settings, given, registry.cache, self._key, self._levels(), tuple(self.p.seeds or (0,)))
+        self.levels = self.levels or self._levels()
+        self.run = Run(settings, given, registry.cache, self._key, self.levels, tuple(self.p.seeds or (0,)),
+                       figure=self._figure(), bodies=[self.seal.skeleton and Body.of(self.seal.skeleton)])  # fmt: skip
         self.call = call  # what the reading asks for is the conditioning of this first model call
         self.undo.append(patch(self.sites, self.link))
         factor = settings.strength * (settings.hires_factor * settings.hires if self.hires else 1)
@@ -119,13 +125,23 @@ class Pass:
             return float(level)
         return float(self.wrap.sigma_to_t(level.detach().reshape(1).to(self.wrap.log_sigmas)))
 
-    def _reference(self, asked, found) -> Reference:
+    def _figure(self) -> Tensor | None:
+        """Where the structures' figures are, of all units together."""
+        if not self.seal.figures or not self.settings.on_figure:
+            return None
+        size = self.params.x.shape[-2:]
+        maps = [F.interpolate(torch.from_numpy(figure)[None, None].float(), size=size, mode="area")[0] for figure in self.seal.figures]
+        return torch.cat(maps).amax(0, keepdim=True).to(self.params.x.device)
+
+    def _reference(self, number: int, asked, found) -> Reference:
         height, width = (CELL * n for n in self.params.x.shape[-2:])
         image, inside = fit(as_tensor(asked.rgb), height, width)
         name = (asked.hash, height, width, str(self.checkpoint.filename), str(sd_vae.loaded_vae_file))
         latent = registry.latent(name, lambda: encode(self.model, image))
         mask = inside if found is None else fit(torch.from_numpy(found.mask)[None].float(), height, width)[0][0, 0] > 0.5
-        return Reference(latent.to(self.params.x), None if mask.all() else mask & inside)
+        pose = self.seal.poses.get(number)
+        body = None if pose is None else body_on(pose, asked.rgb.shape[:2], height, width)
+        return Reference(latent.to(self.params.x), None if mask.all() else mask & inside, body=body)
 
     # ---- conditioning
 
@@ -208,12 +224,13 @@ class Pass:
                 return own(x, level, *args, **kwargs)
             first, call.done = call.done == 0, call.done + len(x)
             t = self._timestep(level[0])
-            lam = self.run.begin(t, rows, tuple(x.shape[-2:]), self.hires)
+            lam = self.run.bridging(t)
             self.link.run = self.run
             try:
                 if first and lam and self.prompt is not None and not self.seal.bridge_refused:
                     call.lam = lam
                     return self._with_appearance(own, call, t, rows, x, level, *args, **kwargs)
+                self.run.begin(t, rows, tuple(x.shape[-2:]), self.hires)
                 return own(x, level, *args, **kwargs)
             finally:
                 self.link.run = None

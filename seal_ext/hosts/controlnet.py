@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from modules import errors
 
-from seal_ext.core.geometry import FILL, STRETCH, Correction, align, apply
-from seal_ext.core.masks import AlignError, Subject, from_control_map
+from seal_ext.core.geometry import FILL, STRETCH, Alignment, Correction, align
+from seal_ext.core.masks import AlignError, Subject, figure_of, from_control_map
+from seal_ext.core.skeleton import Skeleton, read_skeleton
+from seal_ext.core.warping import apply
 from seal_ext.request import whole
+from seal_ext.units import Units
 
 # Units that show what something looks like and not where it is, by words in the names of their modules and models.
 APPEARANCE = ("reference", "ip-adapter", "ip_adapter", "ipadapter", "clip", "revision", "instant_id", "instantid", "face_id", "pulid",
@@ -27,20 +32,15 @@ def align_units(seal) -> None:
     """Align every enabled unit that carries a structure. The user's own units come back when the generation ends."""
     p, script = seal.p, _script(seal.p)
     units = [] if script is None else list(p.script_args[script.args_from : script.args_to])
-    structures = 0
-    for number, unit in enumerate(units):
-        if not _get(unit, "enabled", False):
-            continue
-        module = str(_get(unit, "module", "none")).lower()
-        if any(word in module for word in BATCHWISE):
+    for unit in units:
+        if _get(unit, "enabled", False) and any(word in _names(unit)[0] for word in BATCHWISE):
             seal.bridge_refused = (
                 "ControlNet's reference and inpainting units leave no room for the rows that Delta-Bridge adds, so it is off."
             )
             seal.note(seal.bridge_refused)
-        if not carries_structure(module, str(_get(unit, "model", "None")).lower()):
-            continue
-        structures += 1
-        if seal.settings.align:
+    carrying, ticked = structures(units), Units.parse(seal.settings.units)
+    for number, unit in carrying:
+        if seal.settings.align and ticked.wants(number):
             try:
                 units[number] = _aligned(seal, unit, number)
             except AlignError as error:
@@ -48,10 +48,19 @@ def align_units(seal) -> None:
             except Exception as error:
                 errors.report(f"SeAl could not align ControlNet unit {number}", exc_info=True)
                 seal.note(f"ControlNet unit {number} could not be aligned ({type(error).__name__}: {str(error)[:200]}).")
-    if not structures:
+    if not carrying:
         seal.note("No ControlNet unit carries a structure, so SeAl works from the prompt alone.")
         return
     _put(seal, script, units)
+
+
+def structures(units: Sequence) -> list[tuple[int, Any]]:
+    """The enabled units that say where things are, with their numbers."""
+    return [(number, unit) for number, unit in enumerate(units) if _get(unit, "enabled", False) and carries_structure(*_names(unit))]
+
+
+def _names(unit: Any) -> tuple[str, str]:
+    return str(_get(unit, "module", "none")).lower(), str(_get(unit, "model", "None")).lower()
 
 
 def carries_structure(module: str, model: str) -> bool:
@@ -108,6 +117,36 @@ def _external():
 
 def _aligned(seal, given: Any, number: int):
     unit = _unit(given)
+    found = find(seal, unit)
+    moved = apply(found.map, found.how, found.kind, found.detail)
+    for reason in found.how.reasons:
+        seal.note(f"ControlNet unit {number}: {reason}")
+    seal.aligned.append(moved)
+    figure = figure_of(moved, seal.settings.room, found.kind)
+    if figure is not None:
+        seal.figures.append(figure)
+    if found.pose is not None and seal.skeleton is None:
+        skeleton = read_skeleton(moved)
+        if skeleton is not None:
+            seal.skeleton = skeleton.moved((1 / moved.shape[1], 1 / moved.shape[0]))
+            seal.poses[0] = found.pose
+    ready = dict(module="none", image=np.ascontiguousarray(moved), mask=None, resize_mode=type(unit.resize_mode)(STRETCH))
+    return unit.copy(update=ready)
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What a unit's map shows, and where AnchorAlign puts it."""
+
+    map: np.ndarray
+    kind: str | None
+    how: Alignment
+    detail: float
+    pose: Skeleton | None = None  # of the reference, where the unit's preprocessor found one
+
+
+def find(seal, unit) -> Found:
+    """Looks at a unit and changes nothing. Of `seal` it needs p, request, settings and subjects: the page's preview asks, too."""
     if not _is_single(unit):
         raise AlignError("only single pictures can be aligned, and this unit has several.")
     rgb, mode = _structure(seal.p, unit)
@@ -125,12 +164,7 @@ def _aligned(seal, given: Any, number: int):
     # A second blob in a map is another limb, not another subject.
     subject = from_control_map(found, kind, keep="all" if kind == "edges" else "large")
     how = align(reference, subject, canvas, mode, FILL, settings.anchor, "auto", settings.margin, hand)
-    moved = apply(found, how, kind, detail)
-    for reason in how.reasons:
-        seal.note(f"ControlNet unit {number}: {reason}")
-    seal.aligned.append(moved)
-    ready = dict(module="none", image=np.ascontiguousarray(moved), mask=None, resize_mode=type(unit.resize_mode)(STRETCH))
-    return unit.copy(update=ready)
+    return Found(found, kind, how, detail, reference.skeleton)
 
 
 def _is_single(unit) -> bool:

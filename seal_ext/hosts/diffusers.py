@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from seal_ext.core.cache import AppearanceCache, AppearanceKey, fingerprint
+from seal_ext.core.limbs import Body
+from seal_ext.core.skeleton import Skeleton
 from seal_ext.run import APPEARANCE, CONDITIONAL, UNCONDITIONAL, Reference, Row, Run, Site
 from seal_ext.settings import Settings
 
@@ -26,6 +28,7 @@ class Picture:
     image: Any  # PIL image, array (height, width, 3) or tensor (3, height, width) in [0, 1]
     mask: Any = None  # PIL image, array or tensor (height, width), bright on the subject
     weight: float = 1.0
+    skeleton: Skeleton | None = None  # its joints, in the image's own pixels, when they are known
 
 
 class Seal:
@@ -47,11 +50,13 @@ class Seal:
         tell: Callable[[int, int], None] | None = None,
         watch=None,
         seeds: Sequence[int] = (0,),
+        figure: Tensor | None = None,
+        bodies: Sequence[Skeleton | None] = (),
     ):
         self.pipe, self.settings, self.watch, self.seeds = pipe, settings or Settings(enabled=True), watch, seeds
         group = reference if isinstance(reference, (list, tuple)) else [reference]
         self.pictures = [p if isinstance(p, Picture) else Picture(p) for p in group]
-        self.per_image = per_image
+        self.per_image, self.figure, self.bodies = per_image, figure, bodies
         self.appearance_prompt = appearance_prompt or self.settings.appearance_prompt or None
         self.cache = AppearanceCache(self.settings.cache_mb * MEGABYTE) if cache is None else cache
         self.tell = tell or (lambda done, total: None)
@@ -120,12 +125,13 @@ class Seal:
         self._call = {"sample": sample, "context": encoder_hidden_states, "kwargs": kwargs, "rows": rows, "original": original}
         if self.run is None:
             self._start(t, rows, sample)
-        lam = self.run.begin(t, rows, tuple(sample.shape[-2:]))
+        lam = self.run.bridging(t) if self.settings.enabled else 0.0
         if not lam or self.appearance_prompt is None:
+            self.run.begin(t, rows, tuple(sample.shape[-2:]))
             return original(sample, timestep, encoder_hidden_states, *args, **kwargs)
-        return self._with_appearance_rows(original, lam, sample, timestep, encoder_hidden_states, *args, **kwargs)
+        return self._with_appearance_rows(original, lam, t, sample, timestep, encoder_hidden_states, *args, **kwargs)
 
-    def _with_appearance_rows(self, original, lam: float, sample: Tensor, timestep, context: Tensor, *args, **kwargs):
+    def _with_appearance_rows(self, original, lam: float, t: float, sample: Tensor, timestep, context: Tensor, *args, **kwargs):
         """The model call with a third row an image, conditioned on c_app; λ·LowPass(Δ) goes to both sides of the guidance."""
         rows = self._call["rows"]
         gen = [i for i, row in enumerate(rows) if row.kind == CONDITIONAL]
@@ -136,11 +142,11 @@ class Seal:
             more["added_cond_kwargs"] = {k: torch.cat([v, added.get(k, v[gen]).to(v)]) for k, v in kwargs["added_cond_kwargs"].items()}
         if isinstance(timestep, Tensor) and timestep.ndim and len(timestep) == len(rows):
             timestep = torch.cat([timestep, timestep[gen]])
-        self.run.begin(self.run.now.t, (*rows, *(Row(APPEARANCE, image) for image in images)), tuple(sample.shape[-2:]))
+        self.run.begin(t, (*rows, *(Row(APPEARANCE, image) for image in images)), tuple(sample.shape[-2:]))
         result = original(torch.cat([sample, sample[gen]]), timestep, torch.cat([context, hidden.to(context)]), *args, **more)
         every = result[0] if isinstance(result, tuple) else result.sample
         seen, app = every[: len(rows)], every[len(rows) :]
-        bridge = self.run.bridged(seen[gen], app, lam, self._to_epsilon(self.run.now.t))
+        bridge = self.run.bridged(seen[gen], app, lam, self._to_epsilon(t))
         # u + d + w((c + d) − (u + d)) = u + w(c − u) + d: the same d on every row of an image passes the guidance unchanged.
         place = {image: i for i, image in enumerate(images)}
         seen = seen + bridge[[place[row.image] for row in rows]]
@@ -164,7 +170,9 @@ class Seal:
             if len(references) != images:
                 raise ValueError(f"{images} images are drawn, and references were given for {len(references)}")
             references = [[reference] for reference in references]
-        self.run = Run(self.settings, references, self.cache, self._key, levels, self.seeds, self.watch)
+        figure = None if self.figure is None or not self.settings.on_figure else self.figure.to(sample)
+        self.run = Run(self.settings, references, self.cache, self._key, levels, self.seeds, self.watch, figure,
+                       [None if body is None else Body.of(body.moved((1 / width, 1 / height))) for body in self.bodies])  # fmt: skip
         self.runs += 1
         if self.settings.enabled and self.settings.infusion and self.settings.strength > 0:
             self.run.read_references(self)
@@ -181,7 +189,8 @@ class Seal:
             mask = fit(as_tensor(picture.mask)[:1], height, width)[0][0, 0] > 0.5
         elif not inside.all():
             mask = inside  # the bars beside a picture of another shape are not the subject
-        return Reference(latent.to(like), mask, picture.weight)
+        body = None if picture.skeleton is None else body_on(picture.skeleton, as_tensor(picture.image).shape[-2:], height, width)
+        return Reference(latent.to(like), mask, picture.weight, body)
 
     def _key(self, image: int) -> AppearanceKey:
         context = self._conditioning(image)[0]
@@ -300,6 +309,13 @@ def encoded(vae, canvas: Tensor) -> Tensor:
     """The latent of a picture (1, 3, height, width) in [0, 1], scaled as the U-Net expects: the mean, which draws no random number."""
     latent = vae.encode((canvas * 2 - 1).to(vae.device, vae.dtype)).latent_dist.mean
     return (latent - (getattr(vae.config, "shift_factor", None) or 0)) * vae.config.scaling_factor
+
+
+def body_on(skeleton: Skeleton, size: tuple[int, int], height: int, width: int) -> Body | None:
+    """The limbs of a picture of this size (height, width) where `fit` puts it, in shares of the canvas."""
+    scale = min(height / size[0], width / size[1])
+    shift = ((1 - size[1] * scale / width) / 2, (1 - size[0] * scale / height) / 2)
+    return Body.of(skeleton.moved((scale / width, scale / height), shift))
 
 
 def fit(image: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""What outlives a generation: the references as U-Nets saw them, within a budget of bytes, and the last few pictures by their hash."""
+"""What outlives a generation: the references as U-Nets saw them, within a budget of bytes, and where the pictures themselves are kept."""
 
 from __future__ import annotations
 
@@ -7,26 +7,39 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 
 from seal_ext.core.cache import AppearanceCache
+from seal_ext.request import Asked
+from seal_ext.store import Store
 
 MEGABYTE = 2**20
-PICTURES = 16  # reference pictures that a pasted infotext can bring back
 LATENTS = 16
 
 cache = AppearanceCache(1024 * MEGABYTE)
-_pictures: OrderedDict[str, object] = OrderedDict()
+store: Store | None = None  # a host says where
 _latents: OrderedDict[Hashable, object] = OrderedDict()
 _lock = threading.Lock()
 
 
-def remember(name: str, picture: object) -> None:
-    """Keep a reference picture under its content's hash."""
-    _keep(_pictures, name, picture, PICTURES)
+def remember(asked: Asked) -> str:
+    """Keep a reference for a pasted infotext; the answer says why not, where that failed."""
+    try:
+        if store is not None:
+            store.keep(asked)
+    except OSError as error:
+        why = error.strerror or type(error).__name__
+        return f"The reference could not be kept in SeAl's store ({why}), so pasting this picture's parameters will not bring it back."
+    return ""
 
 
-def recall(name: str) -> object | None:
-    """The picture with this hash, if it is still here."""
+def recall(name: str) -> Asked | None:
+    """The reference with this hash, if it is still there."""
+    return None if store is None else store.find(name)
+
+
+def clear() -> None:
+    """Forget what U-Nets and autoencoders saw; the store stays."""
+    cache.clear()
     with _lock:
-        return _pictures.get(name)
+        _latents.clear()
 
 
 def latent(name: Hashable, make: Callable):
@@ -35,13 +48,8 @@ def latent(name: Hashable, make: Callable):
         known = _latents.get(name)
     if known is None:
         known = make().cpu()
-        _keep(_latents, name, known, LATENTS)
+        with _lock:
+            _latents[name] = known
+            while len(_latents) > LATENTS:
+                _latents.popitem(last=False)
     return known
-
-
-def _keep(kept: OrderedDict, name: Hashable, value: object, most: int) -> None:
-    with _lock:
-        kept[name] = value
-        kept.move_to_end(name)
-        while len(kept) > most:
-            kept.popitem(last=False)

@@ -176,7 +176,7 @@ def load_diffusers(
     prefix = "text_model." if any(name.startswith("text_model.") for name in text.state_dict()) else ""
 
     def ready(module: Any, weights: Mapping[str, Tensor], source: Path) -> Any:
-        return _fill(module, weights, source).to(device, dtype).eval().requires_grad_(False)
+        return filled(module, weights, source).to(device, dtype).eval().requires_grad_(False)
 
     return Components(
         unet=ready(diffusers.UNet2DConditionModel(**unet_config), keys.unet_state(state[0], unet_config["layers_per_block"]), checkpoint),
@@ -184,11 +184,11 @@ def load_diffusers(
         text_encoder=ready(text, {prefix + name: tensor for name, tensor in state[2].items()}, checkpoint),
         tokenizer=transformers.CLIPTokenizer.from_pretrained(str(folder), local_files_only=True),
         scheduler=diffusers.DDIMScheduler(**keys.scheduler_config(params)),
-        adapter=None if adapter is None else ready(*_adapter(Path(adapter)), Path(adapter)),
+        adapter=None if adapter is None else ready(*read_adapter(Path(adapter)), Path(adapter)),
     )
 
 
-def _adapter(path: Path) -> tuple[Any, dict[str, Tensor]]:
+def read_adapter(path: Path) -> tuple[Any, dict[str, Tensor]]:
     import diffusers
 
     state = _weights(path)
@@ -217,7 +217,7 @@ def _split(state: Mapping[str, Tensor], prefixes: Iterable[str], source: Path) -
     return parts
 
 
-def _fill(module: nn.Module, weights: Mapping[str, Tensor], source: Path) -> nn.Module:
+def filled(module: nn.Module, weights: Mapping[str, Tensor], source: Path) -> nn.Module:
     places = module.state_dict()
     kind = type(module).__name__
     if missing := sorted(places.keys() - weights.keys()):

@@ -182,8 +182,8 @@ def read_shapes(path: Path) -> dict[str, list[int]]:
 
 def _adapter(path: Path, device: str, dtype: torch.dtype) -> Any:
     read_shapes(path)  # its complaints are for users
-    module, state = files._adapter(path)
-    return files._fill(module, state, path).to(device, dtype).eval().requires_grad_(False)
+    module, state = files.read_adapter(path)
+    return files.filled(module, state, path).to(device, dtype).eval().requires_grad_(False)
 
 
 def _quiet() -> None:

@@ -2,63 +2,130 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from html import escape
 
 import gradio as gr
+import numpy as np
+from gradio.context import Context
+from PIL import Image
 
 from seal_ext.hosts import registry
-from seal_ext.request import NAMES, REFERENCE_KEY
-from seal_ext.settings import BY_NAME, PRESETS, TABLE, Setting, Settings, defaults
+from seal_ext.request import MOST_REFERENCES, NAMES, REFERENCE_KEY, taken
+from seal_ext.settings import BY_NAME, PRESETS, TABLE, Setting, Settings, SettingsError, defaults
+from seal_ext.units import Units
+
+from . import preview, words
 
 TITLE = "SeAl — keep this character"
 FEW = 4  # choices that fit side by side
+BRUSH = "#22c55e"
+AROUND = ("prompt", "width", "height", "gallery")  # of the tab: what stands outside the accordion and works with it
 # Every other setting stands under the first heading whose names it has; the table's order decides within.
 GROUPS = {
     "Infusion": ("infusion", "start", "end", "feature", "threshold", "tau_early", "tau_late", "delta_early", "delta_late", "shape", "clamp",
-                 "softness", "top_k", "form", "blocks", "uncond_rows", "hires", "hires_factor"),
+                 "rivals", "on_figure", "room", "limbs", "softness", "top_k", "form", "blocks", "uncond_rows", "hires",
+                 "hires_factor", "inner"),
     "Reference pass": ("noise", "seed_policy", "t_app", "cache_mb"),
     "Delta-Bridge": ("bridge", "lam", "lam_start", "lam_end", "lam_shape", "filter", "radius", "repeats", "gate", "gate_strength",
                      "gate_low", "gate_high"),
-    "AnchorAlign": ("margin", "hand_x", "hand_y", "hand_scale"),
+    "AnchorAlign": ("margin", "hand_x", "hand_y", "hand_scale", "units"),
     "More pictures": ("show_aligned", "show_match", "show_disagreement", "show_mask"),
 }  # fmt: skip
+EMPTY = "Give a picture of the character, and it is shown here with what counts of it, and where the structure goes."
+PAINT = "If the preview outlines more or less than the character, paint over the character here."
+HOW = "Click the preview; then drag, turn the wheel, or use the arrow keys, + and −. 0 takes your correction back."
+LOST = "The picture was made with a reference that is no longer kept. Put it in here again, or another one."
+NOTHING_READ = "The interrogator of the WebUI could not read the reference; its console says why."
 
 
-@dataclass(frozen=True)
+@dataclass
 class Accordion:
     """The components in the order of the script's arguments, and how a pasted picture's parameters fill them."""
 
     components: list
     infotext_fields: list[tuple[object, Callable[[Mapping], object]]]
     paste_field_names: list[str]
+    parts: dict[str, object] = field(default_factory=dict)
+    tab: str = "txt2img"
+    joined: bool = False  # with what stands around it on the page
+
+    def seen(self, component, host) -> None:
+        """A component of the page was made. With the tab's last one all are there that the accordion works with, and they are joined."""
+        if getattr(component, "elem_id", None) != f"html_log_{self.tab}" or self.joined:
+            return
+        ids = {getattr(block, "elem_id", None): block for block in Context.root_block.blocks.values()}
+        around = {name: ids.get(f"{self.tab}_{name}") for name in AROUND}
+        if None not in around.values():
+            self.joined = True
+            _join(self, around, host)
 
 
-def draw(make_accordion: Callable, elem_id: Callable[[str], str]) -> Accordion:
+def draw(make_accordion: Callable, elem_id: Callable[[str], str], tab: str = "txt2img") -> Accordion:
     """Draw it inside the current page. No side effects: the host draws it several times."""
-    parts = {}
-    with make_accordion(value=False, label=TITLE, elem_id=elem_id("accordion")) as enabled:
-        parts["enabled"] = enabled
-        with gr.Row():
-            parts["reference"] = _picture(
-                "Reference", "The picture of the character. Paint over the character to say what counts.", elem_id
-            )
-        for setting in TABLE:
-            if setting.basic and setting.name != "enabled":
-                parts[setting.name] = component(setting, elem_id)
+    parts: dict[str, object] = {}
+
+    def put(*names: str) -> None:
+        for name in names:
+            parts[name] = component(BY_NAME[name], elem_id)
+
+    def button(name: str, label: str, told: str, shown: bool = True):
+        parts[name] = gr.Button(label, elem_id=elem_id(name), elem_classes=[] if shown else ["seal-hidden"], size="sm")
+        parts[name].webui_tooltip = told
+
+    with make_accordion(value=False, label=TITLE, elem_id=elem_id("accordion")) as parts["enabled"]:
+        with gr.Row(elem_classes=["seal-pictures"]):
+            with gr.Column(min_width=260):
+                parts["reference"] = _picture("Reference", "Drop or paste a picture of the character.", elem_id)
+                with gr.Row(elem_classes=["seal-buttons"]):
+                    button("last", "Use last result", "Take the selected result of this tab as the reference.")
+                    button("add", "Add another", "Lay this reference aside with those below and make room for a further picture of the "
+                           "same character.")  # fmt: skip
+                with gr.Group(visible=False, elem_id=elem_id("further")) as parts["further"]:
+                    parts["more"] = _unsaved(gr.Gallery(label="Further references", elem_id=elem_id("more"), columns=4, height=130,
+                                                        object_fit="contain", allow_preview=False, show_download_button=False))  # fmt: skip
+                    button("clear", "Remove further references", "Only the reference above stays.")
+                parts["lost"] = gr.HTML(elem_id=elem_id("lost"))
+                gr.HTML(f'<p class="seal-faint">{PAINT}</p>', elem_id=elem_id("paint"))
+                put("mask_source")
+            with gr.Column(min_width=260):
+                gr.HTML(_stage(elem_id, tab), elem_id=elem_id("preview"))
+                with gr.Row(elem_classes=["seal-buttons"]):
+                    button("look", "Update preview", "Look again, and run the preprocessors of ControlNet's units.")
+                    button("reset", "Undo correction", "Take back what you moved or scaled by hand.")
+        parts["told"] = gr.HTML(elem_id=elem_id("told"), elem_classes=["seal-told"])
+        with gr.Row(elem_classes=["seal-next"]):
+            put("preset", "strength")
+        put("appearance_prompt")
+        with gr.Row(elem_classes=["seal-buttons"]):
+            button("copy", "Copy from prompt", "Start from your prompt, then change the words that do not fit the reference.")
+            button("info", "Read from reference", "Take the prompt that the reference remembers it was made with.")
+            button("ask", "Interrogate", "Let the WebUI describe the reference. It loads a model of its own for this.")
+        parts["words"] = gr.HTML(words.shown("", ""), elem_id=elem_id("words"))
+        with gr.Row(elem_classes=["seal-next"]):
+            put("align", "anchor")
+        parts["ticks"] = _unsaved(gr.CheckboxGroup(choices=[], label="Units to align", elem_id=elem_id("ticks"), visible=False,
+                                                   info="Enabled ControlNet units that carry a structure."))  # fmt: skip
+        put(*(setting.name for setting in TABLE if setting.basic and setting.name not in parts))
         with gr.Accordion("Advanced", open=False, elem_id=elem_id("advanced")):
-            parts["mask"] = _picture(
-                "Subject mask", "Instead of painting: a picture that is bright on the character.", elem_id, brush=False
-            )
-            for heading, names in GROUPS.items():
+            told = "Instead of painting: a picture that is bright on the character."
+            parts["mask"] = _picture("Subject mask", told, elem_id, brush=False)
+            left = [setting.name for setting in TABLE if not setting.basic and not any(setting.name in names for names in GROUPS.values())]
+            for heading, names in GROUPS.items() if not left else (*GROUPS.items(), ("More settings", left)):
                 with gr.Accordion(heading, open=False, elem_id=elem_id("group_" + heading.lower().replace(" ", "_"))):
-                    for name in names:
-                        parts[name] = component(BY_NAME[name], elem_id)
-    moved = sorted({name for changes in PRESETS.values() for name in changes})
-    parts["preset"].input(lambda preset: _preset(preset, moved), [parts["preset"]], [parts[name] for name in moved], show_progress=False)
-    fields = [(parts[name], _pasted(name)) for name in NAMES if name not in ("reference", "mask")]
-    fields.append((parts["reference"], pasted_reference))
-    return Accordion([parts[name] for name in NAMES], fields, [BY_NAME[name].infotext for name in BY_NAME] + [REFERENCE_KEY])
+                    put(*names)
+        # What the page's script presses and reads.
+        button("glance", "Glance", "", shown=False)
+        button("compare", "Compare", "", shown=False)
+        parts["picture"] = _unsaved(gr.Textbox(visible=False, elem_id=elem_id("picture")))
+    _connect(parts, tab)
+    fields = [(parts[name], _pasted(name)) for name in NAMES if name in BY_NAME]
+    slots = ("reference", "mask", "more", "further", "lost")
+    fields += [(parts[name], lambda parameters, name=name: pasted(parameters)[name]) for name in slots]
+    keys = [BY_NAME[name].infotext for name in BY_NAME] + [REFERENCE_KEY]
+    return Accordion([parts[name] for name in NAMES], fields, keys, parts, tab=tab)
 
 
 def component(setting: Setting, elem_id: Callable[[str], str]):
@@ -73,13 +140,141 @@ def component(setting: Setting, elem_id: Callable[[str], str]):
     return gr.Slider(minimum=setting.low, maximum=setting.high, step=setting.step, **common)
 
 
-def _picture(label: str, told: str, elem_id: Callable[[str], str], brush: bool = True):
-    drawing = dict(tool="sketch", brush_color="#ffffff") if brush else {}
-    made = gr.Image(label=label, source="upload", type="pil", image_mode="RGBA", elem_id=elem_id(label.lower().replace(" ", "_")),
-                    height=320 if brush else 200, **drawing)  # fmt: skip
+def _unsaved(made):
+    """Not among the defaults that the WebUI lets its user save."""
     made.do_not_save_to_config = True
-    made.tooltip = told
     return made
+
+
+def _picture(label: str, told: str, elem_id: Callable[[str], str], brush: bool = True):
+    drawing = dict(tool="sketch", brush_color=BRUSH) if brush else {}
+    made = _unsaved(gr.Image(label=label, source="upload", type="pil", image_mode="RGBA", elem_id=elem_id(label.lower().replace(" ", "_")),
+                             elem_classes=["seal-slot"], height=320 if brush else 200, **drawing))  # fmt: skip
+    made.webui_tooltip = told
+    return made
+
+
+def _stage(elem_id: Callable[[str], str], tab: str) -> str:
+    """Where the page's script draws. All text is here, where a translation of the WebUI finds it."""
+    ids = {name: elem_id(name) for name in ("accordion", "glance", "look", "compare", "reset", "hand_x", "hand_y", "hand_scale")}
+    ids |= {"reference": elem_id("reference"), "mask": elem_id("subject_mask")}
+    told = " ".join(f'data-{name.replace("_", "-")}="{escape(value)}"' for name, value in ids.items())
+    keys = (("subject", "Reference's character"), ("before", "Structure as it is"), ("after", "Structure aligned"))
+    legend = "".join(f'<span class="seal-key seal-{name}">{text}</span>' for name, text in keys)
+    return (f'<div class="seal-stage" data-tab="{tab}" {told} tabindex="0" role="application" title="Preview of the alignment">'
+            f"<canvas></canvas><p>{EMPTY}</p></div>"
+            f'<div class="seal-legend">{legend}</div><p class="seal-how seal-faint">{HOW}</p>')  # fmt: skip
+
+
+def on(event: Callable, script: str, inputs: list | None = None) -> None:
+    """Let the page's own script answer an event."""
+    keyword = "_js" if int(gr.__version__.split(".")[0]) < 4 else "js"
+    event(fn=None, inputs=inputs or [], outputs=[], **{keyword: script})
+
+
+def _connect(parts: Mapping, tab: str) -> None:
+    """Join what stands in the accordion."""
+    moved = sorted({name for changes in PRESETS.values() for name in changes})
+    parts["preset"].input(lambda preset: _preset(preset, moved), [parts["preset"]], [parts[name] for name in moved], show_progress=False)
+    parts["ticks"].input(_ticked, [parts["ticks"], parts["units"], parts["picture"]], [parts["units"]], show_progress=False)
+    gallery = [parts["more"], parts["further"]]
+    parts["add"].click(_added, [parts["more"], parts["reference"]], [*gallery, parts["reference"], parts["lost"]], show_progress=False)
+    parts["clear"].click(lambda: ([], gr.update(visible=False)), [], gallery, show_progress=False)
+    # Not the slots of pictures: there a script's answer counts as a change, and the page would never come to rest. The script watches them.
+    for name in ("enabled", "mask_source", "align", "anchor", "margin", "units"):
+        on(parts[name].change, f"() => sealLook('{tab}')")
+    on(parts["clear"].click, f"() => sealLook('{tab}')")
+    hand = [parts["hand_x"], parts["hand_y"], parts["hand_scale"]]
+    for part in hand:
+        on(part.change, f"(x, y, scale) => sealHand('{tab}', x, y, scale)", hand)
+    on(parts["reset"].click, f"() => sealReset('{tab}')")
+    for name in ("appearance_prompt", "enabled"):
+        on(parts[name].change, f"() => sealWords('{tab}')")
+
+
+def _join(page: Accordion, around: Mapping, host) -> None:
+    """Join the accordion with what stands around it on the page."""
+    parts, tab = page.parts, page.tab
+    units = host.units()
+    keyword = "_js" if int(gr.__version__.split(".")[0]) < 4 else "js"
+
+    def looked(thorough: bool) -> Callable:
+        def answer(*values):
+            given, (width, height, *found) = values[: len(NAMES)], values[len(NAMES) :]
+            # The gallery comes as files, and the run gets its pictures from there, too.
+            seen = preview.look(given, (width, height), found, host, thorough, tab == "img2img")
+            ticked = Units.parse(_readable(given[NAMES.index("units")]))
+            choices = [(name, str(number)) for number, name in seen.units]
+            ticks = gr.update(choices=choices, value=[str(number) for number, _ in seen.units if ticked.wants(number)],
+                              visible=bool(choices))  # fmt: skip
+            remembers = bool(host.prompt_of(_image(given[NAMES.index("reference")])))
+            return seen.picture, seen.html, ticks, gr.update(interactive=remembers)
+
+        return answer
+
+    parts["more"].preprocess = host.opened
+    inputs = [*page.components, around["width"], around["height"], *units]
+    outputs = [parts["picture"], parts["told"], parts["ticks"], parts["info"]]
+    for name, thorough in (("glance", False), ("look", True)):
+        done = parts[name].click(looked(thorough), inputs, outputs, show_progress=False)
+        on(done.then, f"(picture) => sealShow('{tab}', picture)", [parts["picture"]])
+    for name in ("width", "height"):
+        on(around[name].change, f"() => sealLook('{tab}')")
+    on(around["prompt"].change, f"() => sealWords('{tab}')")
+    prompts = [around["prompt"], parts["appearance_prompt"]]
+    done = parts["compare"].click(words.shown, prompts, [parts["words"]], show_progress=False)
+    on(done.then, f"() => sealCompared('{tab}')")
+    parts["copy"].click(lambda prompt: prompt, [around["prompt"]], [parts["appearance_prompt"]], show_progress=False)
+    parts["info"].click(lambda given: host.prompt_of(_image(given)) or gr.update(), [parts["reference"]], [parts["appearance_prompt"]],
+                        show_progress=False)  # fmt: skip
+    parts["ask"].click(lambda given: _interrogated(given, host), [parts["reference"]], [parts["appearance_prompt"], parts["lost"]])
+    parts["last"].click(lambda file: host.from_gallery(file) or gr.update(), [around["gallery"]], [parts["reference"]],
+                        show_progress=False, **{keyword: "extract_image_from_gallery"})  # fmt: skip
+
+
+def _image(given: object) -> Image.Image | None:
+    """The picture in a slot, whether or not somebody painted on it."""
+    given = given.get("image") if isinstance(given, Mapping) else given
+    return given if isinstance(given, Image.Image) else None
+
+
+def _interrogated(given: object, host) -> tuple:
+    picture = _image(given)
+    if picture is None:
+        return gr.update(), _said(EMPTY)
+    text = host.interrogated(picture)
+    return (gr.update(), _said(NOTHING_READ)) if not text or "<error>" in text else (text, "")
+
+
+def _added(more: list | None, given: object) -> tuple:
+    """The slot's picture joins the others. What was painted goes along as transparency, so that it shows."""
+    if _image(given) is None:
+        return gr.update(), gr.update(), gr.update(), _said(EMPTY)
+    try:
+        asked = taken(given)
+    except SettingsError as refusal:
+        return gr.update(), gr.update(), gr.update(), _said(str(refusal))
+    picture = asked.picture()
+    if asked.drawn is not None:
+        picture = Image.fromarray(np.dstack([asked.rgb, asked.drawn.astype(np.uint8) * 255]))
+    return [*(more or []), picture], gr.update(visible=True), None, ""
+
+
+def _readable(text: object) -> str:
+    """A text of units that reads; one that does not is refused where a run begins, and said in the preview."""
+    try:
+        return str(BY_NAME["units"].checked(text))
+    except SettingsError:
+        return BY_NAME["units"].default
+
+
+def _ticked(ticks: list[str], text: str, shown: str) -> str:
+    numbers = [int(number) for number in ticks]
+    return str(Units.parse(_readable(text)).ticked(json.loads(shown or "{}").get("shown", numbers), numbers))
+
+
+def _said(sentence: str) -> str:
+    return f'<p class="seal-said">{escape(sentence)}</p>'
 
 
 def _preset(preset: str, names: list[str]) -> list:
@@ -92,7 +287,15 @@ def _pasted(name: str) -> Callable[[Mapping], object]:
     return lambda parameters: getattr(Settings.from_infotext(parameters), name)
 
 
-def pasted_reference(parameters: Mapping) -> object:
-    """The reference a picture was made with, if it is still remembered; otherwise the slot stays as it is."""
-    found = [registry.recall(name) for name in str(parameters.get(REFERENCE_KEY, "")).split()]
-    return gr.update(value=found[0]) if found and found[0] is not None else gr.update()
+def pasted(parameters: Mapping) -> dict[str, object]:
+    """The references a picture was made with, as far as they are kept. Without any the slots stay as they are."""
+    names = str(parameters.get(REFERENCE_KEY, "")).split()[:MOST_REFERENCES]
+    found = [registry.recall(name) for name in names]
+    first, *others = found or [None]
+    kept = [one.picture() for one in others if one is not None]
+    lost = gr.update(value=_said(LOST) if None in found else "")
+    if first is None:
+        same = dict.fromkeys(("reference", "mask", "more", "further"), gr.update())
+        return same | {"lost": lost}
+    return {"reference": gr.update(value=first.picture()), "mask": gr.update(value=first.drawing()), "more": gr.update(value=kept),
+            "further": gr.update(visible=bool(kept)), "lost": lost}  # fmt: skip

@@ -15,6 +15,7 @@ from bench.train import autoencoder, denoiser, words
 from bench.train.__main__ import main
 from bench.train.card import write_card
 from bench.train.loop import Trainer
+from bench.train.muon import orthogonal
 from bench.train.pool import Pairs, caption_corpus, pair_texts, shard_path
 from bench.train.teacher import Teacher
 
@@ -176,3 +177,34 @@ def test_wrong_options_are_one_line_and_exit_2(argv, said, capsys):
         code = stop.code
     captured = capsys.readouterr().err.strip()
     assert code == 2 and said in captured and "\n" not in captured
+
+
+def test_muons_update_is_the_orthogonal_factor():
+    torch.manual_seed(0)
+    for rows, columns in ((8, 24), (24, 8), (16, 16)):
+        matrix = torch.randn(3, rows, columns)
+        values = torch.linalg.svdvals(orthogonal(matrix).float())
+        assert values.min() > 0.6 and values.max() < 1.3
+        u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+        assert torch.nn.functional.cosine_similarity((u @ v).flatten(1), orthogonal(matrix).float().flatten(1)).min() > 0.95
+
+
+def test_a_trainer_with_muon_goes_on_where_it_stopped(tmp_path):
+    def trainer(minutes):
+        torch.manual_seed(0)
+        module = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.Linear(8, 2))
+        return Trainer(module, tmp_path / "t.safetensors", 1e-2, minutes, turned=lambda name, p: p.ndim == 2)
+
+    first = trainer(1.0)
+    x = torch.randn(16, 6)
+    for _ in range(3):
+        first.update(first.module(x).square().mean())
+        first.step += 1
+    first.save()
+    second = trainer(1.0)
+    assert second.resume() and second.step == 3
+    weight, same = first.module[0].weight, second.module[0].weight
+    assert torch.equal(weight, same)
+    assert torch.equal(first.optimisers[1].state[weight]["momentum"], second.optimisers[1].state[same]["momentum"])
+    bias, same = first.module[0].bias, second.module[0].bias
+    assert torch.equal(first.optimisers[0].state[bias]["exp_avg"], second.optimisers[0].state[same]["exp_avg"])

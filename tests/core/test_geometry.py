@@ -15,9 +15,10 @@ from bench.world.pose import sample_poses
 from bench.world.render import body
 from bench.world.structure import draw_structure
 from bench.world.words import POSE
-from seal_ext.core.geometry import ANCHORS, CROP, FILL, STRETCH, Correction, align, apply, place, resize_mode
+from seal_ext.core.geometry import ANCHORS, CROP, FILL, STRETCH, Correction, align, place, resize_mode
 from seal_ext.core.masks import AlignError, Box, from_control_map, subject_of
 from seal_ext.core.skeleton import Skeleton, read_skeleton
+from seal_ext.core.warping import apply
 
 MODES = (STRETCH, CROP, FILL)
 sizes = st.tuples(st.integers(24, 160), st.integers(24, 160))

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seal_ext.core.infusion import Blocks, Infusion, active, infuse, infuse_kv, infuse_projected
+from seal_ext.core.infusion import Blocks, Infusion, Queries, active, infuse, infuse_joint, infuse_kv, infuse_projected
 from seal_ext.core.matching import FEATURES, Appearance, feature_of, match, row_by_row, together
 
 FEW = settings(max_examples=25, deadline=None)
@@ -34,7 +34,7 @@ class Layer:
         self.base = F.scaled_dot_product_attention(self.q, self.k, self.v)
 
     def infused(self, how, rows=ALL, appearance=None, **more):
-        return infuse(self.base, self.q, appearance or self.appearance, how, rows, self.hidden, **more)
+        return infuse(self.base, Queries(self.q, rows, self.hidden, **more), appearance or self.appearance, how)
 
     def rows(self, order):
         other = object.__new__(Layer)
@@ -168,7 +168,7 @@ def test_dtype_and_device_are_those_of_the_live_tensors(dtype, k):
     assert out.dtype == dtype and out.device == layer.q.device and out.isfinite().all()
     stored = Appearance(*(x.half() for x in (layer.appearance.k, layer.appearance.v, layer.appearance.feature)))
     assert layer.infused(how, appearance=stored).dtype == dtype
-    assert all(x.dtype == dtype for x in infuse_kv(layer.k, layer.v, layer.q, stored, how, ALL, layer.hidden))
+    assert all(x.dtype == dtype for x in infuse_kv(layer.k, layer.v, Queries(layer.q, ALL, layer.hidden), stored, how))
 
 
 @FEW
@@ -181,14 +181,14 @@ def test_after_the_projection_it_is_the_same(seed, kind, k):
         return project(x.transpose(1, 2).flatten(2))
 
     with torch.no_grad():
-        out = infuse_projected(merged(layer.base), project, layer.q, layer.appearance, how, rows, layer.hidden)
+        out = infuse_projected(merged(layer.base), project, Queries(layer.q, rows, layer.hidden), layer.appearance, how)
         torch.testing.assert_close(out, merged(layer.infused(how, rows)), rtol=1e-4, atol=1e-4)
 
 
 def test_after_the_projection_heads_cannot_have_their_own_gates():
     layer = Layer(1, "qk_per_head")
     with pytest.raises(ValueError, match="per head"):
-        infuse_projected(layer.hidden, torch.nn.Identity(), layer.q, layer.appearance, open_gate(feature="qk_per_head"), ALL)
+        infuse_projected(layer.hidden, torch.nn.Identity(), Queries(layer.q, ALL), layer.appearance, open_gate(feature="qk_per_head"))
 
 
 @FEW
@@ -196,13 +196,35 @@ def test_after_the_projection_heads_cannot_have_their_own_gates():
 def test_keys_and_values_take_the_matched_ones(seed, kind):
     layer = Layer(seed, kind)
     how = open_gate(top_k=1, feature=kind)
-    k, v = infuse_kv(layer.k, layer.v, layer.q, layer.appearance, how, (1.0, 0.0, 1.0, 1.0), layer.hidden)
+    k, v = infuse_kv(layer.k, layer.v, Queries(layer.q, (1.0, 0.0, 1.0, 1.0), layer.hidden), layer.appearance, how)
     assert torch.equal(k[1], layer.k[1]) and torch.equal(v[1], layer.v[1])
     index = match(feature_of(kind, layer.q, layer.hidden), layer.appearance.feature).index[0, 0, :, 0]
     torch.testing.assert_close(k[0, 0], layer.appearance.k[0, 0, index])
     torch.testing.assert_close(v[0, 0], layer.appearance.v[0, 0, index])
-    same = infuse_kv(layer.k, layer.v, layer.q, layer.appearance, replace(how, delta=0.0), ALL)
+    same = infuse_kv(layer.k, layer.v, Queries(layer.q, ALL), layer.appearance, replace(how, delta=0.0))
     assert same[0] is layer.k and same[1] is layer.v
+
+
+@FEW
+@given(SEED, KIND, TOP_K, st.floats(0.05, 4), st.integers(300, 4000))
+def test_one_softmax_is_the_blend_whose_share_attention_settles(seed, kind, k, delta, budget):
+    layer, shown = Layer(seed, kind), []
+    how = Infusion(0.1, delta, feature=kind, top_k=k, ceiling=math.inf, budget=budget)
+    queries = Queries(layer.q, (1.0, 0.0, 0.5, 1.0), layer.hidden, watch=lambda matched, amount: shown.append((matched.index, amount)))
+    out = infuse_joint(layer.k, layer.v, queries, layer.appearance, how)
+    torch.testing.assert_close(out[1], layer.base[1])
+    index, amount = shown[0]
+    for part, row in enumerate((0, 2, 3)):
+        own = (layer.q[row] @ layer.k[row].transpose(-1, -2) / DIM**0.5).exp()  # (heads, tokens, tokens)
+        theirs = (layer.q[row] @ layer.appearance.k[0].transpose(-1, -2) / DIM**0.5).exp()
+        if 0 < k < KEYS:
+            allowed = torch.zeros(index.shape[1], TOKENS, KEYS).scatter(-1, index[part], 1.0)
+            theirs = theirs * allowed
+        theirs = theirs * amount[part][..., None]
+        both = own.sum(-1) + theirs.sum(-1)
+        wanted = (own @ layer.v[row] + theirs @ layer.appearance.v[0]) / both[..., None]
+        torch.testing.assert_close(out[row], wanted, rtol=1e-4, atol=1e-4)
+    assert infuse_joint(layer.k, layer.v, queries, layer.appearance, replace(how, delta=0.0)) is None
 
 
 @FEW

@@ -1,9 +1,10 @@
 """A real WebUI for a test run: started on loopback with a data folder of its own, driven over its API, stopped at the end.
 
 SEAL_WEBUI=PATH             the WebUI's folder; its interpreter is PATH/venv, else SEAL_WEBUI_PYTHON
-SEAL_WEBUI_CHECKPOINTS      a folder with a checkpoint, else the WebUI's own
-SEAL_WEBUI_CONTROLNET       sd-webui-controlnet's folder, else PATH/extensions/sd-webui-controlnet when it is there
-SEAL_WEBUI_CONTROLS         a folder with a T2I-Adapter that fits the checkpoint; without it those cases are skipped
+SEAL_WEBUI_CHECKPOINTS      a folder with a checkpoint to test with, else the embedded model
+SEAL_WEBUI_CONTROLS         a folder with a T2I-Adapter that fits that checkpoint, else the embedded model's
+SEAL_WEBUI_CONTROLNET       sd-webui-controlnet's folder, else PATH/extensions/sd-webui-controlnet
+SEAL_WEBUI_GPU              set: run where the WebUI would, instead of on the CPU
 """
 
 import base64
@@ -15,41 +16,19 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-ROOT = Path(__file__).resolve().parents[2]
+from seal_ext.studio.webui import Place
+
+HERE = Path(__file__).resolve().parent
 STARTS = 600  # seconds within which a WebUI is up, on a busy machine too
-# Breaks the run in the middle, where no API call could: `explode N` and `halt N` in a prompt act at the U-Net's N-th call.
-PROBE = """
-import re
-from modules import scripts, shared
-
-class Probe(scripts.Script):
-    def title(self):
-        return "seal test probe"
-
-    def show(self, is_img2img):
-        return scripts.AlwaysVisible
-
-    def before_process(self, p, *args):
-        found = re.search(r"(explode|halt) (\\d+)", p.prompt if isinstance(p.prompt, str) else "")
-        if not found:
-            return
-        left = [int(found.group(2))]
-
-        def hook(module, inputs):
-            left[0] -= 1
-            if left[0] == 0:
-                handle.remove()
-                if found.group(1) == "explode":
-                    raise RuntimeError("exploded")
-                shared.state.interrupt()
-
-        handle = shared.sd_model.model.diffusion_model.middle_block.register_forward_pre_hook(hook)
-"""
+TINY = ("tiny-sd1", "tiny-sd1-other", "tiny-inpaint", "tiny-sd2-v", "tiny-sdxl")  # what tiny_models.py makes
+EMBEDDED = "seal-embedded"
 
 
 class Refused(Exception):
@@ -67,12 +46,19 @@ class WebUI:
         self.path, self.data, self.port = path, data, free_port()
         self.log = data / "webui.log"
         self.process = None
+        own = os.environ.get("SEAL_WEBUI_CHECKPOINTS")
+        self.current = self.checkpoint = min(file.stem for file in Path(own).rglob("*.safetensors")) if own else EMBEDDED
 
     def start(self) -> None:
-        extensions = self.data / "extensions"
-        (extensions / "probe" / "scripts").mkdir(parents=True)
-        (extensions / "probe" / "scripts" / "seal_probe.py").write_text(PROBE)
-        (extensions / "sd-webui-seal").symlink_to(ROOT)
+        extensions, models = self.data / "extensions", self.data / "models"
+        for folder in (extensions / "probe" / "scripts", models / "Stable-diffusion"):
+            folder.mkdir(parents=True)
+        # The other kind of preview would be downloaded for SDXL.
+        settings = {"sd_model_checkpoint": self.checkpoint, "show_progress_type": "Approx cheap"}
+        (self.data / "config.json").write_text(json.dumps(settings))
+        Place(self.data).install()
+        (extensions / "probe" / "scripts" / "probe.py").write_bytes((HERE / "probe.py").read_bytes())
+        self._make_tiny(models / "Stable-diffusion", extensions / "probe" / "scripts")
         controlnet = Path(os.environ.get("SEAL_WEBUI_CONTROLNET") or self.path / "extensions" / "sd-webui-controlnet")
         if controlnet.is_dir():
             (extensions / "sd-webui-controlnet").symlink_to(controlnet)
@@ -84,13 +70,23 @@ class WebUI:
         for flag, variable in (("--ckpt-dir", "SEAL_WEBUI_CHECKPOINTS"), ("--controlnet-dir", "SEAL_WEBUI_CONTROLS")):
             if os.environ.get(variable):
                 arguments += [flag, os.environ[variable]]
-        offline = {"HF_HUB_OFFLINE": "1", "GRADIO_ANALYTICS_ENABLED": "False", "no_proxy": "127.0.0.1", "PYTHONUNBUFFERED": "1"}
+        alone = {"HF_HUB_OFFLINE": "1", "GRADIO_ANALYTICS_ENABLED": "False", "no_proxy": "127.0.0.1", "PYTHONUNBUFFERED": "1"}
+        # On a machine that others use, threads that wait for each other by spinning stand still.
+        threads = {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // 2))}
         with self.log.open("w") as log:
             self.process = subprocess.Popen([str(self._python()), "launch.py", *arguments], cwd=self.path, stdin=subprocess.DEVNULL,
-                                            stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **offline})  # fmt: skip
+                                            stdout=log, stderr=subprocess.STDOUT, env={**threads, **os.environ, **alone})  # fmt: skip
         self._wait()
         # Completes the settings: without all of them in its data, one call's override_settings leak into the next.
         self.call("/sdapi/v1/options", {name: value for name, value in self.call("/sdapi/v1/options").items() if value is not None})
+
+    def _make_tiny(self, models: Path, scripts: Path) -> None:
+        words = [self._python(), HERE / "tiny_models.py", self.path / "repositories", models, models.parent / "Lora"]
+        made = subprocess.run([*map(str, words)], capture_output=True, text=True, check=False, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+        if made.returncode:
+            raise RuntimeError("The tiny checkpoints could not be made:\n" + made.stderr[-3000:])
+        for described in models.glob("*.json"):  # the text encoder of some of them
+            described.rename(scripts / described.name)
 
     def _python(self) -> Path:
         own = [self.path / "venv" / "bin" / "python", self.path / "venv" / "Scripts" / "python.exe"]
@@ -102,7 +98,8 @@ class WebUI:
             if self.process.poll() is not None:
                 break
             said = self.log.read_text(errors="replace")
-            if "Model loaded in" in said or "model failed to load" in said:
+            # The extensions' own routes come last, just before it says how long all of it took.
+            if "Startup time:" in said and ("Model loaded in" in said or "model failed to load" in said):
                 try:
                     self.call("/sdapi/v1/sd-models")
                     return
@@ -128,6 +125,24 @@ class WebUI:
         except urllib.error.HTTPError as error:
             raise Refused(error.code, json.loads(error.read())) from None
 
+    def inside(self) -> dict:
+        """What stands inside the host; what the last generation said to its user is under `said`."""
+        return self.call("/seal-probe")
+
+    @contextmanager
+    def using(self, checkpoint: str = "", optimiser: str = "") -> Iterator[None]:
+        """Another checkpoint or attention optimiser for a while: these act only when chosen in the settings."""
+        before = {"sd_model_checkpoint": self.current, "cross_attention_optimization": "Automatic"}
+        wanted = {"sd_model_checkpoint": checkpoint, "cross_attention_optimization": optimiser}
+        wanted = {name: value for name, value in wanted.items() if value}
+        try:
+            self.call("/sdapi/v1/options", wanted)
+            self.current = checkpoint or self.current
+            yield
+        finally:
+            self.call("/sdapi/v1/options", {name: before[name] for name in wanted})
+            self.current = before["sd_model_checkpoint"]
+
     def draw(self, seal=None, units=None, route="txt2img", **more) -> list[np.ndarray]:
         """The pictures of one generation; what is not said is small and quick."""
         return self.drawn(seal, units, route, **more)[0]
@@ -141,6 +156,28 @@ class WebUI:
             body["alwayson_scripts"]["ControlNet"] = {"args": units}
         answer = self.call(f"/sdapi/v1/{route}", body | more)
         return [opened(text) for text in answer["images"]], json.loads(answer["info"])["infotexts"][0]
+
+
+# Infuses everywhere, also into a model of random weights; and the words that give Delta-Bridge something to do.
+OPEN = dict(tau_early=0.0, tau_late=0.0, delta_early=1.0)
+DOG = {"appearance_prompt": "a blue dog"}
+SMALL = dict(width=64, height=64)
+HIRES = dict(enable_hr=True, hr_scale=1.5, denoising_strength=0.6, hr_upscaler="Latent", hr_second_pass_steps=4)
+
+
+def seal(**more) -> dict:
+    """SeAl's arguments with a reference."""
+    return {"reference": encoded(figure())} | OPEN | more
+
+
+def apart(one: np.ndarray, other: np.ndarray) -> int:
+    """How far two pictures are apart, in 255ths, at most."""
+    return int(np.abs(one - other).max())
+
+
+def complaints(webui: WebUI) -> list[str]:
+    """What the last generation said to its user, but for what belongs to drawing without a ControlNet."""
+    return [sentence for sentence in webui.inside()["said"] if "No ControlNet unit" not in sentence]
 
 
 def free_port() -> int:

@@ -80,7 +80,7 @@ def test_delta_bridge_acts_only_where_the_reference_prompt_differs(app, model, w
 
 def test_the_bridge_is_its_formula(app, model):
     """One step at λ = 1 without a filter: ε̂ + (ε_gen − ε_app), in the space of a sampler that predicts x₀."""
-    only = {"infusion": False, "gate": False, "appearance_prompt": "a dog", "radius": 0, "lam_shape": "constant", "lam_end": 1.0}
+    only = {"infusion": False, "gate": False, "appearance_prompt": "a dog", "radius": 0, "lam": 1.0, "lam_shape": "constant", "lam_end": 1.0}
     x, seen = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)), {}
     for text in ("a cat", "a dog"):
         call = {"c_crossattn": [webui.embed(text, False)], "c_concat": []}
@@ -135,7 +135,7 @@ def test_only_the_prompts_rows_are_infused(app, model):
     def unguided(settings=None):
         return draw(app, model, "a cat", settings, p=webui.Processing(["a cat"], scale=0.0))[0]
 
-    assert torch.equal(unguided({}), unguided()) and not torch.equal(unguided({"uncond_rows": 1.0}), unguided())
+    assert torch.equal(unguided({"uncond_rows": 0.0}), unguided()) and not torch.equal(unguided({}), unguided())
 
 
 def test_calls_of_other_extensions_are_left_alone(app, model):
@@ -239,9 +239,10 @@ def test_a_model_that_changes_mid_run_is_looked_up_again(app, named, model):
     p, refiner = webui.Processing(["a cat"]), webui.Model()
     refiner.sd_checkpoint_info.filename = "b.safetensors"
     seal = app.begin(p, parse([{"reference": reference()} | BASE]))
-    webui.draw(app, model, p, seal)
+    x = webui.draw(app, model, p, seal)
     named["modules.shared"].sd_model = refiner
-    webui.draw(app, refiner, p, seal)
+    webui.Denoiser(p, p.sampler, webui.Wrap(refiner))(x, 1.5, app)
+    assert seal.passing.run.now.progress.gamma == pytest.approx(2 / 3)  # it goes on where the model before it stood
     assert seal.passing.unet is refiner.unet and not any("forward" in vars(m) for m in model.unet.modules())
     p.close()
     assert not any("forward" in vars(m) for m in refiner.unet.modules())

@@ -4,6 +4,7 @@ import copy
 import enum
 import importlib
 import sys
+from dataclasses import replace
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
@@ -76,7 +77,8 @@ def seal(units, mask=None, **settings):
     p = SimpleNamespace(scripts=SimpleNamespace(alwayson_scripts=[script]), script_args=("other", *units), width=64, height=64)
     subjects = [from_drawn(mask) if mask.any() else None]
     return Seal(p=p, settings=Settings.parse(dict(enabled=True, margin=0.0) | settings), request=SimpleNamespace(references=[Asked(mask)]),
-                subjects=subjects, notes=[], undo=[], aligned=[], units=[], bridge_refused="")  # fmt: skip
+                subjects=subjects, notes=[], undo=[], aligned=[], figures=[], skeleton=None, poses={}, units=[],
+                bridge_refused="")  # fmt: skip
 
 
 def box(image):
@@ -92,6 +94,8 @@ def test_a_structure_comes_to_where_the_reference_stands(controlnet, form):
     controlnet.align_units(run)
     aligned = run.p.script_args[1]
     assert np.abs(np.subtract(box(aligned.image), (24, 12, 40, 52))).max() <= 1 and aligned.resize_mode is Mode.RESIZE
+    # Where the figure will be, with some room, is all that may be infused.
+    assert run.figures[0].shape == (64, 64) and run.figures[0][12:52, 24:40].all() and not run.figures[0][:, :16].any()
     assert run.p.script_args[0] == "other" and not run.p.script_args[2].enabled
     run.undo.pop()()
     assert run.p.script_args[1] is given
@@ -130,6 +134,28 @@ def test_switched_off_it_only_looks(controlnet):
     run = seal([given], align=False)
     controlnet.align_units(run)
     assert run.p.script_args[1] is given and not run.notes
+
+
+def test_only_ticked_units_move(controlnet):
+    given = [Unit(image=figure(4, 10, 12, 30)) for _ in range(3)]
+    run = seal(given)
+    run.settings = replace(run.settings, units="all but 1")
+    controlnet.align_units(run)
+    moved = run.p.script_args[1:]
+    assert moved[1] is given[1] and moved[0] is not given[0] and moved[2] is not given[2] and len(run.aligned) == 2
+    run = seal(given[:1])
+    run.settings = replace(run.settings, units="1")
+    controlnet.align_units(run)
+    assert run.p.script_args[1] is given[0] and not run.notes  # it carries a structure, only where the user wants it
+
+
+def test_looking_at_a_unit_changes_nothing(controlnet):
+    given = Unit(image=figure(4, 10, 12, 30))
+    before = dict(vars(given))
+    run = seal([given])
+    found = controlnet.find(run, given)
+    assert vars(given) == before and not run.notes and not run.aligned and found.how.scale == pytest.approx(2, abs=0.05)
+    assert [number for number, _ in controlnet.structures([Unit(enabled=False), given, Unit(module="reference_only")])] == [1]
 
 
 def test_reference_units_leave_no_room_for_delta_bridge(controlnet):

@@ -137,7 +137,11 @@ def test_nothing_to_infuse_is_bit_exactly_the_plain_picture(sd1, off):
         assert torch.equal(draw(sd1), plain)
 
 
-@pytest.mark.parametrize("how", [dict(form="kv"), dict(feature="qk_per_head"), dict(feature="qk"), dict(top_k=1), dict(top_k=3)])
+@pytest.mark.parametrize(
+    "how",
+    [dict(form="kv"), dict(form="joint"), dict(form="joint", top_k=2), dict(feature="qk_per_head"), dict(feature="qk"), dict(top_k=1),
+     dict(top_k=3)],
+)  # fmt: skip
 def test_every_form_of_infusion(sd1, how):
     plain = draw(sd1)
     with Seal(sd1, picture(), Settings(**(BASE | how))):
@@ -288,17 +292,20 @@ def test_other_weights_are_another_reference(sd1):
     assert cache.counts.misses == 2
 
 
-def test_outside_the_mask_nothing_is_seen(sd1):
-    """Two references that differ outside the mask only in what no pass can carry into it: their kept tokens are the mask's alone."""
+def test_of_the_masks_outside_features_are_kept_and_only_as_rivals(sd1):
     mask = torch.zeros(32, 32)
     mask[8:24, 8:24] = 1
     kept = {}
-    for name, given in (("masked", Picture(picture(), mask)), ("whole", Picture(picture()))):
+    for name, given, rivals in (
+        ("masked", Picture(picture(), mask), False), ("with rivals", Picture(picture(), mask), True), ("whole", Picture(picture()), True),
+    ):  # fmt: skip
         cache = AppearanceCache(2**28)
-        with Seal(sd1, given, Settings(**BASE), cache=cache):
+        with Seal(sd1, given, Settings(**BASE, rivals=rivals), cache=cache):
             draw(sd1)
         kept[name] = cache.bytes
     assert kept["masked"] < 0.5 * kept["whole"]
+    # A token is a key, a value and a feature of one width: rivals cost a third of what they would as the subject's.
+    assert kept["masked"] < kept["with rivals"] < kept["masked"] + 0.34 * kept["whole"]
 
 
 def test_no_gradients_are_kept(sd1):
@@ -307,3 +314,18 @@ def test_no_gradients_are_kept(sd1):
         entry = seal.run.entries[0][0][1]
         site = next(iter(seal.run.wanted(seal.sites)))
         assert not any(x.requires_grad for x in entry.at(entry.timesteps[0], site.name, torch.zeros(1)).values())
+
+
+def test_only_the_figure_is_infused(sd1):
+    """A figure that is nowhere leaves the picture alone; one that is everywhere changes nothing; `on_figure` says whether it counts."""
+    plain = draw(sd1)
+    nowhere, everywhere = torch.zeros(1, 32, 32), torch.ones(1, 32, 32)
+
+    def drawn(figure, **more):
+        with Seal(sd1, picture(), Settings(**BASE, **more), figure=figure):
+            return draw(sd1)
+
+    infused = drawn(None)
+    assert not torch.equal(infused, plain)
+    assert torch.equal(drawn(nowhere), plain)
+    assert torch.equal(drawn(everywhere), infused) and torch.equal(drawn(nowhere, on_figure=False), infused)

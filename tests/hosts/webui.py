@@ -218,7 +218,9 @@ def modules(model):
     opts = SimpleNamespace(use_old_scheduling=False)
     package("modules")
     package("modules.errors", report=lambda *args, **kwargs: named["modules.errors"].reports.append(args), reports=[])
-    package("modules.shared", state=state, opts=opts, sd_model=model, device="cpu", loaded_hypernetworks=[])
+    package("modules.paths_internal", data_path="nowhere")
+    flags = SimpleNamespace(api=True, api_auth=None)
+    package("modules.shared", state=state, cmd_opts=flags, opts=opts, sd_model=model, device="cpu", loaded_hypernetworks=[])
     package("modules.devices", dtype_unet=torch.float32, dtype_vae=torch.float32)
     package("modules.extra_networks", parse_prompt=lambda text: (text, {}))
     package("modules.prompt_parser", SdConditioning=lambda texts, **size: texts, reconstruct_cond_batch=lambda c, step: c,
@@ -235,7 +237,7 @@ def modules(model):
 
 def load(named):
     """The adapter, imported as in the host; afterwards no other test sees these packages."""
-    ours = ("seal_ext.hosts.a1111", "seal_ext.hosts.a1111_pass", "seal_ext.hosts.a1111_model")
+    ours = tuple(f"seal_ext.hosts.{name}" for name in ("a1111", "a1111_pass", "a1111_model", "options"))
     before = {name: sys.modules.get(name) for name in (*named, *ours)}
     sys.modules.update(named)
     try:

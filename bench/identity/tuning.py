@@ -1,0 +1,165 @@
+"""`bench tune`: every method's own knobs on development seeds, with the same number of trials for each, all of them kept.
+
+The first trial is what a method's source says, half of the rest are drawn at random from its knobs' values, and the others step away
+from the best so far. A peer is judged by identity alone, whatever else it breaks, so that it is as strong an opponent as it can be;
+SeAl also pays for what it takes from structure, prompt and background.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+from collections.abc import Callable
+from inspect import signature
+from pathlib import Path
+
+import torch
+
+from bench.cli import Parser, UserError, seed_range
+from bench.model_report import open_model, write_text
+
+from .methods import MAKE, SOURCES, TUNED, TUNING, best_knobs, read_trials
+from .report import BATCH, figures, open_studio, weights_name
+from .scores import score
+from .tasks import TASKS
+
+TRIALS = 10
+SEEDS = "100:108"
+
+Knobs = dict[str, object]
+WEIGHTS = (0.6, 0.85, 1.0)  # a threshold: below, hardly a layer takes part
+FIDELITY = (0.0, 0.25, 0.5, 0.75, 1.0)
+SPACES: dict[str, dict[str, tuple]] = {
+    "reference_only": {"fidelity": FIDELITY, "weight": WEIGHTS},
+    "reference_adain": {"fidelity": FIDELITY, "weight": WEIGHTS},
+    "reference_adain_attn": {"fidelity": FIDELITY, "weight": WEIGHTS},
+    "ctrl_x": {"until": (0.2, 0.4, 0.6, 0.8, 1.0), "first": (0, 1, 2, 3, 5), "parts": ("up", "mid up", "down mid up")},
+    "masactrl": {"from_step": (0.0, 0.08, 0.2, 0.4), "from_layer": (0, 4, 7, 8, 10, 12), "masked": (False, True)},
+    "seal": {
+        "form": ("output", "joint"),
+        "tau": ((0.0, 0.0), (0.2, 0.1), (0.4, 0.3)),
+        "delta": ((0.5, 1.0), (1.0, 1.0), (1.0, 2.0), (2.0, 2.0), (4.0, 4.0)),
+        "start": (0.0, 0.1, 0.2),
+        "blocks": ("up.3-", "up", "mid up", "down.2- mid up"),
+        "uncond_rows": (0.5, 0.7, 1.0),
+        "top_k": (0, 8, 32),
+        "noise": ("clean", "noised"),
+    },
+    "seal_conflict": {
+        "lam": (0.5, 1.0, 2.0, 4.0, 8.0),
+        "gate_strength": (0.5, 1.0, 1.5, 2.5, 4.0),
+        "gate_low": (0.2, 0.35, 0.5, 0.65, 0.8),
+        "gate_high": (0.85, 0.92, 0.97, 1.0),
+        "radius": (0, 1, 2),
+        "lam_end": (0.2, 0.3, 0.4),
+    },
+}
+CASE = {"seal_conflict": "conflict"}
+
+
+def merit(method: str, seen: dict, none: dict) -> float:
+    """What a trial is chosen by; all figures are in percent points here."""
+    if method == "seal_conflict":
+        return 100 * seen["conflict_success"] + seen["others_identity"]
+    if method != "seal":
+        return seen["identity"]
+    lost_structure = max(0.0, none["structure"] - seen["structure"] - 0.02)
+    lost_text = max(0.0, none["text"] - seen["text"] - 0.03)
+    return seen["identity"] + 0.5 * seen["pattern"] - 100 * lost_structure - 50 * lost_text - 10 * seen["leak"]
+
+
+def next_knobs(method: str, number: int, trials: int, done: list[dict]) -> Knobs:
+    """The knobs of the next trial, which depend on the trials before and on nothing else."""
+    space, chance = SPACES[method], random.Random(f"{method} {number}")
+    tried = [trial["knobs"] for trial in done]
+    for _ in range(200):
+        if number == 0:
+            return {}
+        if number <= trials // 2:
+            knobs = {name: chance.choice(values) for name, values in space.items()}
+        else:
+            best = max(done, key=lambda trial: trial["merit"])["knobs"]
+            knobs = {name: listed(best.get(name, _usual(method, name))) for name in space}
+            for name in chance.sample(sorted(space), min(2, len(space))):
+                values = space[name]
+                place = values.index(knobs[name]) if knobs[name] in values else len(values) // 2
+                knobs[name] = values[min(max(place + chance.choice((-1, 1)), 0), len(values) - 1)]
+        if not any({k: listed(v) for k, v in t.items()} == knobs for t in tried):
+            return knobs
+    return knobs  # a space this small has no more to try
+
+
+def listed(value: object) -> object:
+    """A value as the spaces have it: JSON knows no tuples."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _usual(method: str, name: str) -> object:
+    pairs = {"tau": ("tau_early", "tau_late"), "delta": ("delta_early", "delta_late")}
+    if method.startswith("seal"):
+        return tuple(getattr(TUNED, n) for n in pairs[name]) if name in pairs else getattr(TUNED, name)
+    return signature(SOURCES[method]).parameters[name].default
+
+
+class Bench:
+    """One case's pictures without a reference, drawn once, and every trial beside them."""
+
+    def __init__(self, seeds: range):
+        self.seeds, self.studio, self.judge = seeds, open_studio(), open_model()[1]
+        self.tasks: dict[str, list] = {}
+        self.none: dict[str, dict[str, torch.Tensor]] = {}
+
+    def columns(self, case: str, method: Callable) -> dict[str, torch.Tensor]:
+        if case not in self.tasks:
+            self.tasks[case] = [TASKS[case](rows) for rows in torch.arange(self.seeds.start, self.seeds.stop).split(BATCH)]
+        parts = [score(self.studio, self.judge, task, method(self.studio, task)) for task in self.tasks[case]]
+        return {key: torch.tensor([v for part in parts for v in part[key]]) for key in parts[0]}
+
+    def figures(self, case: str, method: Callable) -> tuple[dict[str, float], dict[str, float]]:
+        if case not in self.none:
+            self.none[case] = self.columns(case, MAKE["none"]())
+        none = self.none[case]
+        return tuple({k: v["value"] for k, v in figures(c, none).items()} for c in (self.columns(case, method), none))
+
+
+def main(argv: list[str]) -> int:
+    parser = Parser(prog="bench tune", description=__doc__)
+    parser.add_argument("--methods", help=f"comma-separated, of {', '.join(SPACES)}")
+    parser.add_argument("--trials", type=int, default=TRIALS, help="of each method")
+    parser.add_argument("--seeds", default=SEEDS, metavar="A:B", help="development seeds")
+    parser.add_argument("--json", type=Path, default=TUNING, metavar="FILE", help="where the trials are kept; those already there count")
+    options = parser.parse_args(argv)
+    names = [n for n in (options.methods or ",".join(SPACES)).split(",") if n]
+    if unknown := [n for n in names if n not in SPACES]:
+        raise UserError(f"unknown method {unknown[0]!r}; one of {', '.join(SPACES)}")
+    if not 1 <= options.trials <= 1000:
+        raise UserError("--trials must be 1 to 1000")
+    bench, weights = Bench(seed_range(options.seeds, final=False)), weights_name()
+    for name in names:
+        case = CASE.get(name, "pose")
+        about = {"method": name, "case": case, "seeds": options.seeds, "weights": weights}
+        for number in range(options.trials):
+            kept = read_trials(options.json)
+            done = [t for t in kept if all(t[k] == v for k, v in about.items())]
+            if len(done) > number:
+                continue
+            knobs = next_knobs(name, number, options.trials, done)
+            seen, none = bench.figures(case, MAKE["seal" if name == "seal_conflict" else name](**knobs))
+            trial = about | {"trial": number, "knobs": knobs, "merit": merit(name, seen, none), "figures": seen, "none": none}
+            write_text(options.json, _lines([*kept, trial]))
+            print(f"{name} {number}: merit {trial['merit']:.1f}, identity {seen['identity']:.1f}, {knobs}", file=sys.stderr, flush=True)
+        print(f"{name}: {best_knobs(name, options.json)}")
+    return 0
+
+
+def _lines(trials: list[dict]) -> str:
+    """JSON with a line a trial, which a reader and a diff can follow."""
+    rounded = [{k: _rounded(v) for k, v in trial.items()} for trial in trials]
+    return '{"trials": [\n' + ",\n".join(json.dumps(trial) for trial in rounded) + "\n]}\n"
+
+
+def _rounded(value: object) -> object:
+    if isinstance(value, dict):
+        return {k: _rounded(v) for k, v in value.items()}
+    return round(value, 4) if isinstance(value, float) else value

@@ -1,0 +1,161 @@
+"""SeAl's own routes, /seal/v1: what it can be told, and what it makes of pictures before anything is drawn.
+
+Each route takes and gives plain data; whatever a client sends is read by the same code as a run's arguments. docs/api.md has examples.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+
+import numpy as np
+from PIL import Image
+
+from . import __version__
+from .core.geometry import CROP, FILL, LARGEST_CANVAS, STRETCH, Correction
+from .core.geometry import align as aligned
+from .core.masks import LARGEST_SIDE, AlignError, from_control_map
+from .core.warping import apply
+from .hosts import registry
+from .request import MOST_PIXELS, Asked, opened, parse, subject, whole
+from .request import schema as run_schema
+from .settings import BY_NAME, Setting, SettingsError, refuse_unknown
+
+VERSION = 1  # of the routes
+CANVAS = (
+    Setting("width", 512, "Width", "Of the picture that will be drawn.", low=16, high=LARGEST_CANVAS),
+    Setting("height", 512, "Height", "Of the picture that will be drawn.", low=16, high=LARGEST_CANVAS),
+    Setting("resize_mode", CROP, "Resize mode", "How ControlNet will fit the structure into it.", choices=(STRETCH, CROP, FILL)),
+    Setting("kind", "auto", "Kind", "What the structure shows; auto tells a skeleton from anything else.",
+            choices=("auto", "skeleton", "edges")),
+)  # fmt: skip
+OF_MASK = ("mask_source",)
+OF_ALIGN = (*OF_MASK, "anchor", "margin", "hand_x", "hand_y", "hand_scale")
+_one_at_a_time = threading.Lock()  # pictures may be large
+
+
+def mount(app, guards: Sequence = ()) -> None:
+    """Add the routes to a FastAPI application, behind these guards."""
+    from fastapi import Body, HTTPException
+
+    def answering(work):
+        def answer(given=Body(None)):  # noqa: B008 - this is how FastAPI is told that it comes in the body
+            try:
+                with _one_at_a_time:
+                    return work(given)
+            except (SettingsError, AlignError) as refusal:
+                raise HTTPException(status_code=422, detail=str(refusal)) from refusal
+
+        return answer
+
+    # Plain functions: FastAPI runs them in threads, so that nobody else waits.
+    for path, method, endpoint in (
+        ("version", "GET", version), ("schema", "GET", schema), ("cache", "GET", cache), ("cache", "DELETE", empty_cache),
+        ("align", "POST", answering(align)), ("mask", "POST", answering(mask)),
+    ):  # fmt: skip
+        app.add_api_route(f"/seal/v1/{path}", endpoint, methods=[method], dependencies=list(guards), name=f"seal {method} {path}")
+
+
+def version() -> dict:
+    return {"version": __version__, "api": VERSION}
+
+
+def schema() -> dict:
+    """The object of a run as JSON schema; under `$defs` what the routes take."""
+    run = run_schema()
+    one = {name: run["properties"][name] | {"anyOf": run["properties"][name]["anyOf"][:1]} for name in ("reference", "mask")}
+    structure = {"title": "Structure", "description": "A map such as ControlNet takes it, in base64.", "anyOf": one["reference"]["anyOf"]}
+
+    def route(names: Sequence[str], own: Sequence[Setting], pictures: Mapping) -> dict:
+        rows = {name: run["properties"][name] for name in names} | {setting.name: setting.schema() for setting in own}
+        needed = [name for name in pictures if name != "mask"]
+        return {"type": "object", "additionalProperties": False, "properties": {**pictures, **rows}, "required": needed}
+
+    return run | {"$defs": {"align": route(OF_ALIGN, CANVAS, one | {"structure": structure}), "mask": route(OF_MASK, (), one)}}
+
+
+def cache() -> dict:
+    """What is kept: of references in memory, as U-Nets saw them, and of their pictures on disk."""
+    count, size = registry.store.stats() if registry.store is not None else (0, 0)
+    budget = registry.store.budget() if registry.store is not None else 0
+    return registry.cache.stats() | {"store": {"entries": count, "bytes": size, "budget": budget}}
+
+
+def empty_cache() -> dict:
+    """Forget what is kept in memory; the pictures on disk stay."""
+    registry.clear()
+    return cache()
+
+
+def mask(given: object) -> dict:
+    """Where the character is on a reference, as a run would find it."""
+    asked, settings, _ = _read(given, OF_MASK, ())
+    found, reasons = subject(asked, settings.mask_source)
+    seen = whole(asked) if found is None else found
+    return {"mask": _base64(seen.mask.astype(np.uint8) * 255), "found": None if found is None else found.source, "box": asdict(seen.box),
+            "share": float(seen.mask.mean()), "cut": list(seen.cut), "reasons": [*reasons, *seen.reasons]}  # fmt: skip
+
+
+def align(given: object) -> dict:
+    """A structure where AnchorAlign puts it for a reference, as a run does it with a ControlNet unit without a preprocessor."""
+    asked, settings, canvas = _read(given, OF_ALIGN, CANVAS)
+    structure = _sized(opened(_single(given, "structure"), "Structure (structure)", "structure"), "Structure (structure)", "structure")
+    if canvas["width"] * canvas["height"] > MOST_PIXELS:
+        raise SettingsError("width", f"Width (width) times height (height) is at most {MOST_PIXELS >> 20} megapixels.")
+    found, reasons = subject(asked, settings.mask_source)
+    if found is None:
+        raise SettingsError("mask_source", "Mask (mask_source): where the reference's character stands is not known; draw a mask.")
+    kind = None if canvas["kind"] == "auto" else canvas["kind"]
+    rgb = np.ascontiguousarray(structure[..., :3])
+    hand = Correction(settings.hand_x, settings.hand_y, settings.hand_scale)
+    try:
+        shown = from_control_map(rgb, kind, keep="all" if kind == "edges" else "large")
+        size = canvas["width"], canvas["height"]
+        how = aligned(found, shown, size, canvas["resize_mode"], FILL, settings.anchor, "auto", settings.margin, hand)
+        moved = apply(rgb, how, kind)
+    except AlignError as error:
+        raise SettingsError("structure", f"Structure (structure): {error}") from error
+    boxes = {"reference": asdict(how.reference_box), "structure": asdict(how.structure_box), "aligned": asdict(how.aligned_box)}
+    return {"image": _base64(moved), "boxes": boxes, "scale": how.scale, "shift": list(how.shift), "rule": how.rule, "anchor": how.anchor,
+            "reasons": [*reasons, *how.reasons]}  # fmt: skip
+
+
+def _read(given: object, names: Sequence[str], own: Sequence[Setting]) -> tuple[Asked, object, dict]:
+    """One reference, the settings, and the route's own values."""
+    if not isinstance(given, Mapping):
+        raise SettingsError("", "The request's body is a JSON object of names and values.")
+    pictures = ("reference", "mask", "structure") if own else ("reference", "mask")
+    refuse_unknown(given, (*pictures, *names, *(setting.name for setting in own)))
+    values = {name: BY_NAME[name].checked(given[name]) for name in names if name in given}
+    parsed = parse([{"reference": _single(given, "reference"), "mask": _single(given, "mask", needed=False), **values}])
+    asked = parsed.references[0]
+    _sized(asked.rgb, "Reference (reference)", "reference")
+    return asked, parsed.settings, {setting.name: setting.checked(given.get(setting.name, setting.default)) for setting in own}
+
+
+def _single(given: Mapping, name: str, needed: bool = True) -> object:
+    """A picture's text; whether it is a picture is seen when it is opened."""
+    value = given.get(name)
+    label = f"{name.capitalize()} ({name})"
+    if value is None and not needed:
+        return None
+    if value is None or value == "":
+        raise SettingsError(name, f"{label} is missing: give a picture in base64.")
+    if not isinstance(value, str):
+        raise SettingsError(name, f"{label} is one picture in base64, not a {type(value).__name__}.")
+    return value
+
+
+def _sized(picture: np.ndarray, label: str, name: str) -> np.ndarray:
+    if min(picture.shape[:2]) < 2 or max(picture.shape[:2]) > LARGEST_SIDE:
+        raise SettingsError(name, f"{label} has from 2 to {LARGEST_SIDE} pixels a side.")
+    return picture
+
+
+def _base64(picture: np.ndarray) -> str:
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()

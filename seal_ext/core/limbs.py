@@ -1,0 +1,106 @@
+"""The limb guide: where on the reference a place of the picture belongs, when the joints of both bodies are known.
+
+Attention finds a garment again, but hardly which of two like stripes: features of a pose that changed are only alike. Joints say more.
+Every place lies somewhere along and beside a limb; the same place of the same limb of the reference is where its like is to be sought.
+AnchorAlign moves the body as a whole, this takes the rest of the way, limb by limb.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .skeleton import FLESH, KNEES_AND_ANKLES, L_HIP, NECK, NOSE, R_HIP, Skeleton, limb_lengths
+
+# A limb runs from joint to joint; the torso from the neck to between the hips.
+HIPS = -1
+BONES = ((NECK, HIPS), (NECK, NOSE), (8, 9), (9, 10), (11, 12), (12, 13), (2, 3), (3, 4), (5, 6), (6, 7))
+TORSO, HEAD = 0, 1
+NEAR = 0.2  # how exact the guide is, in torso lengths
+COARSE = 0.7  # … and in tokens at least
+FLOOR = 1e-3  # what is far from where it should be is this much less likely, not impossible
+REACH = 2.0  # beyond so many radii from every limb the guide says nothing
+
+
+@dataclass(frozen=True, eq=False)
+class Body:
+    """The limbs of a skeleton as frames: start (limb, 2), direction (limb, 2), which of them are seen, and the torso's length."""
+
+    start: np.ndarray
+    along: np.ndarray
+    seen: np.ndarray
+    unit: float
+    turned: float  # the sign of the body's sides: mirrored, a limb's left is its right
+
+    @classmethod
+    def of(cls, skeleton: Skeleton) -> Body | None:
+        """None where too little is seen to tell how large the body is."""
+        points = skeleton.points
+        joints = {HIPS: points[[R_HIP, L_HIP]].mean(0)} | dict(enumerate(points))
+        start, end = (np.array([joints[bone[i]] for bone in BONES]) for i in (0, 1))
+        along = end - start
+        seen = np.isfinite(start).all(1) & np.isfinite(along).all(1) & (np.hypot(*np.nan_to_num(along).T) > 1e-6)
+        lengths = limb_lengths(skeleton)
+        unit = lengths.get("torso") or 1.3 * max(lengths.values(), default=0.0)
+        if not unit or not seen.any():
+            return None
+        return cls(np.nan_to_num(start), np.nan_to_num(along), seen, float(unit), _turned(points, along[TORSO] if seen[TORSO] else None))
+
+
+def _turned(points: np.ndarray, torso: np.ndarray | None) -> float:
+    """On which side of the torso the right shoulder and hip are; of a body seen from its side, on which side its legs are."""
+    if torso is None:
+        return 0.0
+    right_less_left = np.nan_to_num(points[[2, R_HIP]] - points[[5, L_HIP]]).sum(0)
+    middle = points[[NECK, R_HIP, L_HIP]].mean(0)
+    legs = np.nan_to_num(points[list(KNEES_AND_ANKLES)] - middle).sum(0) / 4
+    across, down = (float(np.cross(torso, side)) for side in (right_less_left, legs))
+    return across if abs(across) > abs(down) else down
+
+
+@torch.no_grad()
+def guide(picture: Body, reference: Body, grid: tuple[int, int], kept: Tensor) -> Tensor:
+    """How likely a token of the picture finds its like at a kept token of the reference: logarithms (tokens, kept) of shares whose mean
+    is 1, so that a guided token looks elsewhere, not more or less.
+
+    Both bodies in shares of the canvas, on which both pictures lie alike; `kept`: the numbers of the reference's tokens on the grid.
+    """
+    shared = np.flatnonzero(picture.seen & reference.seen)
+    if not len(shared):
+        return torch.zeros(grid[0] * grid[1], len(kept))
+    place = _centres(grid)
+    expected, far = _expected(picture, reference, shared, place)  # (limb, tokens, 2), (limb, tokens)
+    exact = max(NEAR * reference.unit, COARSE / max(grid))
+    distance = torch.cdist(expected, place[kept.cpu()].expand(len(shared), -1, -1)) / exact
+    belongs = (-far.square()).softmax(0) * (far.amin(0) < REACH)
+    likely = (belongs[..., None] * (-0.5 * distance.square()).exp()).sum(0)
+    likely = likely.clamp(min=FLOOR)
+    said = (far.amin(0) < REACH)[:, None]
+    return torch.where(said, (likely / likely.mean(1, keepdim=True)).log(), torch.zeros(()))
+
+
+def _centres(grid: tuple[int, int]) -> Tensor:
+    y, x = torch.meshgrid(*((torch.arange(n) + 0.5) / n for n in grid), indexing="ij")
+    return torch.stack([x.flatten(), y.flatten()], 1)
+
+
+def _expected(picture: Body, reference: Body, limbs: np.ndarray, place: Tensor) -> tuple[Tensor, Tensor]:
+    """For every limb: where each place would be if it lay on it, and how many of the limb's radii away from it it lies."""
+    start, along, there, their_along = (
+        torch.from_numpy(x[limbs]).float() for x in (picture.start, picture.along, reference.start, reference.along)
+    )
+    radius = torch.full((len(limbs), 1), FLESH["limb"] * picture.unit)
+    radius[torch.from_numpy(limbs == TORSO)] = FLESH["torso"] * picture.unit
+    radius[torch.from_numpy(limbs == HEAD)] = FLESH["torso"] * picture.unit
+    side, their_side = (torch.stack([-x[:, 1], x[:, 0]], 1) / x.norm(dim=1, keepdim=True) for x in (along, their_along))
+    offset = place[None] - start[:, None]
+    u = (offset * along[:, None]).sum(-1) / along.square().sum(1, keepdim=True)
+    v = (offset * side[:, None]).sum(-1)
+    flip = -1.0 if picture.turned * reference.turned < 0 else 1.0
+    larger = flip * reference.unit / picture.unit
+    expected = there[:, None] + u[..., None] * their_along[:, None] + larger * v[..., None] * their_side[:, None]
+    beyond = (u - u.clamp(0, 1)) * along.norm(dim=1, keepdim=True)
+    return expected, (v.square() + beyond.square()).sqrt() / radius

@@ -1,0 +1,90 @@
+"""What the WebUI's Settings page and its command line say to SeAl, and how that ranks with what a run asks for."""
+
+from __future__ import annotations
+
+import html
+from pathlib import Path
+
+from modules import paths_internal, shared
+
+from seal_ext.settings import BY_NAME
+from seal_ext.store import Store
+
+from . import registry
+
+CACHE, STORE = "seal_cache_mb", "seal_store_mb"
+MOST_CACHE = int(BY_NAME["cache_mb"].high)
+MOST_STORE, USUAL_STORE = 1 << 16, 256
+
+
+def cache_mb(asked: int, own: int) -> int:
+    """How many megabytes the cache has in a run. The first of these that says something holds, and nothing else decides:
+
+    1. `asked`, the run's own `cache_mb`, unless it is at its default
+    2. Settings → SeAl → Cache, unless 0
+    3. --seal-cache-mb
+    4. `own`, the default for the model's architecture
+    """
+    if asked != BY_NAME["cache_mb"].default:
+        return asked
+    flag = _number(getattr(shared.cmd_opts, CACHE, None), MOST_CACHE)
+    return _number(getattr(shared.opts, CACHE, None), MOST_CACHE) or (own if flag is None else flag)
+
+
+def store_bytes() -> int:
+    """How large the store of references may become."""
+    chosen = _number(getattr(shared.opts, STORE, None), MOST_STORE)
+    return (USUAL_STORE if chosen is None else chosen) * registry.MEGABYTE
+
+
+def store_folder() -> Path:
+    """Where the store of references is: what --seal-store says, else a folder in the WebUI's data."""
+    # A WebUI that has not started anew since SeAl was installed does not know SeAl's flags.
+    named = getattr(shared.cmd_opts, "seal_store", None)
+    return Path(named).expanduser().absolute() if named else Path(paths_internal.data_path).absolute() / "seal" / "references"
+
+
+def settle() -> None:
+    """Where references are kept and how large the cache is, before any run says otherwise."""
+    registry.store = Store(store_folder(), store_bytes)
+    usual = BY_NAME["cache_mb"].default
+    registry.cache.resize(cache_mb(usual, usual) * registry.MEGABYTE)
+
+
+def add_section() -> None:
+    """SeAl's section on the Settings page."""
+    usual = BY_NAME["cache_mb"].default
+    cache = (f"memory for references, in runs that leave their own Cache (MB) at its default. 0: what --seal-cache-mb says, else {usual}, "
+             "or more for SDXL")  # fmt: skip
+    store = ("on disk, so that pasting a picture's parameters brings its reference back, also after a restart; what was not used for "
+             f"longest goes first. 0 keeps none and deletes those in {html.escape(str(store_folder()))}")  # fmt: skip
+    _add(CACHE, 0, "Cache (MB)", cache, MOST_CACHE, settle)
+    _add(STORE, USUAL_STORE, "Keep references (MB)", store, MOST_STORE, lambda: registry.store.trim())
+
+
+def _add(name: str, default: int, label: str, told: str, most: int, changed) -> None:
+    import gradio as gr
+
+    sizes = {"minimum": 0, "maximum": most, "step": 64}
+    option = shared.OptionInfo(default, label, gr.Slider, sizes, onchange=changed, section=("seal", "SeAl"))
+    shared.opts.add_option(name, option.info(told))
+
+
+def _number(value: object, most: int) -> int | None:
+    """A whole number in range, or None: nothing checks what stands in a settings file or comes over the API."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= most:
+        return None
+    return int(value)
+
+
+def has_api() -> bool:
+    return bool(shared.cmd_opts.api or getattr(shared.cmd_opts, "nowebui", False))
+
+
+def guards(app) -> list:
+    """What stands before the WebUI's own routes: its check of --api-auth, where there is one."""
+    own = next((route for route in app.routes if getattr(route, "path", "") == "/sdapi/v1/txt2img"), None)
+    found = list(own.dependencies) if own is not None else []
+    if shared.cmd_opts.api_auth and not found:
+        raise RuntimeError("This WebUI's check of --api-auth was not found, so SeAl's routes under /seal/v1 stay away.")
+    return found

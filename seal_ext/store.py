@@ -1,0 +1,130 @@
+"""The references that runs used, kept as pictures under their content's hash: so a pasted infotext finds them, also after a restart.
+
+Each is a PNG file that any viewer opens; what was drawn on the reference lies in a chunk of its own. Nothing in the folder is trusted:
+a file counts only if its content has the hash that is its name, and files with other names are never touched.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import tempfile
+import time
+import zlib
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, PngImagePlugin
+
+from .request import MOST_PIXELS, Asked
+
+HASH = re.compile(r"[0-9a-f]{16}")
+FILE = re.compile(r"[0-9a-f]{16}\.png")
+PART = re.compile(r"[0-9a-f]{16}\.[a-z0-9_]+\.part")  # of a writing that was cut short
+DRAWN = b"seAL"  # private to SeAl, no part of the picture, gone when a program changes the picture
+MOST_FILES = 1000
+MOST_BYTES = 4 * MOST_PIXELS + (1 << 24)
+STALE = 3600  # seconds after which a half-written file is nobody's
+
+
+@dataclass(frozen=True)
+class Store:
+    """A folder of references within so many bytes, the longest unused first out. It holds no state, so several WebUIs may share one."""
+
+    folder: Path
+    budget: Callable[[], int]  # bytes; 0 keeps nothing
+
+    def keep(self, asked: Asked) -> None:
+        """Keep a reference, or renew its place; OSError where the folder does not allow it."""
+        if self.find(asked.hash) is not None:
+            return
+        room = self.budget()
+        content = _written(asked) if room > 0 else b""
+        if not content or len(content) > room:
+            self.trim()
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.trim(len(content), 1)
+        handle, part = tempfile.mkstemp(".part", f"{asked.hash}.", self.folder)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+            Path(part).replace(self.folder / f"{asked.hash}.png")
+        except BaseException:
+            Path(part).unlink(missing_ok=True)
+            raise
+
+    def find(self, name: str) -> Asked | None:
+        """The reference with this hash, if it is here and sound; it counts as used now."""
+        if not isinstance(name, str) or not HASH.fullmatch(name):
+            return None
+        path = self.folder / f"{name}.png"
+        asked = _read(path)
+        if asked is None or asked.hash != name:
+            return None
+        with suppress(OSError):  # gone meanwhile, or somebody else's file: it was read all the same
+            os.utime(path)
+        return asked
+
+    def trim(self, bytes: int = 0, files: int = 0) -> None:
+        """Make room for so much more: what was not used for longest goes."""
+        budget, (count, total) = self.budget(), self.stats()
+        for _, size, path in self._files(FILE):
+            if total + bytes <= budget and count + files <= MOST_FILES:
+                break
+            path.unlink(missing_ok=True)
+            count, total = count - 1, total - size
+        for used, _, path in self._files(PART):
+            if used < (time.time() - STALE) * 1e9:
+                path.unlink(missing_ok=True)
+
+    def stats(self) -> tuple[int, int]:
+        """How many references there are, and their bytes."""
+        kept = self._files(FILE)
+        return len(kept), sum(size for _, size, _ in kept)
+
+    def _files(self, name: re.Pattern) -> list[tuple[int, int, Path]]:
+        """When each of these was last used (ns), its bytes and its path; the longest unused first."""
+        found = []
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(self.folder) as entries:
+            for entry in entries:
+                if name.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+                    with suppress(FileNotFoundError):  # another WebUI may share the folder
+                        stat = entry.stat(follow_symlinks=False)
+                        found.append((stat.st_mtime_ns, stat.st_size, Path(entry.path)))
+        return sorted(found)
+
+
+def _written(asked: Asked) -> bytes:
+    chunks, file = PngImagePlugin.PngInfo(), io.BytesIO()
+    if asked.drawn is not None:
+        chunks.add(DRAWN, zlib.compress(np.packbits(asked.drawn).tobytes()))
+    asked.picture().save(file, "PNG", pnginfo=chunks, compress_level=4)
+    return file.getvalue()
+
+
+def _read(path: Path) -> Asked | None:
+    """The reference in a file, or None for one that is missing, broken, too large or of another kind."""
+    try:
+        if path.is_symlink() or not path.is_file() or path.stat().st_size > MOST_BYTES:
+            return None
+        with Image.open(path, formats=("PNG",)) as image:
+            if image.mode not in ("RGB", "RGBA") or image.width * image.height > MOST_PIXELS:
+                return None
+            drawn = next((content for name, content, *_ in image.private_chunks if name == DRAWN), None)
+            array = np.asarray(image)
+        height, width, channels = array.shape
+        alpha = array[..., 3] if channels == 4 else None
+        return Asked(np.ascontiguousarray(array[..., :3]), alpha, None if drawn is None else _unpacked(drawn, height, width))
+    except Exception:  # a decoder may raise anything on somebody's bytes, and all of it means: not one of ours
+        return None
+
+
+def _unpacked(content: bytes, height: int, width: int) -> np.ndarray:
+    size = -(-height * width // 8)
+    bits = zlib.decompressobj().decompress(content, size + 1)
+    return np.unpackbits(np.frombuffer(bits, np.uint8), count=height * width).astype(bool).reshape(height, width)

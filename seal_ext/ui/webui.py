@@ -1,0 +1,45 @@
+"""What the page asks of the WebUI it stands in: files in a gallery, what a picture remembers of its making, words for a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from modules import errors, images, infotext_utils, scripts, shared
+from PIL import Image
+
+from seal_ext.hosts.controlnet import find, structures
+
+__all__ = ["find", "from_gallery", "interrogated", "opened", "prompt_of", "report", "structures", "units"]
+
+
+def opened(files: Iterable | None) -> list[Image.Image]:
+    """A gallery's pictures. The browser says which files; the WebUI lets only those through that it made itself."""
+    found = (file[0] if isinstance(file, (list, tuple)) else file for file in files or ())
+    return [file if isinstance(file, Image.Image) else infotext_utils.image_from_url_text(file) for file in found]
+
+
+def from_gallery(file) -> Image.Image | None:
+    """The result that is selected, or the first, as the WebUI's own buttons send it on."""
+    return infotext_utils.image_from_url_text(file)
+
+
+def prompt_of(picture: Image.Image | None) -> str:
+    """The prompt that a picture was made with, if it says so."""
+    told = images.read_info_from_image(picture)[0] if picture is not None else None
+    return str(infotext_utils.parse_generation_parameters(told).get("Prompt", "")) if told else ""
+
+
+def interrogated(picture: Image.Image) -> str:
+    """A picture in words. The WebUI's interrogator loads a model of its own, and says `<error>` where that fails."""
+    return str(shared.interrogator.interrogate(picture.convert("RGB")))
+
+
+def units() -> list:
+    """ControlNet's units among the arguments of the tab that is being built."""
+    runner = scripts.scripts_current
+    found = [script for script in runner.alwayson_scripts if script.title().lower() == "controlnet"]
+    return list(runner.inputs[found[0].args_from : found[0].args_to]) if found else []
+
+
+def report(what: str) -> None:
+    errors.report(what, exc_info=True)

@@ -1,0 +1,107 @@
+"""What the tests inside a real WebUI share: one WebUI for all of them, what it must look like after each, and the report.
+
+These tests carry the mark `live`. Without SEAL_WEBUI they are skipped; with it, one that is skipped has failed.
+"""
+
+import importlib.util
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+# By name, so that every test file has the same one.
+spec = importlib.util.spec_from_file_location("live_webui", Path(__file__).with_name("live.py"))
+live = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(live)
+
+ABSENT = "no WebUI to test in: set SEAL_WEBUI=PATH to its folder"
+results = pytest.StashKey[dict]()
+
+
+def pytest_addoption(parser):
+    parser.addoption("--json", dest="seal_json", metavar="FILE", type=Path, help="of the tests in a WebUI: write what came out there")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "live: runs inside the WebUI that SEAL_WEBUI names")
+    config.stash[results] = {"passed": 0, "failed": 0, "skipped": 0, "ratios": {}, "identity": {}}
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.get_closest_marker("live") and not os.environ.get("SEAL_WEBUI"):
+            item.add_marker(pytest.mark.skip(reason=ABSENT))
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = (yield).get_result()
+    if not item.get_closest_marker("live"):
+        return
+    if report.skipped and os.environ.get("SEAL_WEBUI"):
+        report.outcome, report.longrepr = "failed", f"skipped although SEAL_WEBUI is set: {report.longrepr[2]}"
+    counts = item.config.stash[results]
+    if report.skipped or report.failed:
+        counts["skipped" if report.skipped else "failed"] += 1
+    elif report.when == "call":
+        counts["passed"] += 1
+
+
+def pytest_sessionfinish(session):
+    file = session.config.getoption("seal_json", None)
+    if file is not None:
+        file.write_text(json.dumps(session.config.stash[results], indent=1) + "\n", encoding="utf-8")
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    found = config.stash[results]
+    if found["skipped"] and not os.environ.get("SEAL_WEBUI"):
+        terminalreporter.write_line(f"{found['skipped']} tests were skipped: {ABSENT}")
+    for name in ("ratios", "identity"):
+        if found[name]:
+            terminalreporter.write_line(f"{name}: {json.dumps(found[name])}")
+
+
+@pytest.fixture(scope="session")
+def webui(tmp_path_factory):
+    host = live.WebUI(Path(os.environ["SEAL_WEBUI"]).resolve(), tmp_path_factory.mktemp("webui"))
+    host.start()
+    yield host
+    host.stop()
+
+
+@pytest.fixture(scope="session")
+def report(request):
+    """What the report says beside the counts."""
+    return request.config.stash[results]
+
+
+@pytest.fixture(scope="session")
+def first(webui):
+    """What stood in the host before SeAl ever ran, and with every checkpoint the plain picture."""
+    pictures, inside = {webui.checkpoint: webui.draw(**live.SMALL)[0]}, webui.inside()
+    for checkpoint in live.TINY:
+        with webui.using(checkpoint):
+            pictures[checkpoint] = webui.draw(**live.SMALL)[0]
+    return pictures, inside
+
+
+@pytest.fixture
+def nothing_stays(webui, first):
+    """After the test: what it did left no trace, neither in a plain picture nor in the host."""
+    yield
+    pictures, before = first
+    assert np.array_equal(webui.draw(**live.SMALL)[0], pictures[webui.current])
+    now = webui.inside()
+    assert [now["hooked"], now["callbacks"]] == [before["hooked"], before["callbacks"]]
+    assert not [name for name in now["patched"] if "attn1" in name]
+
+
+@pytest.fixture(scope="module")
+def tiny(webui, first):
+    """Drawing with a random SD1 model, for what does not depend on what is on the picture."""
+    with webui.using("tiny-sd1"):
+        yield

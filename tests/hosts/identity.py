@@ -1,0 +1,129 @@
+"""Identity inside a WebUI, on the bench's own cases: the same characters, poses, words and noise as `bench identity`, and the same truth.
+
+The WebUI's DDIM at 20 steps takes the same timesteps as diffusers', and its noise of a seed is the bench's: what differs is the host.
+"""
+
+from __future__ import annotations
+
+import live_webui as live
+import numpy as np
+import torch
+from PIL import Image
+
+from bench.identity.methods import Studio, anchor_align, none, peer, seal
+from bench.identity.tasks import TASKS, Task
+from bench.metrics.bootstrap import recovered
+from bench.metrics.identity import identity_error
+from bench.model_report import GUIDANCE, STEPS, Model
+from bench.peers.reference_only import reference_adain, reference_adain_attn, reference_only
+from bench.seeds import DEVELOPMENT
+from seal_ext.settings import Settings
+from seal_ext.studio.checkpoint import Expanded, load_diffusers
+from seal_ext.studio.webui import Place
+
+CASES = 8
+FIDELITIES = (0.0, 0.5, 1.0)
+WITHIN = 3.0  # points of identity that two hosts may be apart
+Column = dict[str, torch.Tensor]
+
+
+def open_studio(webui) -> Studio:
+    """What the bench draws with, on the very files that the WebUI has; without the judge, since identity needs only the truth."""
+    place = Place(webui.data)
+    checkpoint, description, adapter = place.weights
+    files = Expanded(checkpoint, description, place.tokenizer, adapter)
+    pipe = load_diffusers(files.checkpoint, files.adapter).pipeline()
+    pipe.set_progress_bar_config(disable=True)
+    return Studio(pipe, Model(files))
+
+
+class Cases:
+    """One case of the bench, drawn by the bench and by a WebUI."""
+
+    def __init__(self, webui, name: str = "pose", cases: int = CASES):
+        self.webui, self.studio = webui, open_studio(webui)
+        self.task: Task = TASKS[name](torch.arange(DEVELOPMENT.start, DEVELOPMENT.start + cases))
+        self.hints = self.task.skeleton()
+        self.references = [picture_of(image) for image in self.task.reference.picture.image]
+        self.masks = [Image.fromarray(mask.byte().numpy() * 255) for mask in self.task.reference_mask()]
+        self.adapter = next(m for m in webui.call("/controlnet/model_list?update=true")["model_list"] if m.startswith(live.EMBEDDED))
+        self.base = self._errors(self.on_diffusers("none"), None)
+
+    # ---- the bench
+
+    def on_diffusers(self, name: str, fidelity: float = 0.5) -> torch.Tensor:
+        """A method's pictures (cases, 3, height, width), as 8-bit files hold them."""
+        make = {
+            "none": lambda: none,
+            "seal": lambda: seal(Settings(enabled=True), watch=False),
+            "reference_only": lambda: peer(lambda: reference_only(fidelity)),
+            "reference_adain": lambda: peer(lambda: reference_adain(fidelity), statistics=True),
+            "reference_adain+attn": lambda: peer(lambda: reference_adain_attn(fidelity), statistics=True),
+        }
+        return self.studio.model.decode(make[name]()(self.studio, self.task).latents)
+
+    # ---- the WebUI
+
+    def in_webui(self, name: str, fidelity: float = 0.5, mode: str = "Balanced", **settings) -> torch.Tensor:
+        """The same over its API; a control mode says for reference units what their fidelity is."""
+        return torch.stack([self._one(row, name, fidelity, mode, settings) for row in range(len(self.task))])
+
+    def _one(self, row: int, name: str, fidelity: float, mode: str, settings: dict) -> torch.Tensor:
+        reference, given = live.encoded(self.references[row]), None
+        units = [self.unit(live.encoded(picture_of(self.hints[row])), "none", self.adapter)]
+        if name == "seal":
+            given = {"reference": reference, "mask": live.encoded(self.masks[row]), "mask_source": "drawn"} | settings
+        elif name != "none":
+            units.append(self.unit(reference, name, "None", threshold_a=fidelity, control_mode=mode))
+        return tensor_of(self.drawn(row, given, units)[0])
+
+    def drawn(self, row: int, given: dict | None, units: list[dict]) -> list[np.ndarray]:
+        """The pictures of one case's call."""
+        size = self.hints.shape[-1]
+        how = dict(prompt=self.task.prompts[row].text, seed=int(self.task.seeds[row]), width=size, height=size,
+                   negative_prompt="", steps=STEPS, cfg_scale=GUIDANCE, sampler_name="DDIM")  # fmt: skip
+        return self.webui.draw(given, units, **how)
+
+    def unit(self, image: str, module: str, model: str, **more) -> dict:
+        size = self.hints.shape[-1]
+        return dict(enabled=True, module=module, model=model, image=image, weight=1.0, resize_mode="Just Resize", control_mode="Balanced",
+                    processor_res=size, threshold_b=0, save_detected_map=False) | {"threshold_a": 0} | more  # fmt: skip
+
+    def aligned(self) -> tuple[list[int], list[int]]:
+        """How far the WebUI's aligned structures are from the bench's, and from those before: the truth moves with the bench's."""
+        hints, _ = anchor_align(self.task, self.hints, Settings(enabled=True))
+        apart, moved = [], []
+        for row, hint in enumerate(hints):
+            given = {"reference": live.encoded(self.references[row]), "mask": live.encoded(self.masks[row]), "mask_source": "drawn"}
+            units = [self.unit(live.encoded(picture_of(self.hints[row])), "none", self.adapter)]
+            drawn = self.drawn(row, given | {"show_aligned": True, "strength": 0.0, "bridge": False}, units)
+            apart.append(float(np.abs(drawn[1] - np.asarray(picture_of(hint)).astype(int)).mean()))
+            moved.append(float(np.abs(drawn[1] - np.asarray(picture_of(self.hints[row])).astype(int)).mean()))
+        return apart, moved
+
+    # ---- what they are worth
+
+    def identity(self, pictures: torch.Tensor, aligned: bool = False) -> float:
+        """Percent of the way from no reference to the ceiling; the truth of aligned structures has moved with them."""
+        moved = anchor_align(self.task, self.hints, Settings(enabled=True))[1] if aligned else None
+        column = self._errors(pictures, moved)
+        return recovered(self.base["error"], column["error"], self.base["ceiling"])["value"]
+
+    def _errors(self, pictures: torch.Tensor, moved) -> Column:
+        truth = self.task.truth(moved)
+        subject = truth.region > 0
+        ceiling = self.studio.model.through_vae(truth.image)
+        return {"error": identity_error(pictures, truth.image, subject), "ceiling": identity_error(ceiling, truth.image, subject)}
+
+
+def picture_of(image: torch.Tensor) -> Image.Image:
+    return Image.fromarray((image * 255).round().byte().permute(1, 2, 0).numpy())
+
+
+def tensor_of(picture: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(picture).permute(2, 0, 1).float() / 255
+
+
+def better(one: float, other: float) -> bool:
+    """The margin that the method is held to: half as much again, or of a good peer's remaining error three tenths less."""
+    return one >= 1.5 * other if other <= 40 else 100 - one <= 0.7 * (100 - other)

@@ -1,0 +1,89 @@
+"""An extension for test runs: it breaks a generation where no API call could, draws inside one, and tells what stands inside the host.
+
+In a prompt, `explode N` and `halt N` act at the U-Net's N-th call; `inner pass` has the picture drawn over once more, as ADetailer does.
+"""
+
+import gc
+import re
+from contextlib import closing
+from copy import copy
+from pathlib import Path
+
+import open_clip
+import torch
+from modules import processing, script_callbacks, scripts, sd_hijack, shared
+
+open_clip.add_model_config(Path(__file__).parent)  # the text encoder of the tiny checkpoints
+said: list[str] = []
+hooks: list = []
+
+
+class Probe(scripts.Script):
+    def title(self):
+        return "seal test probe"
+
+    def show(self, is_img2img):
+        return scripts.AlwaysVisible
+
+    def before_process(self, p, *args):
+        if not getattr(p, "_ad_inner", False):
+            said.clear()
+        found = re.search(r"(explode|halt) (\d+)", p.prompt if isinstance(p.prompt, str) else "")
+        if not found:
+            return
+        left = [int(found.group(2))]
+        while hooks:  # of a run that had fewer calls
+            hooks.pop().remove()
+
+        def hook(module, inputs):
+            left[0] -= 1
+            if left[0] == 0:
+                hooks.pop().remove()
+                if found.group(1) == "explode":
+                    raise RuntimeError("exploded")
+                shared.state.interrupt()
+
+        hooks.append(shared.sd_model.model.diffusion_model.middle_block.register_forward_pre_hook(hook))
+
+    def postprocess_image(self, p, pp, *args):
+        if "inner pass" not in str(p.prompt) or getattr(p, "_ad_inner", False):
+            return
+        inner = processing.StableDiffusionProcessingImg2Img(
+            init_images=[pp.image], sd_model=p.sd_model, prompt=p.prompt, seed=p.seed, steps=p.steps, width=p.width, height=p.height,
+            cfg_scale=p.cfg_scale, sampler_name=p.sampler_name, denoising_strength=0.7, do_not_save_samples=True, do_not_save_grid=True,
+        )  # fmt: skip
+        inner.scripts, inner.script_args, inner._ad_inner = copy(p.scripts), p.script_args, True
+        torch.manual_seed(0)  # the host encodes the picture with whatever random numbers come next
+        with closing(inner):
+            pp.image = processing.process_images(inner).images[0]
+        said.append("an inner pass was drawn")
+
+    def postprocess(self, p, processed, *args):
+        if not getattr(p, "_ad_inner", False):
+            said.extend(p.comments)
+
+
+def inside():
+    """What a run could leave behind in this process."""
+    from seal_ext.hosts import registry  # the extension under test puts its folder on the path when it is loaded
+
+    gc.collect()
+    unet = shared.sd_model.model.diffusion_model
+    patched = [name for name, module in unet.named_modules() if {"forward", "_forward"} & set(vars(module))]
+    hooked = sum(len(module._forward_pre_hooks) + len(module._forward_hooks) for module in unet.modules())
+    callbacks = {name: len(found) for name, found in vars(script_callbacks)["callback_map"].items()}
+    lines = Path("/proc/self/status").read_text().splitlines() if Path("/proc/self/status").exists() else []
+    resident = next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS")), None)
+    kind = [name for name in ("is_sd1", "is_sd2", "is_sdxl") if getattr(shared.sd_model, name, False)]
+    return {"said": said, "patched": patched, "hooked": hooked, "callbacks": callbacks, "resident": resident, "kind": kind,
+            "cache": registry.cache.stats(), "parameterization": shared.sd_model.parameterization, "axes": axes(),
+            "optimisers": [one.title() for one in sd_hijack.optimizers]}  # fmt: skip
+
+
+def axes():
+    """The X/Y/Z plot's, in txt2img and in the order that the API counts them."""
+    plot = next(loaded.module for loaded in scripts.scripts_data if loaded.script_class.__module__ == "xyz_grid.py")
+    return [option.label for option in plot.axis_options if not getattr(option, "is_img2img", False)]
+
+
+script_callbacks.on_app_started(lambda demo, app: app.add_api_route("/seal-probe", inside, methods=["GET"]))

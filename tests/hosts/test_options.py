@@ -1,0 +1,83 @@
+"""Settings, flags and what a run asks for: which of them holds, and that nonsense in a settings file counts as nothing."""
+
+import importlib
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+from seal_ext.hosts import registry
+
+
+class Option(SimpleNamespace):
+    def info(self, told):
+        self.told = told
+        return self
+
+
+@pytest.fixture
+def options(monkeypatch, tmp_path):
+    packages = {name: ModuleType(name) for name in ("modules", "modules.shared", "modules.paths_internal", "gradio")}
+    shared = packages["modules"].shared = packages["modules.shared"]
+    shared.opts, shared.cmd_opts = SimpleNamespace(added={}), SimpleNamespace(api=False, api_auth=None)
+    shared.opts.add_option = lambda name, option: shared.opts.added.update({name: option})
+    shared.OptionInfo = lambda default, label, component, sizes, **more: Option(default=default, label=label, sizes=sizes, **more)
+    packages["modules"].paths_internal = packages["modules.paths_internal"]
+    packages["modules.paths_internal"].data_path, packages["gradio"].Slider = str(tmp_path), None
+    for name, module in packages.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.delitem(sys.modules, "seal_ext.hosts.options", raising=False)
+    monkeypatch.setattr(registry, "store", None)
+    yield importlib.import_module("seal_ext.hosts.options")
+    sys.modules.pop("seal_ext.hosts.options", None)
+    registry.cache.resize(1024 * registry.MEGABYTE)
+
+
+def test_the_first_that_says_something_holds(options):
+    flags, chosen = options.shared.cmd_opts, options.shared.opts
+    assert (options.cache_mb(1024, 1024), options.cache_mb(1024, 2048), options.cache_mb(64, 64)) == (1024, 2048, 64)
+    flags.seal_cache_mb = 300
+    assert (options.cache_mb(1024, 2048), options.cache_mb(64, 64)) == (300, 64)
+    chosen.seal_cache_mb = 500
+    assert (options.cache_mb(1024, 2048), options.cache_mb(0, 0)) == (500, 0)
+    chosen.seal_cache_mb, flags.seal_cache_mb = 0, 0
+    assert options.cache_mb(1024, 2048) == 0
+
+
+@pytest.mark.parametrize("nonsense", ["512", None, -1, 1e99, float("nan"), True, [512]])
+def test_nonsense_counts_as_nothing(options, nonsense):
+    options.shared.opts.seal_cache_mb = options.shared.opts.seal_store_mb = nonsense
+    assert options.cache_mb(1024, 2048) == 2048 and options.store_bytes() == 256 * registry.MEGABYTE
+
+
+def test_where_the_store_is(options, tmp_path):
+    options.settle()
+    assert registry.store.folder == tmp_path / "seal" / "references" and registry.store.budget() == 256 << 20
+    options.shared.cmd_opts.seal_store = "elsewhere"
+    options.shared.cmd_opts.seal_cache_mb = 100
+    options.settle()
+    assert registry.store.folder == Path("elsewhere").absolute() and registry.cache.budget == 100 << 20
+    assert not Path("elsewhere").exists()  # made when the first reference is kept
+
+
+def test_the_section(options):
+    options.settle()
+    options.add_section()
+    added = options.shared.opts.added
+    assert set(added) == {"seal_cache_mb", "seal_store_mb"} and all(option.section == ("seal", "SeAl") for option in added.values())
+    assert str(registry.store.folder) in added["seal_store_mb"].told
+    options.shared.opts.seal_cache_mb = 128
+    added["seal_cache_mb"].onchange()
+    added["seal_store_mb"].onchange()
+    assert registry.cache.budget == 128 << 20
+
+
+def test_the_hosts_own_guard_is_taken_and_without_it_there_is_none(options):
+    app = SimpleNamespace(routes=[SimpleNamespace(path="/other", dependencies=[1]), SimpleNamespace()])
+    assert options.guards(app) == [] and not options.has_api()
+    options.shared.cmd_opts.api_auth, options.shared.cmd_opts.api = "a:b", True
+    with pytest.raises(RuntimeError, match="api-auth"):
+        options.guards(app)
+    app.routes.append(SimpleNamespace(path="/sdapi/v1/txt2img", dependencies=["guard"]))
+    assert options.guards(app) == ["guard"] and options.has_api()

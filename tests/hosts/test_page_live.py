@@ -1,0 +1,121 @@
+"""The accordion in a real WebUI's page, in Chromium: everything an artist does with it, and what they see.
+
+Beside what live.py needs: node, Chromium, and SEAL_PLAYWRIGHT=PATH of a node_modules folder with playwright-core
+(`npm install playwright-core`, anywhere outside the repository). SEAL_PAGE=PATH keeps the screenshots.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import live_webui as live
+import numpy as np
+import pytest
+from PIL import Image
+
+pytestmark = [pytest.mark.slow, pytest.mark.live]
+DRIVER = Path(__file__).parents[1] / "browser" / "page.cjs"
+# A1111 1.10.1's own: it hands a function's values to no components when the size changes; and it asks a server for a script.
+NOT_OURS = ("reading 'props'", "ERR_NAME_NOT_RESOLVED", "ERR_INTERNET_DISCONNECTED", "ERR_NETWORK", "cdnjs.cloudflare.com")
+
+
+@pytest.fixture(scope="module")
+def seen(webui, first, tmp_path_factory):
+    """What came of every step; one browser for all."""
+    modules = os.environ.get("SEAL_PLAYWRIGHT", "")
+    if not (Path(modules) / "playwright-core").is_dir() or shutil.which("node") is None:
+        pytest.fail("The page needs node, and SEAL_PLAYWRIGHT=PATH of a node_modules folder with playwright-core.")
+    folder = Path(os.environ.get("SEAL_PAGE") or tmp_path_factory.mktemp("page")).resolve()
+    live.figure().save(folder / "reference.png")
+    figure, noise = np.asarray(live.figure()), np.random.default_rng(0).integers(0, 256, (128, 128, 3), np.uint8)
+    behind = (figure == (200, 210, 220)).all(2, keepdims=True)
+    Image.fromarray(np.where(behind, noise, figure).astype(np.uint8)).save(folder / "busy.png")
+    live.figure(24, 50, black=True).save(folder / "map.png")
+    subprocess.run(["node", str(DRIVER), f"http://127.0.0.1:{webui.port}", str(folder)], check=True, timeout=3000)
+    return json.loads((folder / "results.json").read_text())
+
+
+@pytest.fixture
+def step(seen, request):
+    """The step that the test is named after."""
+    found = seen[request.node.name.removeprefix("test_")]
+    assert "failed" not in found, found["failed"]
+    return found
+
+
+def test_load(step):
+    assert step["closed"] and not step["on"] and sorted(step["tabs"]) == ["img2img", "txt2img"]
+    assert len(step["ids"]) == len(set(step["ids"])) > 100
+
+
+def test_no_error_is_ours(seen):
+    ours = {name: [e for e in found["errors"] if not any(known in e for known in NOT_OURS)] for name, found in seen.items()}
+    assert not any(ours.values()), ours
+
+
+def test_enable(step):
+    assert step["on"] and "Reference (reference) is missing" in step["told"]
+
+
+def test_reference(step):
+    assert step["seen"] and "No enabled ControlNet unit" in step["told"] and not step["read"]
+
+
+def test_words(step):
+    assert step["copied"] == "a red cat, sitting" and (step["gone"], step["come"]) == ("blue", "red")
+
+
+def test_mask(step):
+    assert "draw a mask" in step["unsure"] and step["overlay"] and "draw a mask" not in step["told"]
+
+
+def test_structure(step):
+    assert step["movable"] and "0: " in step["ticks"] and "No enabled" not in step["told"]
+
+
+def test_ticks(step):
+    assert step["without"] == ["all but 0", False] and step["with"] == ["all", True]
+
+
+def test_hand(step):
+    (x, y, scale), (_, _, wheeled), (further, lower, smaller) = step["dragged"], step["wheeled"], step["keyed"]
+    assert abs(x - 0.125) < 0.011 and abs(y + 0.0625) < 0.011 and scale == 1 and step["redrawn"]
+    assert wheeled > 1.1 and smaller < wheeled and abs(further - x - 0.005) < 0.002 and abs(lower - y - 0.05) < 0.002
+
+
+def test_draw(step):
+    for told in ("enabled: on", "appearance prompt", "hand scale: 1.5", "lam: 2.5", 'blocks: "mid up:0.5"', "reference"):
+        assert f"SeAl {told}" in step["info"]
+    assert f"SeAl hand x: {step['hand'][0]:g}" in step["info"] and "Corrected by hand" in step["log"]
+
+
+def test_last(step):
+    assert step["taken"] and step["offered"] and step["read"] == "a red cat, sitting"
+
+
+def test_paste(step, seen):
+    assert step["filled"] and step["on"] and step["lam"] == 2.5 and step["blocks"] == "mid up:0.5"
+    assert step["prompt"] == "a blue cat, sitting" and step["hand"] == seen["draw"]["hand"]
+
+
+def test_again(step, seen):
+    assert step["info"] == seen["draw"]["info"] and step["same"]
+
+
+def test_further(step):
+    assert step["aside"] and step["free"]
+    assert len(step["info"].split("SeAl reference: ")[1].split(",")[0].split()) == 2
+
+
+def test_phone(step):
+    assert step["wide"] == []
+
+
+def test_refusal(step):
+    assert "Reference (reference) is missing" in step["log"]
+
+
+def test_what_the_page_did_left_no_trace(seen, nothing_stays):
+    """`nothing_stays` looks for it."""

@@ -1,0 +1,156 @@
+"""Run by a WebUI's own Python: random checkpoints of every kind of model, narrow enough to draw with in no time, and a LoRA.
+
+python tiny_models.py REPOSITORIES CHECKPOINTS LORAS
+"""
+
+import json
+import sys
+from pathlib import Path
+
+REPOSITORIES, FOLDER, LORAS = (Path(argument).resolve() for argument in sys.argv[1:])
+for name in ("stable-diffusion-stability-ai", "generative-models", "k-diffusion"):
+    sys.path.insert(0, str(REPOSITORIES / name))
+sys.modules["xformers"] = None
+
+import open_clip  # noqa: E402
+import sgm.models.diffusion  # noqa: E402
+import torch  # noqa: E402
+import transformers  # noqa: E402
+import yaml  # noqa: E402
+from ldm.util import instantiate_from_config  # noqa: E402
+from open_clip import tokenizer as bpe  # noqa: E402
+from safetensors.torch import save_file  # noqa: E402
+
+ARCH = "seal-tiny"  # a text encoder of the OpenCLIP kind; a WebUI has to be told of it, too
+WIDTH = 64  # of a token
+OPEN_CLIP = dict(embed_dim=WIDTH, vision_cfg=dict(image_size=32, layers=1, width=64, patch_size=16),
+                 text_cfg=dict(context_length=77, vocab_size=49408, width=WIDTH, heads=2, layers=2))  # fmt: skip
+CLIP = dict(model_type="clip_text_model", vocab_size=49408, hidden_size=WIDTH, intermediate_size=128, num_hidden_layers=2,
+            num_attention_heads=2, max_position_embeddings=77, hidden_act="quick_gelu", projection_dim=WIDTH, layer_norm_eps=1e-5,
+            bos_token_id=49406, eos_token_id=49407, pad_token_id=49407)  # fmt: skip
+
+
+def write_tokenizer(folder: Path) -> None:
+    """CLIP's own words, which the open_clip package brings along."""
+    folder.mkdir()
+    known = bpe.SimpleTokenizer()
+    names = [known.decoder[i] for i in range(len(known.decoder) - 2)] + ["<|startoftext|>", "<|endoftext|>"]
+    merges = sorted(known.bpe_ranks, key=known.bpe_ranks.get)
+    (folder / "vocab.json").write_text(json.dumps({name: i for i, name in enumerate(names)}), encoding="utf-8")
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *map(" ".join, merges)]) + "\n", encoding="utf-8")
+    (folder / "config.json").write_text(json.dumps(CLIP), encoding="utf-8")
+    ends = dict(bos_token="<|startoftext|>", eos_token="<|endoftext|>", unk_token="<|endoftext|>", pad_token="<|endoftext|>")
+    (folder / "tokenizer_config.json").write_text(json.dumps(ends | dict(model_max_length=77, tokenizer_class="CLIPTokenizer")))
+
+
+def unet(target: str, context: int, **more) -> dict:
+    params = dict(in_channels=4, out_channels=4, model_channels=32, attention_resolutions=[4, 2, 1], num_res_blocks=2,
+                  channel_mult=[1, 2, 4, 4], num_head_channels=16, use_spatial_transformer=True, transformer_depth=1,
+                  context_dim=context, use_checkpoint=False, legacy=False)  # fmt: skip
+    if target == "ldm":
+        params["image_size"] = 16  # it asks for one, and makes nothing of it
+    return dict(target=f"{target}.modules.diffusionmodules.openaimodel.UNetModel", params=params | more)
+
+
+def autoencoder(target: str) -> dict:
+    shape = dict(double_z=True, z_channels=4, resolution=128, in_channels=3, out_ch=3, ch=32, ch_mult=[1, 1, 2, 2], num_res_blocks=1,
+                 attn_resolutions=[], dropout=0.0)  # fmt: skip
+    return dict(target=target, params=dict(embed_dim=4, ddconfig=shape, lossconfig=dict(target="torch.nn.Identity")))
+
+
+def ldm(network: dict, text: dict, kind: str = "LatentDiffusion", key: str = "crossattn", **more) -> dict:
+    params = dict(linear_start=0.00085, linear_end=0.012, num_timesteps_cond=1, timesteps=1000, first_stage_key="jpg", cond_stage_key="txt",
+                  image_size=16, channels=4, cond_stage_trainable=False, conditioning_key=key, scale_factor=0.18215, use_ema=False,
+                  unet_config=network, first_stage_config=autoencoder("ldm.models.autoencoder.AutoencoderKL"),
+                  cond_stage_config=text)  # fmt: skip
+    return dict(model=dict(target=f"ldm.models.diffusion.ddpm.{kind}", params=params | more))
+
+
+def sdxl(tokenizer: Path) -> dict:
+    encoders = "sgm.modules.encoders.modules"
+
+    def text(kind: str, **params) -> dict:
+        return dict(is_trainable=False, input_key="txt", target=f"{encoders}.{kind}", params=params)
+
+    def size(key: str) -> dict:
+        return dict(is_trainable=False, input_key=key, target=f"{encoders}.ConcatTimestepEmbedderND", params=dict(outdim=32))
+
+    embedders = [text("FrozenCLIPEmbedder", version=str(tokenizer), layer="hidden", layer_idx=1),
+                 text("FrozenOpenCLIPEmbedder2", arch=ARCH, version=None, freeze=True, layer="penultimate", always_return_pooled=True,
+                      legacy=False), *map(size, ("original_size_as_tuple", "crop_coords_top_left", "target_size_as_tuple"))]  # fmt: skip
+    parts = "sgm.modules.diffusionmodules"
+    denoiser = dict(num_idx=1000, weighting_config=dict(target=f"{parts}.denoiser_weighting.EpsWeighting"),
+                    scaling_config=dict(target=f"{parts}.denoiser_scaling.EpsScaling"),
+                    discretization_config=dict(target=f"{parts}.discretizer.LegacyDDPMDiscretization"))  # fmt: skip
+    network = unet("sgm", 2 * WIDTH, adm_in_channels=WIDTH + 6 * 32, num_classes="sequential", attention_resolutions=[4, 2],
+                   channel_mult=[1, 2, 4], transformer_depth=[1, 1, 2], use_linear_in_transformer=True)  # fmt: skip
+    params = dict(scale_factor=0.13025, disable_first_stage_autocast=True, network_config=network,
+                  denoiser_config=dict(target=f"{parts}.denoiser.DiscreteDenoiser", params=denoiser),
+                  conditioner_config=dict(target="sgm.modules.GeneralConditioner", params=dict(emb_models=embedders)),
+                  first_stage_config=autoencoder("sgm.models.autoencoder.AutoencoderKLInferenceWrapper"))  # fmt: skip
+    return dict(model=dict(target="sgm.models.diffusion.DiffusionEngine", params=params))
+
+
+def write_lora(state: dict[str, torch.Tensor]) -> None:
+    """Rank 2 on every query and value of the U-Net."""
+    torch.manual_seed(5)
+    lora = {}
+    for key, value in state.items():
+        path = key.removesuffix(".weight")
+        if key.startswith("model.diffusion_model.") and path.endswith(("to_q", "to_v")):
+            name = "lora_unet_" + path.removeprefix("model.diffusion_model.").replace(".", "_")
+            lora[f"{name}.lora_down.weight"] = torch.randn(2, value.shape[1]) * value.shape[1] ** -0.5
+            lora[f"{name}.lora_up.weight"] = torch.randn(value.shape[0], 2) * 0.5
+            lora[f"{name}.alpha"] = torch.tensor(2.0)
+    LORAS.mkdir(parents=True, exist_ok=True)
+    save_file(lora, LORAS / "tiny-lora.safetensors")
+
+
+def write(name: str, description: dict, seed: int) -> dict[str, torch.Tensor]:
+    """Random weights; what a training would begin with zero is not, or the network would do nothing.
+
+    Nor may the text encoder's last norm be without a bias: a WebUI divides by the mean of what it says.
+    """
+    torch.manual_seed(seed)
+    model = instantiate_from_config(description["model"])
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1 and not parameter.any():
+                parameter.normal_(0, 0.05)
+            elif parameter.ndim == 1:
+                parameter.add_(torch.randn_like(parameter), alpha=0.05)
+    kept = ("model.diffusion_model.", "first_stage_model.", "cond_stage_model.", "conditioner.")
+    state = {key: value.contiguous() for key, value in model.state_dict().items() if key.startswith(kept)}
+    state = {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
+    save_file(state, FOLDER / f"{name}.safetensors")
+    (FOLDER / f"{name}.yaml").write_text(yaml.safe_dump(description), encoding="utf-8")
+    print(f"{name}: {len(state)} tensors, {sum(value.numel() for value in state.values()) / 1e6:.1f} M")
+    return state
+
+
+def main() -> None:
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)
+    (FOLDER / f"{ARCH}.json").write_text(json.dumps(OPEN_CLIP), encoding="utf-8")
+    open_clip.add_model_config(FOLDER / f"{ARCH}.json")
+    tokenizer = FOLDER / "tokenizer"
+    write_tokenizer(tokenizer)
+    # Both packages ask for weights that are not here, and that this file makes.
+    by_name = transformers.CLIPTextModel.from_pretrained
+    transformers.CLIPTextModel.from_pretrained = lambda path: transformers.CLIPTextModel(transformers.CLIPTextConfig.from_pretrained(path))
+    try:
+        clip = dict(target="ldm.modules.encoders.modules.FrozenCLIPEmbedder", params=dict(version=str(tokenizer)))
+        open_text = dict(target="ldm.modules.encoders.modules.FrozenOpenCLIPEmbedder",
+                         params=dict(arch=ARCH, version=None, freeze=True, layer="penultimate"))  # fmt: skip
+        plain = ldm(unet("ldm", WIDTH), clip)
+        write_lora(write("tiny-sd1", plain, 0))
+        write("tiny-sd1-other", plain, 1)
+        write("tiny-inpaint", ldm(unet("ldm", WIDTH, in_channels=9), clip, "LatentInpaintDiffusion", "hybrid", finetune_keys=None), 2)
+        write("tiny-sd2-v", ldm(unet("ldm", WIDTH, use_linear_in_transformer=True), open_text, parameterization="v"), 3)
+        write("tiny-sdxl", sdxl(tokenizer), 4)
+    finally:
+        transformers.CLIPTextModel.from_pretrained = by_name
+
+
+assert sgm.models.diffusion  # imported for its classes, which are told by name
+main()

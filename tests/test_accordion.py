@@ -1,0 +1,205 @@
+"""The accordion beside a stand-in of gradio: what is drawn, what a paste fills, and what the buttons answer."""
+
+import importlib
+import sys
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from seal_ext.hosts import registry
+from seal_ext.request import NAMES, Asked, parse
+from seal_ext.settings import BY_NAME, PRESETS, Settings, defaults
+from seal_ext.store import Store
+
+PICTURE = np.random.default_rng(0).integers(0, 256, (24, 20, 3), np.uint8)
+DRAWN = np.zeros((24, 20), bool)
+DRAWN[5:15, 5:15] = True
+
+
+MADE = []
+
+
+class Part:
+    """A component: what it was made with, and what was joined to its events."""
+
+    def __init__(self, value=None, **told):
+        self.value, self.told, self.events = value, told, []
+        self.label, self.elem_id = told.get("label"), told.get("elem_id")
+        MADE.append(self)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *what):
+        pass
+
+    def _event(self, *args, **kwargs):
+        self.events.append((args, kwargs))
+        return SimpleNamespace(then=self._event)
+
+    change = click = input = _event
+
+
+class Slot(Part):
+    """An image's change fires for every answer of a script: nothing may hang on it."""
+
+    change = property(lambda self: pytest.fail("a slot's change never comes to rest"))
+
+
+@pytest.fixture
+def accordion(monkeypatch):
+    gradio, context = ModuleType("gradio"), ModuleType("gradio.context")
+    kinds = "Row Column Group Accordion Gallery HTML Radio Dropdown Slider Checkbox CheckboxGroup Textbox Button"
+    for name in kinds.split():
+        setattr(gradio, name, type(name, (Part,), {}))
+    gradio.Image, gradio.__version__ = Slot, "3.41.2"
+    gradio.update = lambda **changes: {"__type__": "update", **changes}
+    context.Context = SimpleNamespace(root_block=SimpleNamespace(blocks={}))
+    monkeypatch.setitem(sys.modules, "gradio", gradio)
+    monkeypatch.setitem(sys.modules, "gradio.context", context)
+    monkeypatch.delitem(sys.modules, "seal_ext.ui.accordion", raising=False)
+    yield importlib.import_module("seal_ext.ui.accordion")
+    sys.modules.pop("seal_ext.ui.accordion", None)
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "store", Store(tmp_path, lambda: 1 << 24))
+
+
+def draw(accordion, tab="txt2img"):
+    MADE.clear()
+    return accordion.draw(Part, lambda name: f"script_{tab}_seal_{name}", tab)
+
+
+def test_every_argument_has_its_component_in_order(accordion):
+    drawn = draw(accordion)
+    assert [component.elem_id for component in drawn.components][3:-1] == [f"script_txt2img_seal_{name}" for name in NAMES[3:-1]]
+    assert [component.value for component in drawn.components][3:-1] == [BY_NAME[name].default for name in NAMES[3:-1]]
+    assert drawn.components[0].label == accordion.TITLE and drawn.components[0].value is False
+    assert all(drawn.parts[name].told["info"] == BY_NAME[name].help for name in NAMES[3:-1])
+
+
+def test_ids_and_labels_are_each_there_once(accordion):
+    draw(accordion)
+    for kind in ("elem_id", "label"):
+        given = [getattr(part, kind) for part in MADE if getattr(part, kind)]
+        assert len(given) == len(set(given))
+    assert all(part.elem_id for part in MADE if type(part).__name__ not in ("Row", "Column"))
+
+
+def test_pictures_are_no_defaults_to_be_saved(accordion):
+    drawn = draw(accordion)
+    assert all(drawn.parts[name].do_not_save_to_config for name in ("reference", "mask", "more", "ticks", "picture"))
+    assert [parse([component.value for component in drawn.components]).settings] == [Settings()]
+
+
+def test_drawing_it_again_is_the_same(accordion):
+    ids = [[part.elem_id for part in draw(accordion).components] for _ in range(3)]
+    assert ids[0] == ids[1] == ids[2] and ids[0] != [part.elem_id for part in draw(accordion, "img2img").components]
+
+
+def test_a_setting_without_a_heading_is_drawn_all_the_same(accordion, monkeypatch):
+    monkeypatch.setitem(accordion.GROUPS, "AnchorAlign", ())
+    assert draw(accordion).parts["margin"].elem_id.endswith("margin")
+
+
+def test_a_paste_fills_everything(accordion, store):
+    asked = [Asked(PICTURE, drawn=DRAWN), Asked(255 - PICTURE), Asked(PICTURE[::-1].copy())]
+    for one in asked:
+        registry.remember(one)
+    settings = Settings.parse({"enabled": True, "lam": 2.5, "units": "all but 1", "hand_x": 0.25, "preset": "free"})
+    parameters = settings.to_infotext() | {accordion.REFERENCE_KEY: " ".join(one.hash for one in asked)}
+    drawn = draw(accordion)
+    filled = {id(part): fill(parameters) for part, fill in drawn.infotext_fields}
+    assert {id(part) for part in drawn.components} <= filled.keys()
+    given = [filled[id(part)] for part in drawn.components]
+    given = [one["value"] if isinstance(one, dict) else one for one in given]
+    again = parse(given)
+    assert again.settings == settings and [one.hash for one in again.references] == [one.hash for one in asked]
+    assert filled[id(drawn.parts["further"])]["visible"] and filled[id(drawn.parts["lost"])]["value"] == ""
+    assert set(drawn.paste_field_names) == {BY_NAME[name].infotext for name in BY_NAME} | {accordion.REFERENCE_KEY}
+
+
+def test_a_paste_without_the_reference_says_so_and_leaves_the_slots(accordion, store):
+    filled = accordion.pasted({accordion.REFERENCE_KEY: "0123456789abcdef"})
+    assert "no longer kept" in filled["lost"]["value"] and all("value" not in filled[name] for name in ("reference", "mask", "more"))
+    filled = accordion.pasted({})
+    assert filled["lost"]["value"] == "" and "value" not in filled["reference"]
+    assert "no longer kept" in accordion.pasted({accordion.REFERENCE_KEY: "../../etc/passwd"})["lost"]["value"]
+
+
+def test_a_further_reference_takes_its_painting_along(accordion):
+    painted = {"image": Image.fromarray(PICTURE), "mask": Image.fromarray(DRAWN.astype(np.uint8) * 255)}
+    more, shown, slot, said = accordion._added(None, painted)
+    assert slot is None and shown["visible"] and said == "" and np.array_equal(np.asarray(more[0])[..., 3] > 127, DRAWN)
+    assert len(accordion._added(more, Image.fromarray(PICTURE))[0]) == 2
+    assert accordion.EMPTY in accordion._added(more, None)[3] and "16 pixels" in accordion._added(more, Image.new("RGB", (4, 4)))[3]
+
+
+def test_ticks_are_written_as_units(accordion):
+    shown = '{"shown": [0, 2]}'
+    assert accordion._ticked(["0"], "all", shown) == "all but 2" and accordion._ticked(["0", "2"], "all but 2", shown) == "all"
+    assert accordion._ticked([], "nonsense", shown) == "all but 0 2" and accordion._ticked([], "all", "") == "all"
+
+
+def test_the_preset_moves_what_presets_move(accordion):
+    names = sorted({name for changes in PRESETS.values() for name in changes})
+    assert [change["value"] for change in accordion._preset("free", names)] == [defaults("free")[name] for name in names]
+
+
+class Host:
+    """As much of the WebUI as the accordion asks."""
+
+    structures = staticmethod(lambda units: [])
+    opened = staticmethod(list)
+    prompt_of = staticmethod(lambda picture: (getattr(picture, "info", None) or {}).get("parameters", ""))
+    from_gallery = staticmethod(lambda file: file)
+
+    def __init__(self, answer="a cat"):
+        self.answer = answer
+
+    def units(self):
+        return [Part()]
+
+    def interrogated(self, picture):
+        return self.answer
+
+
+def joined(accordion, without=""):
+    drawn, host = draw(accordion), Host()
+    around = [Part(elem_id=f"txt2img_{name}") for name in accordion.AROUND if name != without]
+    last = Part(elem_id="html_log_txt2img")
+    sys.modules["gradio.context"].Context.root_block.blocks = dict(enumerate([*around, last]))
+    drawn.seen(around[0], host)
+    assert not drawn.joined
+    drawn.seen(last, host)
+    return drawn
+
+
+def test_it_is_joined_with_the_page_once_and_only_if_all_is_there(accordion):
+    assert not joined(accordion, without="gallery").joined
+    drawn = joined(accordion)
+    before = len(drawn.parts["look"].events)
+    drawn.seen(Part(elem_id="html_log_txt2img"), Host())
+    assert drawn.joined and before == len(drawn.parts["look"].events) > 0
+
+
+def test_a_glance_answers_with_what_is_seen_and_said(accordion):
+    drawn = joined(accordion)
+    (answer, inputs, outputs), _ = drawn.parts["glance"].events[0]
+    values = [part.value for part in drawn.components]
+    values[:2] = True, {"image": Image.fromarray(PICTURE), "mask": None}
+    values[1]["image"].info["parameters"] = "a cat"
+    picture, told, ticks, read = answer(*values, 64, 64, None)
+    assert len(inputs) == len(NAMES) + 3 and len(outputs) == 4
+    assert "base" in picture and "prompt alone" in told and not ticks["visible"] and read["interactive"]
+
+
+def test_the_interrogator_answers_or_is_said_to_fail(accordion):
+    picture = Image.fromarray(PICTURE)
+    assert accordion._interrogated({"image": picture}, Host()) == ("a cat", "")
+    assert accordion.NOTHING_READ in accordion._interrogated(picture, Host("<error>"))[1]
+    assert accordion.EMPTY in accordion._interrogated(None, Host())[1]

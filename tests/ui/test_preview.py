@@ -1,0 +1,134 @@
+"""What the page shows before anything is drawn."""
+
+import base64
+import io
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from seal_ext.core.geometry import FILL, STRETCH, align
+from seal_ext.core.masks import AlignError, from_control_map
+from seal_ext.request import NAMES
+from seal_ext.settings import BY_NAME
+from seal_ext.ui.preview import FADED, NO_UNIT, OFF, look
+
+
+def person(left, top, right, bottom, back=(200, 210, 220), colour=(200, 30, 40), size=64):
+    image = Image.new("RGB", (size, size), back)
+    ImageDraw.Draw(image).rectangle([left, top, right - 1, bottom - 1], fill=colour)
+    return image
+
+
+REFERENCE, MAP = person(24, 12, 40, 52), np.asarray(person(4, 10, 12, 30, "black", "white"))
+
+
+def values(reference=REFERENCE, **more):
+    given = {name: BY_NAME[name].default if name in BY_NAME else None for name in NAMES}
+    return [(given | {"enabled": True, "reference": reference, "margin": 0.0} | more)[name] for name in NAMES]
+
+
+class Host:
+    """Finds a structure as the ControlNet adapter does, in units that are only a picture."""
+
+    def __init__(self):
+        self.reports = []
+
+    def structures(self, units):
+        return list(enumerate(units))
+
+    def find(self, seal, unit):
+        if unit.image is None:
+            raise AlignError("it has no picture.")
+        canvas = (seal.p.width, seal.p.height)
+        how = align(
+            seal.subjects[0], from_control_map(unit.image), canvas, STRETCH, FILL, seal.settings.anchor, "auto", seal.settings.margin
+        )
+        return SimpleNamespace(map=unit.image, kind=None, how=how, detail=1.0)
+
+    def report(self, what):
+        self.reports.append(what)
+
+
+def unit(image=MAP, module="none", model="some_t2ia [0123]"):
+    return SimpleNamespace(image=image, module=module, model=model, get_input_images_rgba=lambda: None if image is None else [image])
+
+
+def opened(url):
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(url.split(",", 1)[1]))))
+
+
+def test_the_subject_is_opaque_and_the_rest_faded():
+    seen = look(values(), (64, 64), [], Host())
+    base = opened(json.loads(seen.picture)["base"])
+    assert base.shape == (512, 512, 4) and seen.told == (NO_UNIT,)
+    assert base[256, 256, 3] == 255 and abs(int(base[20, 20, 3]) - FADED) <= 1
+    assert np.abs(base[256, 256, :3].astype(int) - (200, 30, 40)).max() < 4
+
+
+def test_the_whole_reference_is_seen_where_all_of_it_counts():
+    base = opened(json.loads(look(values(mask_source="whole"), (64, 64), [], Host()).picture)["base"])
+    assert base[..., 3].min() == 255
+
+
+def test_a_reference_of_another_shape_has_bars_that_are_not_seen():
+    base = opened(json.loads(look(values(mask_source="whole"), (128, 64), [], Host()).picture)["base"])
+    assert base.shape[1] == min(768, 2 * base.shape[0]) and base[200, 10, 3] == 0 and base[200, base.shape[1] // 2, 3] == 255
+
+
+def test_boxes_and_map_are_in_the_canvas_without_the_hand():
+    plain, by_hand = (json.loads(look(values(hand_x=x), (64, 64), [unit()], Host()).picture)["units"][0] for x in (0.0, 0.4))
+    assert plain == by_hand
+    assert np.allclose(plain["reference"], (24, 12, 40, 52)) and np.allclose(plain["before"], (4, 10, 12, 30))
+    assert np.abs(np.subtract(plain["after"], (24, 12, 40, 52))).max() <= 1 and np.allclose(plain["anchor"], (32, 52), atol=1)
+    drawn = opened(plain["map"])
+    rows, columns = np.nonzero(drawn[..., 3])
+    assert np.abs(np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]) / 8 - (24, 12, 40, 52)).max() <= 1
+
+
+@pytest.mark.parametrize(("given", "units", "said"), [
+    (dict(reference=None), [], "missing"), (dict(lam="much"), [], "(lam)"), (dict(mask_source="drawn"), [], "(mask_source)"),
+    ({}, [unit(None)], "stays where it is: it has no picture"), (dict(align=False), [unit()], OFF),
+    ({}, [unit(module="openpose")], "press Update preview"),
+])  # fmt: skip
+def test_what_is_not_seen_is_said(given, units, said):
+    seen = look(values(**given), (64, 64), units, Host())
+    assert said in " ".join(seen.told) and said.split("(")[0] in seen.html
+    assert not json.loads(seen.picture).get("units") and [number for number, _ in seen.units] == json.loads(seen.picture)["shown"]
+
+
+def test_a_thorough_look_runs_preprocessors():
+    assert json.loads(look(values(), (64, 64), [unit(module="openpose")], Host(), thorough=True).picture)["units"]
+
+
+def test_units_without_a_tick_are_named_and_not_drawn():
+    seen = look(values(units="all but 0"), (64, 64), [unit(), unit()], Host())
+    assert [one["number"] for one in json.loads(seen.picture)["units"]] == [1]
+    assert seen.units == ((0, "0: some_t2ia"), (1, "1: some_t2ia"))
+
+
+def test_a_unit_that_follows_img2img_is_said_to():
+    assert "follows the picture of img2img" in look(values(), (64, 64), [unit(None)], Host(), img2img=True).told[0]
+
+
+def test_an_error_is_reported_and_said():
+    host = Host()
+    host.find = lambda seal, unit: 1 / 0
+    assert "ZeroDivisionError" in look(values(), (64, 64), [unit()], host).told[0] and host.reports
+
+
+def test_switched_off_it_looks_at_nothing():
+    seen = look(values("no picture", enabled=False), (64, 64), [unit()], Host())
+    assert not seen.told and "base" not in json.loads(seen.picture)
+
+
+def test_what_is_said_is_text():
+    assert "<b>" not in look(values(blocks="<b>"), (64, 64), [], Host()).html
+
+
+@pytest.mark.parametrize("canvas", [(8, 4096), (None, 64), (10**9, 10**9), (-5, 3)])
+def test_no_canvas_is_too_much(canvas):
+    seen = opened(json.loads(look(values(), canvas, [], Host()).picture)["base"])
+    assert max(seen.shape[:2]) <= 768
