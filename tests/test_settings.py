@@ -112,7 +112,7 @@ def test_presets_and_architectures_are_rows_of_the_table(preset, architecture):
 
 def test_what_somebody_set_outlasts_preset_and_architecture():
     mine = Settings.parse({"tau_late": 0.33, "cache_mb": 512})
-    assert mine.with_preset("faithful").tau_late == 0.33 and not mine.with_preset("faithful").clamp
+    assert mine.with_preset("faithful").tau_late == 0.33 and mine.with_preset("faithful").start == PRESETS["faithful"]["start"]
     assert mine.with_preset("faithful").with_preset("balanced") == mine
     assert mine.for_architecture("sdxl").cache_mb == 512
     assert Settings().for_architecture("sdxl").cache_mb == ARCHITECTURES["sdxl"]["cache_mb"]

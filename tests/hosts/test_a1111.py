@@ -80,7 +80,8 @@ def test_delta_bridge_acts_only_where_the_reference_prompt_differs(app, model, w
 
 def test_the_bridge_is_its_formula(app, model):
     """One step at λ = 1 without a filter: ε̂ + (ε_gen − ε_app), in the space of a sampler that predicts x₀."""
-    only = {"infusion": False, "gate": False, "appearance_prompt": "a dog", "radius": 0, "lam": 1.0, "lam_shape": "constant", "lam_end": 1.0}
+    only = {"infusion": False, "gate": False, "appearance_prompt": "a dog", "radius": 0}
+    only |= {"lam": 1.0, "lam_shape": "constant", "lam_end": 1.0}
     x, seen = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)), {}
     for text in ("a cat", "a dog"):
         call = {"c_crossattn": [webui.embed(text, False)], "c_concat": []}

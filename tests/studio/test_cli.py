@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from seal_ext.settings import PRESETS
 from seal_ext.studio.__main__ import COMMANDS, main
 from seal_ext.studio.cli import Bar, UserError, read_settings, run
 
@@ -59,7 +60,7 @@ def test_a_mistake_costs_one_line(argv, word, capsys):
 
 def test_changes_go_upon_the_preset():
     settings = read_settings("free", ["tau_late=0.3", "gate=off", "clamp=true", "blocks=up.3-5"])
-    assert settings.enabled and settings.preset == "free" and settings.start == 0.2
+    assert settings.enabled and settings.preset == "free" and settings.start == PRESETS["free"]["start"]
     assert (settings.tau_late, settings.gate, settings.clamp, settings.blocks) == (0.3, False, True, "up.3-5")
 
 

@@ -4,7 +4,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from seal_ext.settings import SettingsError
+from seal_ext.settings import PRESETS, SettingsError
 from seal_ext.studio import page as module
 from seal_ext.studio.__main__ import main
 from seal_ext.studio.cli import Cancelled, UserError, run
@@ -54,8 +54,8 @@ def test_without_a_reference_it_is_the_plain_model(page, values):
 
 def test_another_preset_moves_what_nobody_changed(page, values):
     names = [setting.name for setting in shown_settings()]
-    moved = dict(zip(names, page.preset({**values, "preset": "free", "tau_late": 0.3}, "balanced"), strict=True))
-    assert (moved["preset"], moved["start"], moved["tau_late"]) == ("free", 0.2, 0.3)
+    moved = dict(zip(names, page.preset({**values, "preset": "free", "tau_late": 0.33}, "balanced"), strict=True))
+    assert (moved["preset"], moved["start"], moved["tau_late"]) == ("free", PRESETS["free"]["start"], 0.33)
 
 
 @pytest.mark.parametrize("wrong", [{"seed": -1}, {"count": 99}, {"steps": 0}, {"size": "x"}, {"reference": "nowhere.png"}])
