@@ -158,8 +158,9 @@ class WebUI:
         return [opened(text) for text in answer["images"]], json.loads(answer["info"])["infotexts"][0]
 
 
-# Infuses everywhere, also into a model of random weights; and the words that give Delta-Bridge something to do.
-OPEN = dict(tau_early=0.0, tau_late=0.0, delta_early=1.0)
+# Infuses everywhere, from the first step and strongly, so that it shows in a model of random weights, too, whatever the defaults are;
+# and the words that give Delta-Bridge something to do.
+OPEN = dict(start=0.0, end=1.0, tau_early=0.0, tau_late=0.0, delta_early=4.0, delta_late=4.0, clamp=False)
 DOG = {"appearance_prompt": "a blue dog"}
 SMALL = dict(width=64, height=64)
 HIRES = dict(enable_hr=True, hr_scale=1.5, denoising_strength=0.6, hr_upscaler="Latent", hr_second_pass_steps=4)

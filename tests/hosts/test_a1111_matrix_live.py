@@ -12,9 +12,6 @@ spec = importlib.util.spec_from_file_location("live_matrix", Path(__file__).with
 matrix = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(matrix)
 
-# A random model's last steps do little to a picture: it has to show all the same.
-STRONG = dict(strength=2.0, delta_early=4.0, delta_late=4.0, clamp=False)
-
 pytestmark = [pytest.mark.slow, pytest.mark.live, pytest.mark.usefixtures("tiny")]
 
 
@@ -30,7 +27,7 @@ def request_of(case):
     if way in ("inpaint", "only masked"):
         mask = live.figure(50, black=True).resize((64, 96))
         asked |= dict(mask=live.encoded(mask), inpainting_fill=1, inpaint_full_res=way == "only masked")
-    return asked, STRONG | ({"appearance_prompt": words} if words else {})
+    return asked, {"strength": 2.0} | ({"appearance_prompt": words} if words else {})
 
 
 def test_the_matrix_knows_all_that_the_host_offers(webui):
