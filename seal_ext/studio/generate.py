@@ -14,6 +14,7 @@ from seal_ext.core.cache import AppearanceCache
 from seal_ext.core.geometry import Alignment
 from seal_ext.core.masks import Subject, figure_of
 from seal_ext.core.matching import Match
+from seal_ext.core.skeleton import read_skeleton
 from seal_ext.hosts.diffusers import MEGABYTE, Picture, Seal, as_tensor, fit
 from seal_ext.run import CONDITIONAL, Site
 from seal_ext.settings import Settings
@@ -113,12 +114,13 @@ def _draw(studio, job: Job, seeds: Sequence[int], settings: Settings, reference,
     watch = MatchWatch()
     seal = nullcontext()
     if reference is not None and settings.enabled:
-        picture = Picture(on_white(reference.picture), reference.subject.mask)
+        picture = Picture(on_white(reference.picture), reference.subject.mask, skeleton=reference.subject.skeleton)
         told = job.appearance_prompt or settings.appearance_prompt or None
         figure = None if structure is None else figure_of(structure, settings.room)
         seal = watch.seal = Seal(pipe, picture, settings, appearance_prompt=told, cache=cache, watch=watch if settings.show_match else None,
                                  seeds=seeds, tell=lambda done, of: progress(0.2 * done / of, "reading the reference"),
-                                 figure=None if figure is None else torch.from_numpy(figure)[None].float())  # fmt: skip
+                                 figure=None if figure is None else torch.from_numpy(figure)[None].float(),
+                                 bodies=[] if structure is None else [read_skeleton(structure)])  # fmt: skip
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     with _reporting(pipe, job.steps, _within(progress, (0.2, 1.0))), seal:
         drawn = pipe(prompt=[job.prompt] * len(seeds), negative_prompt=[job.negative] * len(seeds), width=width, height=height, **more,

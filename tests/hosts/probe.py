@@ -52,7 +52,8 @@ class Probe(scripts.Script):
             init_images=[pp.image], sd_model=p.sd_model, prompt=p.prompt, seed=p.seed, steps=p.steps, width=p.width, height=p.height,
             cfg_scale=p.cfg_scale, sampler_name=p.sampler_name, denoising_strength=0.7, do_not_save_samples=True, do_not_save_grid=True,
         )  # fmt: skip
-        inner.scripts, inner.script_args, inner._ad_inner = copy(p.scripts), p.script_args, True
+        inner.is_api, inner._ad_inner = p.is_api, True  # before the scripts, which else take their values from the page
+        inner.scripts, inner.script_args = copy(p.scripts), p.script_args
         torch.manual_seed(0)  # the host encodes the picture with whatever random numbers come next
         with closing(inner):
             pp.image = processing.process_images(inner).images[0]
