@@ -4,7 +4,7 @@
         --prompt "a knight, waving" --out waving.png
 
 The WebUI runs with --api. Where it also has --api-auth, give --auth user:password. `--pose` is a map as ControlNet takes it; for a photo
-add the preprocessor's name, such as --module openpose_full.
+add the preprocessor's name, such as --module openpose_full. Where it is a ready-made skeleton, give the reference's own, too.
 """
 
 import argparse
@@ -60,6 +60,7 @@ def main(words=None):
     parser.add_argument("--url", default="http://127.0.0.1:7860")
     parser.add_argument("--auth", help="user:password, as in --api-auth")
     parser.add_argument("--reference", required=True, help="a picture of the character")
+    parser.add_argument("--reference-pose", help="that character's own skeleton, where --pose is one")
     parser.add_argument("--pose", help="the structure of a ControlNet unit")
     parser.add_argument("--model", default="None", help="that unit's model")
     parser.add_argument("--module", default="none", help="that unit's preprocessor")
@@ -73,7 +74,8 @@ def main(words=None):
     given = parser.parse_args(words)
     try:
         unit, more = (given.pose, given.model, given.module), {name: vars(given)[name] for name in ("steps", "seed", "width", "height")}
-        picture, parameters = draw(given.url, given.prompt, given.reference, *unit, given.settings, given.auth, **more)
+        posed = {"reference_pose": text_of(given.reference_pose)} if given.reference_pose else {}
+        picture, parameters = draw(given.url, given.prompt, given.reference, *unit, posed | given.settings, given.auth, **more)
     except (Refused, OSError) as error:
         sys.exit(f"error: {error}")
     Path(given.out).write_bytes(picture)

@@ -70,7 +70,7 @@
                 this.thorough ||= event.isTrusted;
                 this.asked.look = Date.now();
             });
-            for (const slot of [root.dataset.reference, root.dataset.mask].map(byId)) {
+            for (const slot of root.dataset.slots.split(" ").map(byId)) {
                 if (!slot) continue;
                 // A picture comes or goes, whoever put it there; then strokes of the brush and its buttons.
                 const pictures = () => [...slot.querySelectorAll("img")].map((image) => image.src).join();
@@ -80,7 +80,7 @@
                     if (now !== before) this.look();
                     before = now;
                 }).observe(slot, {subtree: true, childList: true, attributes: true, attributeFilter: ["src"]});
-                for (const kind of ["pointerup", "click", "keyup"]) slot.addEventListener(kind, () => this.look());
+                for (const kind of ["pointerup", "click", "keyup", "sealpainted"]) slot.addEventListener(kind, () => this.look());
             }
             const units = byId(root.dataset.tab + "_controlnet");
             for (const kind of ["change", "input", "click", "drop", "paste"]) {

@@ -1,10 +1,10 @@
-"""SeAl as an always-on script of AUTOMATIC1111's WebUI: wiring only."""
+"""SeAl as an always-on script of AUTOMATIC1111's WebUI and Forge: wiring only."""
 
 from modules import errors, script_callbacks, scripts
 from modules.ui_components import InputAccordion
 
 from seal_ext import api, request
-from seal_ext.hosts import a1111, controlnet, options, registry, xyz
+from seal_ext.hosts import controlnet, generation, options, registry, xyz
 from seal_ext.settings import SettingsError
 from seal_ext.ui import accordion, webui
 
@@ -28,39 +28,39 @@ class SealScript(scripts.Script):
             self.page.seen(component, webui)
 
     def before_process(self, p, *args):
-        a1111.end(p)
+        generation.end(p)
         try:
-            asked = a1111.for_inner_pass(p, xyz.changed(p, request.parse(args)))
+            asked = generation.for_inner_pass(p, xyz.changed(p, request.parse(args)))
             if asked.settings.enabled:
-                controlnet.align_units(a1111.begin(p, asked))
+                controlnet.align_units(generation.begin(p, asked))
         except SettingsError as refusal:
-            a1111.end(p)
-            a1111.refuse(p, str(refusal))
+            generation.end(p)
+            generation.refuse(p, str(refusal))
         except Exception as error:
-            a1111.end(p)
+            generation.end(p)
             errors.report("SeAl could not begin", exc_info=True)
-            a1111.refuse(p, f"SeAl could not begin because of an error ({type(error).__name__}: {str(error)[:200]}).")
+            generation.refuse(p, f"SeAl could not begin because of an error ({type(error).__name__}: {str(error)[:200]}).")
 
     def process_batch(self, p, *args, **kwargs):
-        seal = a1111.of(p)
+        seal = generation.of(p)
         if seal is not None:
             p.extra_generation_params.update(seal.infotext() | controlnet.infotext(seal))
 
     def process_before_every_sampling(self, p, *args, **kwargs):
-        seal = a1111.of(p)
+        seal = generation.of(p)
         if seal is not None:
-            seal.before_sampling()
+            seal.before_sampling(kwargs.get("x"))
 
     def post_sample(self, p, *args):
-        seal = a1111.of(p)
+        seal = generation.of(p)
         if seal is not None:
             seal.end_pass()
 
     def postprocess(self, p, processed, *args):
-        seal = a1111.of(p)
+        seal = generation.of(p)
         if seal is not None:
             seal.add_pictures(processed)
-            a1111.end(p)
+            generation.end(p)
 
 
 def add_routes(demo, app):
@@ -69,8 +69,8 @@ def add_routes(demo, app):
 
 
 # Once, at import, and never for a single run: they do nothing while no generation has a Seal.
-script_callbacks.on_cfg_denoiser(a1111.on_cfg_denoiser)
-script_callbacks.on_cfg_denoised(a1111.on_cfg_denoised)
+script_callbacks.on_cfg_denoiser(generation.on_cfg_denoiser)
+script_callbacks.on_cfg_denoised(generation.on_cfg_denoised)
 script_callbacks.on_before_ui(xyz.register)
 script_callbacks.on_ui_settings(options.add_section)
 script_callbacks.on_app_started(add_routes)

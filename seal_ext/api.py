@@ -6,7 +6,6 @@ Each route takes and gives plain data; whatever a client sends is read by the sa
 from __future__ import annotations
 
 import base64
-import io
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -20,7 +19,7 @@ from .core.geometry import align as aligned
 from .core.masks import LARGEST_SIDE, AlignError, from_control_map
 from .core.warping import apply
 from .hosts import registry
-from .request import MOST_PIXELS, Asked, opened, parse, subject, whole
+from .request import MOST_PIXELS, PICTURES, Asked, label, opened, parse, png, standing, subject, whole
 from .request import schema as run_schema
 from .settings import BY_NAME, Setting, SettingsError, refuse_unknown
 
@@ -34,6 +33,9 @@ CANVAS = (
 )  # fmt: skip
 OF_MASK = ("mask_source",)
 OF_ALIGN = (*OF_MASK, "anchor", "margin", "hand_x", "hand_y", "hand_scale")
+SHOWN = ("reference", "mask")  # to `mask`
+COMPARED = (*PICTURES, "structure")  # by `align`
+NEEDED = ("reference", "structure")
 _one_at_a_time = threading.Lock()  # pictures may be large
 
 
@@ -66,15 +68,16 @@ def version() -> dict:
 def schema() -> dict:
     """The object of a run as JSON schema; under `$defs` what the routes take."""
     run = run_schema()
-    one = {name: run["properties"][name] | {"anyOf": run["properties"][name]["anyOf"][:1]} for name in ("reference", "mask")}
-    structure = {"title": "Structure", "description": "A map such as ControlNet takes it, in base64.", "anyOf": one["reference"]["anyOf"]}
+    one = {name: run["properties"][name] | {"anyOf": run["properties"][name]["anyOf"][:1]} for name in PICTURES}
+    one["structure"] = one["reference"] | {"title": "Structure", "description": "A map such as ControlNet takes it, in base64."}
 
-    def route(names: Sequence[str], own: Sequence[Setting], pictures: Mapping) -> dict:
-        rows = {name: run["properties"][name] for name in names} | {setting.name: setting.schema() for setting in own}
-        needed = [name for name in pictures if name != "mask"]
-        return {"type": "object", "additionalProperties": False, "properties": {**pictures, **rows}, "required": needed}
+    def route(pictures: Sequence[str], names: Sequence[str], own: Sequence[Setting]) -> dict:
+        rows = {name: one[name] for name in pictures} | {name: run["properties"][name] for name in names}
+        rows |= {setting.name: setting.schema() for setting in own}
+        needed = [name for name in pictures if name in NEEDED]
+        return {"type": "object", "additionalProperties": False, "properties": rows, "required": needed}
 
-    return run | {"$defs": {"align": route(OF_ALIGN, CANVAS, one | {"structure": structure}), "mask": route(OF_MASK, (), one)}}
+    return run | {"$defs": {"align": route(COMPARED, OF_ALIGN, CANVAS), "mask": route(SHOWN, OF_MASK, ())}}
 
 
 def cache() -> dict:
@@ -92,7 +95,7 @@ def empty_cache() -> dict:
 
 def mask(given: object) -> dict:
     """Where the character is on a reference, as a run would find it."""
-    asked, settings, _ = _read(given, OF_MASK, ())
+    asked, settings, _ = _read(given, SHOWN, OF_MASK, ())
     found, reasons = subject(asked, settings.mask_source)
     seen = whole(asked) if found is None else found
     return {"mask": _base64(seen.mask.astype(np.uint8) * 255), "found": None if found is None else found.source, "box": asdict(seen.box),
@@ -101,12 +104,13 @@ def mask(given: object) -> dict:
 
 def align(given: object) -> dict:
     """A structure where AnchorAlign puts it for a reference, as a run does it with a ControlNet unit without a preprocessor."""
-    asked, settings, canvas = _read(given, OF_ALIGN, CANVAS)
-    structure = _sized(opened(_single(given, "structure"), "Structure (structure)", "structure"), "Structure (structure)", "structure")
+    asked, settings, canvas = _read(given, COMPARED, OF_ALIGN, CANVAS)
+    structure = _sized(opened(_single(given, "structure"), "structure"), "structure")
     if canvas["width"] * canvas["height"] > MOST_PIXELS:
         raise SettingsError("width", f"Width (width) times height (height) is at most {MOST_PIXELS >> 20} megapixels.")
     found, reasons = subject(asked, settings.mask_source)
-    if found is None:
+    reference = standing(asked, found)
+    if reference is None:
         raise SettingsError("mask_source", "Mask (mask_source): where the reference's character stands is not known; draw a mask.")
     kind = None if canvas["kind"] == "auto" else canvas["kind"]
     rgb = np.ascontiguousarray(structure[..., :3])
@@ -114,48 +118,44 @@ def align(given: object) -> dict:
     try:
         shown = from_control_map(rgb, kind, keep="all" if kind == "edges" else "large")
         size = canvas["width"], canvas["height"]
-        how = aligned(found, shown, size, canvas["resize_mode"], FILL, settings.anchor, "auto", settings.margin, hand)
+        how = aligned(reference, shown, size, canvas["resize_mode"], FILL, settings.anchor, "auto", settings.margin, hand)
         moved = apply(rgb, how, kind)
     except AlignError as error:
-        raise SettingsError("structure", f"Structure (structure): {error}") from error
+        raise SettingsError("structure", f"{label('structure')}: {error}") from error
     boxes = {"reference": asdict(how.reference_box), "structure": asdict(how.structure_box), "aligned": asdict(how.aligned_box)}
     return {"image": _base64(moved), "boxes": boxes, "scale": how.scale, "shift": list(how.shift), "rule": how.rule, "anchor": how.anchor,
             "reasons": [*reasons, *how.reasons]}  # fmt: skip
 
 
-def _read(given: object, names: Sequence[str], own: Sequence[Setting]) -> tuple[Asked, object, dict]:
-    """One reference, the settings, and the route's own values."""
+def _read(given: object, pictures: Sequence[str], names: Sequence[str], own: Sequence[Setting]) -> tuple[Asked, object, dict]:
+    """One reference with what comes beside it, the settings, and the route's own values."""
     if not isinstance(given, Mapping):
         raise SettingsError("", "The request's body is a JSON object of names and values.")
-    pictures = ("reference", "mask", "structure") if own else ("reference", "mask")
     refuse_unknown(given, (*pictures, *names, *(setting.name for setting in own)))
     values = {name: BY_NAME[name].checked(given[name]) for name in names if name in given}
-    parsed = parse([{"reference": _single(given, "reference"), "mask": _single(given, "mask", needed=False), **values}])
+    parsed = parse([{name: _single(given, name) for name in pictures if name in PICTURES} | values])
     asked = parsed.references[0]
-    _sized(asked.rgb, "Reference (reference)", "reference")
+    _sized(asked.rgb, "reference")
     return asked, parsed.settings, {setting.name: setting.checked(given.get(setting.name, setting.default)) for setting in own}
 
 
-def _single(given: Mapping, name: str, needed: bool = True) -> object:
+def _single(given: Mapping, name: str) -> object:
     """A picture's text; whether it is a picture is seen when it is opened."""
     value = given.get(name)
-    label = f"{name.capitalize()} ({name})"
-    if value is None and not needed:
+    if value is None and name not in NEEDED:
         return None
     if value is None or value == "":
-        raise SettingsError(name, f"{label} is missing: give a picture in base64.")
+        raise SettingsError(name, f"{label(name)} is missing: give a picture in base64.")
     if not isinstance(value, str):
-        raise SettingsError(name, f"{label} is one picture in base64, not a {type(value).__name__}.")
+        raise SettingsError(name, f"{label(name)} is one picture in base64, not a {type(value).__name__}.")
     return value
 
 
-def _sized(picture: np.ndarray, label: str, name: str) -> np.ndarray:
+def _sized(picture: np.ndarray, name: str) -> np.ndarray:
     if min(picture.shape[:2]) < 2 or max(picture.shape[:2]) > LARGEST_SIDE:
-        raise SettingsError(name, f"{label} has from 2 to {LARGEST_SIDE} pixels a side.")
+        raise SettingsError(name, f"{label(name)} has from 2 to {LARGEST_SIDE} pixels a side.")
     return picture
 
 
 def _base64(picture: np.ndarray) -> str:
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, "PNG")
-    return base64.b64encode(file.getvalue()).decode()
+    return base64.b64encode(png(Image.fromarray(picture))).decode()

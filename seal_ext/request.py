@@ -6,38 +6,50 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from PIL import Image
 
 from .core.cache import fingerprint
 from .core.masks import AlignError, Subject, from_alpha, from_control_map, from_drawn, from_rembg, has_rembg, subject_of
+from .core.skeleton import Skeleton, read_skeleton
 from .settings import TABLE, Settings, SettingsError
 
-PICTURES = ("reference", "mask")
+# With their labels. What is not the reference itself is one for each reference, or none.
+PICTURES = {"reference": "Reference", "mask": "Mask", "reference_pose": "Reference's pose"}
 # The positional form: the switch first, since a client that sends an object sends it there, then pictures, then the table, and last
 # what an object has in `reference` itself: the page's further pictures of the character.
 NAMES = ("enabled", *PICTURES, *(setting.name for setting in TABLE if setting.name != "enabled"), "more")
 MOST_REFERENCES = 8
 MOST_PIXELS = 1 << 26
 MOST_TEXT = 1 << 27  # characters of a picture in base64
+MOST_ASKEW = 1.05  # how much two pictures' shapes may differ: sizes of latents are whole, and pictures are cropped to them
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # of files that come as text; some of the others start programs to be read
 REFERENCE_KEY = "SeAl reference"
+POSE_TEXT = "SeAl pose"  # within a picture of the page's gallery
 
 
 @dataclass(frozen=True, eq=False)
 class Asked:
-    """A picture of the character as it was given, RGB bytes (height, width, 3); its alpha and what was drawn on it, if anything."""
+    """A picture of the character as it was given, RGB bytes (height, width, 3); and what came along with it, if anything."""
 
     rgb: np.ndarray
     alpha: np.ndarray | None = None
-    drawn: np.ndarray | None = None  # bool, (height, width)
+    drawn: np.ndarray | None = None  # where somebody painted: bool, (height, width)
+    pose: np.ndarray | None = None  # its OpenPose skeleton: RGB bytes, of any size in its shape
 
     @property
     def hash(self) -> str:
         """Tells pictures apart, not files: the same for the same content."""
-        parts = [self.rgb] + [part for part in (self.alpha, self.drawn) if part is not None]
+        parts = [self.rgb] + [part for part in (self.alpha, self.drawn, self.pose) if part is not None]
         return fingerprint(*parts)[:16]
+
+    @cached_property
+    def skeleton(self) -> Skeleton | None:
+        """Its joints in its own pixels, where its pose was given."""
+        found = None if self.pose is None else read_skeleton(self.pose)
+        return found and found.moved((self.rgb.shape[1] / self.pose.shape[1], self.rgb.shape[0] / self.pose.shape[0]))
 
     def picture(self) -> Image.Image:
         return Image.fromarray(self.rgb if self.alpha is None else np.dstack([self.rgb, self.alpha]))
@@ -45,6 +57,17 @@ class Asked:
     def drawing(self) -> Image.Image | None:
         """What was drawn on it, white on black."""
         return None if self.drawn is None else Image.fromarray(self.drawn.astype(np.uint8) * 255)
+
+    def posture(self) -> Image.Image | None:
+        """Its pose as it was given."""
+        return None if self.pose is None else Image.fromarray(self.pose)
+
+    def aside(self) -> Image.Image:
+        """All of it in one picture, as the page's gallery keeps it: what was drawn as transparency, so that it shows; the pose within."""
+        picture = self.picture() if self.drawn is None else Image.fromarray(np.dstack([self.rgb, self.drawn.astype(np.uint8) * 255]))
+        if self.pose is not None:
+            picture.info[POSE_TEXT] = base64.b64encode(png(self.posture())).decode()
+        return picture
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,10 +81,12 @@ def schema() -> dict[str, object]:
     made = Settings.schema()
     picture = {"type": "string", "contentEncoding": "base64"}
     either = {"anyOf": [picture, {"type": "array", "items": picture, "minItems": 1, "maxItems": MOST_REFERENCES}]}
-    pictures = {
-        "reference": {"title": "Reference", "description": "A picture of the character, or several, in base64.", **either},
-        "mask": {"title": "Mask", "description": "Bright where the character is: a picture for each reference, in base64.", **either},
+    told = {
+        "reference": "A picture of the character, or several, in base64.",
+        "mask": "Bright where the character is: a picture for each reference, in base64.",
+        "reference_pose": "The reference's own pose as an OpenPose skeleton: a picture for each reference, in base64.",
     }
+    pictures = {name: {"title": title, "description": told[name], **either} for name, title in PICTURES.items()}
     enabled = made["properties"]["enabled"] | {"default": True}  # whoever sends an object means it
     made["properties"] = pictures | made["properties"] | {"enabled": enabled}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "SeAl", **made, "required": ["reference"]}
@@ -81,25 +106,37 @@ def parse(args: Sequence[object]) -> Request:
     settings = Settings.parse(values)
     if not settings.enabled:
         return Request(settings)
-    references, further = _references(given["reference"]), _references(more)
+    references, further = _references(given["reference"]), tuple(map(_laid_aside, _references(more), _several(more, "reference")))
     if not references + further:
-        raise SettingsError("reference", "Reference (reference) is missing: give a picture of the character.")
-    masks = _several(given["mask"], "mask")
-    if masks and len(masks) != len(references):
-        raise SettingsError("mask", f"Mask (mask): {len(masks)} came for {len(references)} reference pictures; give one for each, or none.")
-    if masks:
-        pairs = zip(references, (opened(mask, "Mask (mask)", "mask") for mask in masks), strict=True)
-        references = tuple(replace(reference, drawn=_bright(mask, reference.rgb.shape[:2])) for reference, mask in pairs)
+        raise SettingsError("reference", f"{label('reference')} is missing: give a picture of the character.")
+    for name, (part, read) in BESIDE.items():
+        several = _several(given[name], name)
+        if several and len(several) != len(references):
+            said = f"{len(several)} came for {len(references)} reference pictures; give one for each, or none."
+            raise SettingsError(name, f"{label(name)}: {said}")
+        pairs = zip(references, several, strict=True) if several else ()
+        references = tuple(replace(one, **{part: read(opened(picture, name), one)}) for one, picture in pairs) or references
     return Request(settings, _at_most(references + further))
+
+
+def label(name: str) -> str:
+    """How a sentence names a picture."""
+    return f"{PICTURES.get(name, name.capitalize())} ({name})"
 
 
 def _references(given: object) -> tuple[Asked, ...]:
     return tuple(taken(one) for one in _at_most(_several(given, "reference")))
 
 
+def _laid_aside(asked: Asked, given: object) -> Asked:
+    """A picture of the page's gallery, with what `aside` put into it."""
+    text = given.info.get(POSE_TEXT) if isinstance(given, Image.Image) else None
+    return replace(asked, pose=_pose(opened(text, "reference_pose"), asked)) if isinstance(text, str) else asked
+
+
 def _at_most(several: Sequence) -> Sequence:
     if len(several) > MOST_REFERENCES:
-        raise SettingsError("reference", f"Reference (reference) is at most {MOST_REFERENCES} pictures, not {len(several)}.")
+        raise SettingsError("reference", f"{label('reference')} is at most {MOST_REFERENCES} pictures, not {len(several)}.")
     return several
 
 
@@ -107,7 +144,7 @@ def _several(given: object, name: str) -> list[object]:
     several = list(given) if isinstance(given, (list, tuple)) else [given]
     nothing = [one is None or (isinstance(one, str) and not one) for one in several]
     if len(several) > 1 and any(nothing):
-        raise SettingsError(name, f"{name.capitalize()} ({name}) has an empty place in its list.")
+        raise SettingsError(name, f"{label(name)} has an empty place in its list.")
     return [] if all(nothing) else several
 
 
@@ -116,39 +153,64 @@ def taken(given: object) -> Asked:
     painted = None
     if isinstance(given, Mapping) and "image" in given:
         given, painted = given["image"], given.get("mask")
-    array = opened(given, "Reference (reference)", "reference")
+    array = opened(given, "reference")
     if min(array.shape[:2]) < 16:
-        raise SettingsError("reference", "Reference (reference) is smaller than 16 pixels a side.")
+        raise SettingsError("reference", f"{label('reference')} is smaller than 16 pixels a side.")
     alpha = array[..., 3] if array[..., 3].min() < 255 else None
-    drawn = None if painted is None else _bright(opened(painted, "Reference (reference)", "reference"), array.shape[:2])
-    return Asked(np.ascontiguousarray(array[..., :3]), alpha, drawn if drawn is not None and drawn.any() else None)
+    asked = Asked(np.ascontiguousarray(array[..., :3]), alpha)
+    drawn = None if painted is None else _bright(opened(painted, "reference"), asked)
+    return asked if drawn is None or not drawn.any() else replace(asked, drawn=drawn)
 
 
-def opened(given: object, label: str, name: str) -> np.ndarray:
+def opened(given: object, name: str) -> np.ndarray:
     """RGBA bytes of a PIL image, an array, or base64 text; nothing is ever fetched or read from a path."""
     try:
         if isinstance(given, str):
             text = given.split(",", 1)[1] if given.startswith("data:") and "," in given[:100] else given
             if len(text) > MOST_TEXT:
-                raise SettingsError(name, f"{label} is more than {MOST_TEXT * 3 >> 22} megabytes.")
+                raise SettingsError(name, f"{label(name)} is more than {MOST_TEXT * 3 >> 22} megabytes.")
             given = Image.open(io.BytesIO(base64.b64decode("".join(text.split()), validate=True)), formats=FORMATS)
         elif isinstance(given, np.ndarray):
             given = Image.fromarray(given)
         if not isinstance(given, Image.Image):
-            raise SettingsError(name, f"{label} is a picture in base64, not a {type(given).__name__}.")
+            raise SettingsError(name, f"{label(name)} is a picture in base64, not a {type(given).__name__}.")
         if given.width * given.height > MOST_PIXELS:
-            raise SettingsError(name, f"{label} is larger than {MOST_PIXELS >> 20} megapixels.")
+            raise SettingsError(name, f"{label(name)} is larger than {MOST_PIXELS >> 20} megapixels.")
         return np.asarray(given.convert("RGBA"))
     except SettingsError:
         raise
     except Exception as error:  # a decoder may raise anything on somebody's bytes
-        raise SettingsError(name, f"{label} does not read as a picture in base64.") from error
+        raise SettingsError(name, f"{label(name)} does not read as a picture in base64.") from error
 
 
-def _bright(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Where a mask is bright and not transparent, at a picture's size."""
+def png(picture: Image.Image) -> bytes:
+    """A picture as a file, without loss."""
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()
+
+
+def _bright(mask: np.ndarray, asked: Asked) -> np.ndarray:
+    """Where a mask is bright and not transparent, at the reference's size."""
     inside = Image.fromarray(((mask[..., :3].max(2) > 127) & (mask[..., 3] > 127)).astype(np.uint8) * 255)
-    return np.asarray(inside.resize(size[::-1], Image.Resampling.NEAREST)) > 127
+    return np.asarray(inside.resize(asked.rgb.shape[1::-1], Image.Resampling.NEAREST)) > 127
+
+
+def _pose(drawn: np.ndarray, asked: Asked) -> np.ndarray:
+    """The reference's skeleton on black, in the size it came."""
+    (tall, wide), (height, width) = drawn.shape[:2], asked.rgb.shape[:2]
+    askew = wide * height / (tall * width)
+    if not 1 / MOST_ASKEW < askew < MOST_ASKEW:
+        said = f"is {wide} × {tall} pixels and the reference {width} × {height}: it has to show the same picture."
+        raise SettingsError("reference_pose", f"{label('reference_pose')} {said}")
+    pose = np.where(drawn[..., 3:] > 127, drawn[..., :3], 0).astype(np.uint8)
+    if read_skeleton(pose) is None:
+        raise SettingsError("reference_pose", f"{label('reference_pose')} shows no OpenPose skeleton that can be read.")
+    return pose
+
+
+# What comes beside references: what of `Asked` it becomes, and how it is read.
+BESIDE = {"mask": ("drawn", _bright), "reference_pose": ("pose", _pose)}
 
 
 def subject(asked: Asked, source: str) -> tuple[Subject | None, tuple[str, ...]]:
@@ -189,6 +251,13 @@ def _before_background(rgb: np.ndarray, source: str) -> Subject:
     return found
 
 
+def standing(asked: Asked, found: Subject | None) -> Subject | None:
+    """Where the character stands, for aligning: its subject with the joints that are known, else the body of its pose; or nobody knows."""
+    if asked.skeleton is None:
+        return found
+    return from_control_map(asked.pose, "skeleton") if found is None else found.with_pose(asked.skeleton)
+
+
 def whole(asked: Asked) -> Subject:
-    """All of a picture as its subject, for aligning."""
+    """All of a picture as its subject."""
     return subject_of(np.ones(asked.rgb.shape[:2], bool), "whole")

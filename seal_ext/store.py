@@ -1,6 +1,6 @@
 """The references that runs used, kept as pictures under their content's hash: so a pasted infotext finds them, also after a restart.
 
-Each is a PNG file that any viewer opens; what was drawn on the reference lies in a chunk of its own. Nothing in the folder is trusted:
+Each is a PNG file that any viewer opens; what came along with the reference lies in chunks of its own. Nothing in the folder is trusted:
 a file counts only if its content has the hash that is its name, and files with other names are never touched.
 """
 
@@ -11,7 +11,6 @@ import os
 import re
 import tempfile
 import time
-import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,12 +19,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-from .request import MOST_PIXELS, Asked
+from .request import MOST_PIXELS, Asked, png
 
 HASH = re.compile(r"[0-9a-f]{16}")
 FILE = re.compile(r"[0-9a-f]{16}\.png")
 PART = re.compile(r"[0-9a-f]{16}\.[a-z0-9_]+\.part")  # of a writing that was cut short
-DRAWN = b"seAL"  # private to SeAl, no part of the picture, gone when a program changes the picture
+# PNG files within the file and their modes: private to SeAl, no part of the picture, gone when a program changes the picture.
+DRAWN, POSE = (b"seAL", "L"), (b"seAP", "RGB")
 MOST_FILES = 1000
 MOST_BYTES = 4 * MOST_PIXELS + (1 << 24)
 STALE = 3600  # seconds after which a half-written file is nobody's
@@ -101,8 +101,9 @@ class Store:
 
 def _written(asked: Asked) -> bytes:
     chunks, file = PngImagePlugin.PngInfo(), io.BytesIO()
-    if asked.drawn is not None:
-        chunks.add(DRAWN, zlib.compress(np.packbits(asked.drawn).tobytes()))
+    for (name, _), picture in ((DRAWN, asked.drawing()), (POSE, asked.posture())):
+        if picture is not None:
+            chunks.add(name, png(picture))
     asked.picture().save(file, "PNG", pnginfo=chunks, compress_level=4)
     return file.getvalue()
 
@@ -112,19 +113,17 @@ def _read(path: Path) -> Asked | None:
     try:
         if path.is_symlink() or not path.is_file() or path.stat().st_size > MOST_BYTES:
             return None
-        with Image.open(path, formats=("PNG",)) as image:
-            if image.mode not in ("RGB", "RGBA") or image.width * image.height > MOST_PIXELS:
-                return None
-            drawn = next((content for name, content, *_ in image.private_chunks if name == DRAWN), None)
-            array = np.asarray(image)
-        height, width, channels = array.shape
-        alpha = array[..., 3] if channels == 4 else None
-        return Asked(np.ascontiguousarray(array[..., :3]), alpha, None if drawn is None else _unpacked(drawn, height, width))
+        array, chunks = _opened(path, "RGB", "RGBA")
+        drawn, pose = (_opened(io.BytesIO(chunks[name]), mode)[0] if name in chunks else None for name, mode in (DRAWN, POSE))
+        alpha = array[..., 3] if array.shape[2] == 4 else None
+        return Asked(np.ascontiguousarray(array[..., :3]), alpha, None if drawn is None else drawn > 127, pose)
     except Exception:  # a decoder may raise anything on somebody's bytes, and all of it means: not one of ours
         return None
 
 
-def _unpacked(content: bytes, height: int, width: int) -> np.ndarray:
-    size = -(-height * width // 8)
-    bits = zlib.decompressobj().decompress(content, size + 1)
-    return np.unpackbits(np.frombuffer(bits, np.uint8), count=height * width).astype(bool).reshape(height, width)
+def _opened(file: object, *modes: str) -> tuple[np.ndarray, dict[bytes, bytes]]:
+    """A PNG file of one of these kinds, and its private chunks."""
+    with Image.open(file, formats=("PNG",)) as image:
+        if image.mode not in modes or image.width * image.height > MOST_PIXELS:
+            raise ValueError(f"a picture of the kind {image.mode} and {image.size} pixels")
+        return np.asarray(image), {name: content for name, content, *_ in image.private_chunks}

@@ -9,13 +9,16 @@ import pytest
 from PIL import Image
 
 from seal_ext.hosts import registry
-from seal_ext.request import NAMES, Asked, parse
+from seal_ext.request import NAMES, PICTURES, Asked, parse
 from seal_ext.settings import BY_NAME, PRESETS, Settings, defaults
 from seal_ext.store import Store
+from tests.skeletons import painted
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (24, 20, 3), np.uint8)
 DRAWN = np.zeros((24, 20), bool)
 DRAWN[5:15, 5:15] = True
+POSE = np.asarray(painted(size=(80, 96)))
+FIRST = len(PICTURES) + 1  # of the settings among the arguments
 
 
 MADE = []
@@ -76,10 +79,10 @@ def draw(accordion, tab="txt2img"):
 
 def test_every_argument_has_its_component_in_order(accordion):
     drawn = draw(accordion)
-    assert [component.elem_id for component in drawn.components][3:-1] == [f"script_txt2img_seal_{name}" for name in NAMES[3:-1]]
-    assert [component.value for component in drawn.components][3:-1] == [BY_NAME[name].default for name in NAMES[3:-1]]
+    assert [component.elem_id for component in drawn.components][FIRST:-1] == [f"script_txt2img_seal_{name}" for name in NAMES[FIRST:-1]]
+    assert [component.value for component in drawn.components][FIRST:-1] == [BY_NAME[name].default for name in NAMES[FIRST:-1]]
     assert drawn.components[0].label == accordion.TITLE and drawn.components[0].value is False
-    assert all(drawn.parts[name].told["info"] == BY_NAME[name].help for name in NAMES[3:-1])
+    assert all(drawn.parts[name].told["info"] == BY_NAME[name].help for name in NAMES[FIRST:-1])
 
 
 def test_ids_and_labels_are_each_there_once(accordion):
@@ -92,7 +95,7 @@ def test_ids_and_labels_are_each_there_once(accordion):
 
 def test_pictures_are_no_defaults_to_be_saved(accordion):
     drawn = draw(accordion)
-    assert all(drawn.parts[name].do_not_save_to_config for name in ("reference", "mask", "more", "ticks", "picture"))
+    assert all(drawn.parts[name].do_not_save_to_config for name in (*PICTURES, "more", "ticks", "picture"))
     assert [parse([component.value for component in drawn.components]).settings] == [Settings()]
 
 
@@ -107,7 +110,7 @@ def test_a_setting_without_a_heading_is_drawn_all_the_same(accordion, monkeypatc
 
 
 def test_a_paste_fills_everything(accordion, store):
-    asked = [Asked(PICTURE, drawn=DRAWN), Asked(255 - PICTURE), Asked(PICTURE[::-1].copy())]
+    asked = [Asked(PICTURE, drawn=DRAWN, pose=POSE), Asked(255 - PICTURE, pose=POSE), Asked(PICTURE[::-1].copy())]
     for one in asked:
         registry.remember(one)
     settings = Settings.parse({"enabled": True, "lam": 2.5, "units": "all but 1", "hand_x": 0.25, "preset": "free"})
@@ -125,18 +128,25 @@ def test_a_paste_fills_everything(accordion, store):
 
 def test_a_paste_without_the_reference_says_so_and_leaves_the_slots(accordion, store):
     filled = accordion.pasted({accordion.REFERENCE_KEY: "0123456789abcdef"})
-    assert "no longer kept" in filled["lost"]["value"] and all("value" not in filled[name] for name in ("reference", "mask", "more"))
+    assert "no longer kept" in filled["lost"]["value"] and all("value" not in filled[name] for name in (*PICTURES, "more"))
     filled = accordion.pasted({})
     assert filled["lost"]["value"] == "" and "value" not in filled["reference"]
     assert "no longer kept" in accordion.pasted({accordion.REFERENCE_KEY: "../../etc/passwd"})["lost"]["value"]
 
 
-def test_a_further_reference_takes_its_painting_along(accordion):
-    painted = {"image": Image.fromarray(PICTURE), "mask": Image.fromarray(DRAWN.astype(np.uint8) * 255)}
-    more, shown, slot, said = accordion._added(None, painted)
-    assert slot is None and shown["visible"] and said == "" and np.array_equal(np.asarray(more[0])[..., 3] > 127, DRAWN)
-    assert len(accordion._added(more, Image.fromarray(PICTURE))[0]) == 2
-    assert accordion.EMPTY in accordion._added(more, None)[3] and "16 pixels" in accordion._added(more, Image.new("RGB", (4, 4)))[3]
+@pytest.mark.parametrize("brush", [False, True])
+def test_a_further_reference_takes_all_along_that_came_with_it(accordion, brush):
+    picture, mask, pose = (Image.fromarray(array) for array in (PICTURE, DRAWN.astype(np.uint8) * 255, POSE))
+    given = ({"image": picture, "mask": mask}, None) if brush else (picture, mask)
+    more, shown, *slots, said = accordion._added(None, *given, pose)
+    assert slots == [None] * len(PICTURES) and shown["visible"] and said == ""
+    laid = parse([True, picture, None, None, *(BY_NAME[name].default for name in NAMES[FIRST:-1]), more]).references[1]
+    assert np.array_equal(laid.alpha > 127, DRAWN) and np.array_equal(laid.pose, POSE)
+    assert len(accordion._added(more, picture, None, None)[0]) == 2
+    for refused, why in (((None, mask, pose), accordion.EMPTY), ((Image.new("RGB", (4, 4)), None, None), "16 pixels"),
+                         ((picture, None, picture), "skeleton")):  # fmt: skip
+        kept, *same, said = accordion._added(more, *refused)
+        assert why in said and "value" not in kept and not any("value" in slot for slot in same)
 
 
 def test_ticks_are_written_as_units(accordion):

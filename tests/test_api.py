@@ -21,6 +21,7 @@ from seal_ext.core.masks import AlignError
 from seal_ext.hosts import registry
 from seal_ext.settings import TABLE, SettingsError
 from seal_ext.store import Store
+from tests.skeletons import painted
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -68,6 +69,17 @@ def test_settings_of_the_alignment_act():
     assert sides(drawn["boxes"]["reference"]) == [0, 0, 20, 64]
 
 
+def test_a_reference_whose_pose_is_known_is_compared_by_limbs():
+    walking, noise = painted(scale=0.5), Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
+    given = ALIGN | {"structure": text(walking), "reference_pose": text(painted(size=(64, 64))), "width": 128, "height": 128}
+    found = api.align(given)
+    assert found["rule"] == "limbs" and found["scale"] == pytest.approx(2, abs=0.1) and api.align(ALIGN)["rule"] != "limbs"
+    # Nothing else shows where this one stands.
+    stands = api.align(given | {"reference": text(noise)})
+    where = [sides(stands["boxes"][name]) for name in ("aligned", "reference")]
+    assert stands["rule"] == "limbs" and np.abs(np.subtract(*where)).max() < 4
+
+
 def test_what_a_mask_found():
     found = api.mask({"reference": REFERENCE})
     assert sides(found["box"]) == [24, 12, 40, 52] and found["share"] == pytest.approx(16 * 40 / 64**2) and found["reasons"] == []
@@ -81,7 +93,8 @@ def test_what_a_mask_found():
 REFUSED = [
     (None, "object"), ([], "object"), ("x", "object"), ({}, "reference"), ({"reference": REFERENCE}, "structure"),
     (ALIGN | {"strength": 1.0}, "strength"), (ALIGN | {"widht": 64}, "width"), (ALIGN | {7: 1}, "7"),
-    (ALIGN | {"mask": [STRUCTURE]}, "mask"),
+    (ALIGN | {"mask": [STRUCTURE]}, "mask"), (ALIGN | {"reference_pose": STRUCTURE}, "reference_pose"),
+    (ALIGN | {"reference_pose": [text(painted())]}, "reference_pose"),
     (ALIGN | {"reference": [REFERENCE]}, "reference"), (ALIGN | {"reference": {"image": REFERENCE}}, "reference"),
     (ALIGN | {"reference": "/etc/passwd"}, "reference"), (ALIGN | {"structure": "http://example.org/a.png"}, "structure"),
     (ALIGN | {"structure": text(Image.new("RGB", (64, 64)))}, "structure"),
@@ -105,6 +118,7 @@ def test_refusals_of_align(given, named):
 
 @pytest.mark.parametrize(("given", "named"), [(None, "object"), ({}, "reference"), ({"reference": REFERENCE, "width": 64}, "width"),
                                               ({"reference": REFERENCE, "structure": STRUCTURE}, "structure"),
+                                              ({"reference": REFERENCE, "reference_pose": STRUCTURE}, "reference_pose"),
                                               ({"reference": REFERENCE, "mask_source": "best"}, "mask_source")])  # fmt: skip
 def test_refusals_of_mask(given, named):
     with pytest.raises(SettingsError, match=named):
@@ -123,13 +137,14 @@ def test_large_pictures_are_refused_unopened(monkeypatch):
 
 def test_the_schema_is_the_table_and_the_pictures():
     told = json.loads(json.dumps(api.schema()))
-    assert set(told["properties"]) == {setting.name for setting in TABLE} | {"reference", "mask"} and told["required"] == ["reference"]
+    assert set(told["properties"]) == {setting.name for setting in TABLE} | set(request.PICTURES) and told["required"] == ["reference"]
     for setting in TABLE:
         if setting.name != "enabled":
             assert told["properties"][setting.name] == json.loads(json.dumps(setting.schema()))
     taken = told["$defs"]["align"]
-    assert set(taken["properties"]) == {"structure", "reference", "mask", "width", "height", "resize_mode", "kind", *api.OF_ALIGN}
+    assert set(taken["properties"]) == {"structure", *request.PICTURES, "width", "height", "resize_mode", "kind", *api.OF_ALIGN}
     assert taken["required"] == ["reference", "structure"] and told["$defs"]["mask"]["required"] == ["reference"]
+    assert set(told["$defs"]["mask"]["properties"]) == {"reference", "mask", "mask_source"}
     defaults = {name: row["default"] for name, row in taken["properties"].items() if "default" in row}
     assert api.align(ALIGN | defaults | {"width": 64, "height": 64})["scale"]  # what it says is the default is taken
 
@@ -230,10 +245,13 @@ def test_the_client_of_the_docs(client, host, tmp_path, capsys):
     url, out = f"http://127.0.0.1:{host.server_address[1]}/", tmp_path / "out.png"
     words = ["--url", url, "--auth", "artist:secret", "--reference", str(tmp_path / "reference.png"), "--pose", str(tmp_path / "pose.png"),
              "--model", "some [1234]", "--prompt", "a knight", "--out", str(out), "--steps", "4"]  # fmt: skip
-    client.main([*words, "--settings", '{"strength": 0.8}'])
+    (tmp_path / "theirs.png").write_bytes(base64.b64decode(text(painted(size=(64, 64)))))
+    client.main([*words, "--settings", '{"strength": 0.8}', "--reference-pose", str(tmp_path / "theirs.png")])
     path, body = host.seen
     assert path == "/sdapi/v1/txt2img" and body["steps"] == 4 and capsys.readouterr().out.startswith("a knight")
-    assert body["alwayson_scripts"]["seal"]["args"][0]["strength"] == 0.8 and out.read_bytes() == base64.b64decode(REFERENCE)
+    asked = request.parse(body["alwayson_scripts"]["seal"]["args"])
+    assert asked.settings.strength == 0.8 and asked.references[0].skeleton is not None
+    assert out.read_bytes() == base64.b64decode(REFERENCE)
     unit = body["alwayson_scripts"]["ControlNet"]["args"][0]
     assert unit == {"enabled": True, "image": STRUCTURE, "module": "none", "model": "some [1234]"}
     for more, said in ((["--settings", '{"strength": 9}'], "422: Strength (strength)"), (["--auth", "artist:wrong"], "401: Not auth")):

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from seal_ext import request
-from seal_ext.request import NAMES, Asked, parse, subject
+from seal_ext.request import NAMES, PICTURES, Asked, parse, standing, subject
 from seal_ext.settings import BY_NAME, Settings, SettingsError
+from tests.skeletons import STANDING, painted
 
 NOISE = np.random.default_rng(0).integers(0, 256, (48, 40, 3), np.uint8)
 
@@ -23,6 +24,7 @@ def text(image, format="PNG"):
 
 
 PICTURE = text(Image.fromarray(NOISE))
+POSE = painted(size=(160, 192))  # of the reference's shape, and larger
 
 
 def figure(mode="RGB", back=(200, 210, 220)):
@@ -35,19 +37,27 @@ def test_an_object_means_it_and_a_list_says_so():
     asked = parse([{"reference": PICTURE, "lam": 2.0}, "left", "over"])
     assert asked.settings == Settings.parse({"enabled": True, "lam": 2.0}) and np.array_equal(asked.references[0].rgb, NOISE)
     assert not parse([{"reference": PICTURE, "enabled": False}]).settings.enabled
-    listed = parse([True, PICTURE, None, "free"])
-    assert NAMES[:4] == ("enabled", "reference", "mask", "preset") and set(NAMES[3:]) == set(BY_NAME) - {"enabled"} | {"more"}
+    listed = parse([True, PICTURE, None, None, "free"])
+    assert NAMES[:5] == ("enabled", "reference", "mask", "reference_pose", "preset")
+    assert set(NAMES[4:]) == set(BY_NAME) - {"enabled"} | {"more"} and NAMES[1:4] == tuple(PICTURES)
     assert listed.settings == Settings.parse({"enabled": True, "preset": "free"}) and listed.references[0].hash == asked.references[0].hash
 
 
 def test_the_page_has_further_pictures_at_the_end():
     def listed(reference, mask=None, more=()):
-        return parse([True, reference, mask, *(BY_NAME[name].default for name in NAMES[3:-1]), more])
+        return parse([True, reference, mask, None, *(BY_NAME[name].default for name in NAMES[4:-1]), more])
 
     assert [asked.hash for asked in listed(PICTURE, more=[PICTURE]).references] == [Asked(NOISE).hash] * 2
     assert len(listed(None, more=[PICTURE]).references) == 1
     drawn = listed(PICTURE, Image.new("L", (40, 48), 255), [PICTURE]).references
     assert drawn[0].drawn.all() and drawn[1].drawn is None and np.asarray(drawn[0].drawing()).min() == 255 and drawn[1].drawing() is None
+    laid = [Asked(NOISE, drawn=NOISE[..., 0] > 127, pose=np.asarray(POSE)), Asked(NOISE)]
+    found = listed(PICTURE, more=[one.aside() for one in laid]).references[1:]
+    assert np.array_equal(found[0].pose, POSE) and np.array_equal(found[0].alpha > 127, laid[0].drawn) and found[1].hash == laid[1].hash
+    broken = laid[1].aside()
+    broken.info[request.POSE_TEXT] = PICTURE
+    with pytest.raises(SettingsError, match="reference_pose"):
+        listed(PICTURE, more=[broken])
     with pytest.raises(SettingsError, match="at most 8"):
         listed(PICTURE, more=[PICTURE] * 8)
     with pytest.raises(SettingsError, match="missing"):
@@ -91,6 +101,12 @@ def test_a_brush_and_a_mask():
     ({"reference": PICTURE[:50]}, "reference"), ({"reference": "/etc/passwd"}, "reference"), ({"reference": [PICTURE, None]}, "reference"),
     ({"reference": [PICTURE] * 9}, "reference"), ({"reference": text(Image.new("RGB", (8, 8)))}, "reference"),
     ({"reference": PICTURE, "mask": "x"}, "mask"), ({"reference": PICTURE, "mask": [PICTURE] * 2}, "mask"),
+    ({"reference": PICTURE, "reference_pose": "/etc/passwd"}, "reference_pose"),
+    ({"reference": PICTURE, "reference_pose": [PICTURE] * 2}, "reference_pose"),
+    ({"reference": PICTURE, "reference_pose": 7}, "reference_pose"), ({"reference": PICTURE, "reference_pose": PICTURE}, "skeleton"),
+    ({"reference": PICTURE, "reference_pose": text(Image.new("L", (40, 48)))}, "skeleton"),
+    ({"reference": PICTURE, "reference_pose": text(painted(size=(192, 192)))}, "192 × 192"),
+    ({"reference": [PICTURE] * 2, "reference_pose": [text(POSE), ""]}, "empty place"),
     ({"reference": PICTURE, "lamda": 1}, "lam"), ({"reference": PICTURE, "lam": "1"}, "lam"), ({"reference": PICTURE, "lam": None}, "lam"),
     ({"reference": base64.b64encode(b"GIF89a\\x00").decode()}, "reference"), ({"enabled": 1, "reference": PICTURE}, "enabled"),
 ])  # fmt: skip
@@ -114,6 +130,25 @@ def test_whatever_comes_is_read_or_refused(args):
         parse(args)
     except SettingsError as error:
         assert str(error)
+
+
+def test_a_pose_is_fitted_to_the_reference():
+    for pose in (POSE, painted(size=(40, 48)), painted(size=(164, 192)), painted(size=(160, 192), mode="RGBA")):
+        asked = parse([{"reference": PICTURE, "reference_pose": text(pose)}]).references[0]
+        assert np.abs(asked.skeleton.points[10] / (40, 48) - STANDING[10]).max() < 0.03
+    several = parse([{"reference": [PICTURE] * 2, "reference_pose": [text(POSE), text(painted(scale=0.5, size=(160, 192)))]}]).references
+    assert np.allclose(several[1].skeleton.points[10], several[0].skeleton.points[10] / 2, atol=0.5)
+    assert len({Asked(NOISE).hash, *(one.hash for one in several)}) == 3 and Asked(NOISE).skeleton is None
+    assert np.array_equal(np.asarray(several[0].posture()), np.asarray(POSE))
+
+
+def test_where_a_character_stands():
+    posed = parse([{"reference": PICTURE, "reference_pose": text(POSE)}]).references[0]
+    found, _ = subject(parse([{"reference": text(figure())}]).references[0], "auto")
+    assert standing(Asked(NOISE), None) is None and standing(Asked(NOISE), found) is found
+    assert standing(posed, found).mask is found.mask and standing(posed, found).skeleton is posed.skeleton
+    body = standing(posed, None)  # nobody knows but its pose
+    assert body.skeleton.seen.sum() == len(STANDING) and body.size == POSE.size and 0.02 < body.mask.mean() < 0.5
 
 
 def test_where_the_subject_is():

@@ -2,6 +2,7 @@
 
 import io
 import os
+import struct
 import zlib
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from PIL import Image, PngImagePlugin
 from seal_ext import store as stores
 from seal_ext.request import Asked
 from seal_ext.store import Store
+from tests.skeletons import painted
 
 PIXELS = np.random.default_rng(0)
 PLENTY = 1 << 24
@@ -21,8 +23,9 @@ def noise(*shape):
     return PIXELS.integers(0, 256, shape, np.uint8)
 
 
-def asked(alpha=False, drawn=False, size=(21, 19)):
-    return Asked(noise(*size, 3), noise(*size) if alpha else None, noise(*size) > 127 if drawn else None)
+def asked(alpha=False, drawn=False, pose=False, size=(21, 19)):
+    skeleton = np.asarray(painted(size=(76, 84))) if pose else None
+    return Asked(noise(*size, 3), noise(*size) if alpha else None, noise(*size) > 127 if drawn else None, skeleton)
 
 
 @pytest.fixture
@@ -36,12 +39,13 @@ def files(store):
 
 @pytest.mark.parametrize("alpha", [False, True])
 @pytest.mark.parametrize("drawn", [False, True])
-def test_what_is_kept_is_found_by_another_process(store, alpha, drawn):
-    given = asked(alpha, drawn)
+@pytest.mark.parametrize("pose", [False, True])
+def test_what_is_kept_is_found_by_another_process(store, alpha, drawn, pose):
+    given = asked(alpha, drawn, pose)
     store.keep(given)
     again = Store(store.folder, lambda: PLENTY).find(given.hash)
     assert again.hash == given.hash and np.array_equal(again.rgb, given.rgb) and files(store) == [f"{given.hash}.png"]
-    assert (again.alpha is not None, again.drawn is not None) == (alpha, drawn)
+    assert (again.alpha is not None, again.drawn is not None, again.pose is not None) == (alpha, drawn, pose)
     with Image.open(store.folder / f"{given.hash}.png") as image:  # for any viewer
         assert np.array_equal(np.asarray(image.convert("RGB")), given.rgb)
 
@@ -103,14 +107,20 @@ def picture(**more):
     return file.getvalue()
 
 
-def chunk(content):
+def chunk(content, name=b"seAL"):
     info = PngImagePlugin.PngInfo()
-    info.add(b"seAL", content)
+    info.add(name, content)
     return picture(pnginfo=info)
 
 
-BROKEN = [b"", b"no picture", picture(), picture()[:60], picture() + b"more", chunk(b"not packed"), chunk(zlib.compress(b"")),
-          chunk(zlib.compress(bytes(1 << 24)))]  # fmt: skip
+def claiming(width, height):
+    """A picture that says it is larger than it is."""
+    head = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head)) + picture()[33:]
+
+
+BROKEN = [b"", b"no picture", picture(), picture()[:60], picture() + b"more", chunk(b"no picture"), chunk(picture()), chunk(claiming(9, 9)),
+          chunk(claiming(1 << 15, 1 << 15)), chunk(picture(), b"seAP"), chunk(b"no picture", b"seAP")]  # fmt: skip
 
 
 @pytest.mark.parametrize("content", BROKEN)
@@ -124,12 +134,13 @@ def test_a_file_with_another_content_is_not_taken_and_is_replaced(store, content
     assert store.find(one.hash).hash == one.hash and files(store) == [path.name]
 
 
-def test_a_changed_mask_is_another_reference(store):
-    one = asked(drawn=True)
+@pytest.mark.parametrize("what", ["drawn", "pose"])
+def test_what_came_along_is_part_of_a_reference(store, what):
+    one = asked(**{what: True})
     store.keep(one)
     path = store.folder / f"{one.hash}.png"
     with Image.open(path) as image:
-        image.save(path)  # loses the mask
+        image.save(path)  # loses it
     assert store.find(one.hash) is None
 
 

@@ -15,7 +15,7 @@ from bench.model.tokenizer import Tokenizer
 from .loop import Trainer, log
 from .pool import Pairs, pair_texts
 
-PAIRED = 0.5  # share of steps on two-panel canvases: only there can self-attention learn to carry an identity
+PAIRED = 0.65  # share of steps on two-panel canvases: only there can self-attention learn to carry an identity
 STACKED = 0.25  # share of those with the second picture below instead of beside
 TEXT_DROPOUT = 0.12
 HINT_DROPOUT = 0.3

@@ -1,219 +1,171 @@
-"""SeAl in AUTOMATIC1111's WebUI: one `Seal` for one generation, attached to its `p` and gone with it.
+"""A sampling pass in AUTOMATIC1111's WebUI.
 
-seal = begin(p, request)            before_process
-seal.before_sampling()              process_before_every_sampling, of the first and of the hires pass
-on_cfg_denoiser, on_cfg_denoised    every model call; registered once, idle without a Seal on `p`
-end(p)                              postprocess, p.close() and the next begin: whichever comes first
+The denoiser's callback shows a model call before it is made: all its rows, those of the prompts first, then those of the negative
+prompts. The host then makes it in one U-Net call or several (unequal token lengths, no batching), with or without the negative rows,
+but always in this order. So the rows of a U-Net call are told by counting within the model call; a call whose shape does not
+fit is none of ours (other extensions make some) and left alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-import numpy as np
-from modules import errors
-from PIL import Image
+import torch
+from modules import devices, sd_unet, shared
+from modules.processing import txt2img_image_conditioning
+from torch import Tensor
 
-from seal_ext.core.skeleton import Skeleton
-from seal_ext.request import REFERENCE_KEY, Request, subject
+from seal_ext.run import APPEARANCE, CONDITIONAL, UNCONDITIONAL, Row
 
-from . import registry
-from .a1111_pass import ATTRIBUTE, Pass, Refusal
-from .ldm import shadow
+from . import conds, sampling
+from .ldm import clean, shadow
+from .sampling import ATTRIBUTE, CELL, Refusal, networks, settled
 
 
-class Seal:
-    """The life of one generation in this host: its passes, its notes to the user, and everything that has to be undone."""
+@dataclass
+class Call(sampling.Call):
+    """A model call with all its rows, and how far its U-Net calls have come."""
 
-    def __init__(self, p, request: Request):
-        self.p, self.request, self.settings = p, request, request.settings
-        self.bridge_refused = ""  # why Delta-Bridge cannot work beside something the user switched on
-        self.undo: list[Callable[[], None]] = []  # at the end of the generation
-        self.listening: list[Callable[[], None]] = []  # at the end of a pass
-        self.levels = None  # what the sampler said its σ or timesteps are
-        self.passing: Pass | None = None
-        self.given_up = self.closed = False
-        self.aligned: list[np.ndarray] = []  # maps, for whoever wants to see them
-        self.figures: list[np.ndarray] = []  # where those maps' figures are, on the canvas
-        self.skeleton: Skeleton | None = None  # an aligned pose's joints, in shares of the canvas
-        self.poses: dict[int, Skeleton] = {}  # the joints of references, by their numbers and in their own pixels
-        self.units: list = []  # the user's enabled ControlNet units
-        self.disagreement: list[np.ndarray] = []
-        self.subjects = []
-        if self.settings.show_match:
-            self.note("The match map is not available in this WebUI.")
-        for asked in request.references:
-            found, why = subject(asked, self.settings.mask_source)
-            self.subjects.append(found)
-            for sentence in why:
-                self.note(sentence)
+    rows: tuple[Row, ...] = ()
+    done: int = 0
 
-    def note(self, sentence: str) -> None:
-        """Something the user reads under the picture."""
-        self.p.comment(sentence)
 
-    def infotext(self) -> dict[str, str]:
-        """What a picture remembers of this: the settings that differ, and the references by their content."""
-        return self.settings.to_infotext() | {REFERENCE_KEY: " ".join(asked.hash for asked in self.request.references)}
+class Model(sampling.Model):
+    """A model as the ldm and sgm packages hold it."""
 
-    # ---- passes
+    @property
+    def unet(self):
+        return getattr(getattr(self.sd, "model", None), "diffusion_model", None)
 
-    def before_sampling(self) -> None:
-        """A pass is about to begin, with a new sampler and perhaps another checkpoint."""
-        self.end_pass()
-        sampler = self.p.sampler
-        for name in ("get_sigmas", "get_timesteps"):
-            own = getattr(sampler, name, None)
-            if own is not None:
-                self.listening.append(shadow(sampler, name, self._heard(own)))
+    def extras(self) -> tuple[tuple[str, float], ...]:
+        return networks()
 
-    def _heard(self, own: Callable) -> Callable:
-        def listening(*args, **kwargs):
-            self.levels = own(*args, **kwargs)
-            return self.levels
+    def encode(self, image: Tensor) -> Tensor:
+        """The middle of what the encoder thinks, where it tells."""
+        self.sd.first_stage_model.to(devices.dtype_vae)
+        pixels = image.to(shared.device, devices.dtype_vae) * 2 - 1
+        with settled(pixels):
+            seen = self.sd.encode_first_stage(pixels)
+            if isinstance(seen, Tensor):  # SDXL's autoencoder has drawn from its distribution already, and scaled it
+                return self.sd.get_first_stage_encoding(seen)
+            return self.sd.scale_factor * seen.mode()
 
-        return listening
 
-    def step(self, params) -> None:
-        """A model call is about to be made."""
-        if self.closed or self.given_up:
-            return
-        try:
-            levels = None
-            if self.passing is not None and not self.passing.goes_on(params):
-                levels = self.passing.levels  # a refiner took over: it goes on where the model before it stood
-                self.passing.close()
-                self.passing = None
-            if self.passing is None:
-                self.passing = Pass(self, params, levels)
-                self.passing.start()
-            self.passing.step(params)
-        except Refusal as refusal:
-            self.give_up(str(refusal))
-        except Exception as error:
-            # The host would swallow it: say so, and let the user have the picture.
-            errors.report("SeAl stopped", exc_info=True)
-            self.give_up(f"SeAl stopped because of an error ({_said(error)}); from there on the picture is drawn without it.")
+class Pass(sampling.Pass):
+    """What `run.Run` needs of A1111, during one pass."""
+
+    kind = Model
+
+    def __init__(self, seal, params, levels: Sequence[float] | None = None):
+        super().__init__(seal, params, levels)
+        if sd_unet.current_unet is not None:
+            raise Refusal("SeAl cannot look into a compiled U-Net; choose `None` under SD Unet. The picture is drawn without it.")
+        self.wrap = params.denoiser.inner_model
+        self.in_sigma = hasattr(self.wrap, "sigma_to_t")  # k-diffusion; the others count in timesteps and predict ε
+
+    def goes_on(self, params) -> bool:
+        return super().goes_on(params) and params.denoiser.inner_model is self.wrap
+
+    def timestep(self, level: Tensor) -> float:
+        if not self.in_sigma:
+            return float(level)
+        return float(self.wrap.sigma_to_t(level.detach().reshape(1).to(self.wrap.log_sigmas)))
+
+    def signal(self, t: float) -> tuple[float, float]:
+        alphas = self.model.sd.alphas_cumprod
+        kept = float(alphas[min(max(round(t), 0), len(alphas) - 1)])
+        return kept**0.5, (1 - kept) ** 0.5
+
+    # ---- the reference pass
+
+    def read(self, latent: Tensor, t: float, image: int) -> None:
+        model = self.model.sd
+        cond = conds.each(self._described(image), lambda x: x.to(latent.device))
+        height, width = (CELL * n for n in latent.shape[-2:])
+        with settled(latent):
+            beside = txt2img_image_conditioning(model, latent, width, height)
+        call = conds.call_with(cond, beside, getattr(model.model, "conditioning_key", None))
+        level = torch.full((1,), t, device=latent.device, dtype=self.params.sigma.dtype)
+        with clean(self.unet, self.sites):
+            type(model).apply_model(model, latent, level, cond=call)
+
+    # ---- model calls
+
+    def unlike(self, params, groups: Sequence[Sequence]) -> bool:
+        negative = len(conds.tokens(params.text_uncond))
+        rows = sum(map(len, groups)) + negative
+        return rows != len(params.x) or negative != len(groups) or self.model.sd.cond_stage_key == "edit"
+
+    def _call_of(self, params) -> Call:
+        call = super()._call_of(params)
+        rows = [Row(CONDITIONAL, image) for image, group in enumerate(call.parts) for _ in group]
+        rows += [Row(UNCONDITIONAL, image) for image in range(len(call.parts))]
+        return Call(params, call.parts, rows=tuple(rows))
+
+    def take_hold(self) -> None:
+        before = vars(self.wrap).get("forward")
+        self.undo += [shadow(self.wrap, "forward", self._forward(before)), shadow(self.wrap, ATTRIBUTE, self)]
+
+    def _forward(self, before: Callable | None) -> Callable:
+        def own(*args, **kwargs):
+            return type(self.wrap).forward(self.wrap, *args, **kwargs) if before is None else before(*args, **kwargs)
+
+        def forward(x: Tensor, level: Tensor, *args, **kwargs):
+            call = self.call
+            rows = call.rows[call.done : call.done + len(x)] if call is not None else ()
+            if len(rows) != len(x) or x.shape[-2:] != call.params.x.shape[-2:] or not isinstance(kwargs.get("cond"), dict):
+                return own(x, level, *args, **kwargs)
+            first, call.done = call.done == 0, call.done + len(x)
+            t = self.timestep(level[0])
+            lam = self.run.bridging(t)
+            self.link.run = self.run
+            try:
+                if first and lam and self.prompt is not None and not self.seal.bridge_refused:
+                    call.lam = lam
+                    return self._with_appearance(own, call, t, rows, x, level, *args, **kwargs)
+                self.run.begin(t, rows, tuple(x.shape[-2:]), self.hires)
+                return own(x, level, *args, **kwargs)
+            finally:
+                self.link.run = None
+
+        return forward
+
+    def _with_appearance(self, own: Callable, call: Call, t: float, rows, x: Tensor, level: Tensor, *args, cond: dict, **kwargs) -> Tensor:
+        """The U-Net call with a third row an image, conditioned on c_app; of another length in tokens, they make a call of their own."""
+        params, latent = call.params, tuple(x.shape[-2:])
+        take = [group[0][0] for group in call.parts]
+        third = tuple(Row(APPEARANCE, image) for image in range(len(take)))
+        app = conds.repeated(conds.each(self._app(), lambda c: c.to(conds.tokens(params.text_cond))), len(take))
+        if conds.is_marked(params.text_cond):
+            app = conds.marked(app)
+        key = getattr(self.model.sd.model, "conditioning_key", None)
+        own_cond = conds.call_with(app, params.image_cond[take], key)
+        own_x, own_level = params.x[take], params.sigma[take]
+        if conds.call_tokens(cond).shape[1] == conds.tokens(app).shape[1]:
+            self.run.begin(t, (*rows, *third), latent, self.hires)
+            out = own(torch.cat([x, own_x]), torch.cat([level, own_level]), *args, cond=conds.joined(cond, own_cond), **kwargs)
+            call.appearance = out[len(x) :]
+            return out[: len(x)]
+        self.run.begin(t, third, latent, self.hires)
+        call.appearance = own(own_x, own_level, *args, cond=own_cond, **kwargs)
+        self.run.begin(t, rows, latent, self.hires)
+        return own(x, level, *args, cond=cond, **kwargs)
 
     def denoised(self, params) -> None:
-        """A model call was made."""
-        try:
-            if self.passing is not None:
-                self.passing.denoised(params)
-        except Exception as error:
-            errors.report("SeAl stopped", exc_info=True)
-            self.give_up(f"SeAl stopped because of an error in Delta-Bridge ({_said(error)}).")
-
-    def give_up(self, sentence: str) -> None:
-        self.given_up = True
-        self.note(sentence)
-        self.end_pass()
-
-    def end_pass(self) -> None:
-        if self.passing is not None:
-            self.passing.close()
-        _all(self.listening)
-        self.passing = self.levels = None
-
-    # ---- the end
-
-    def add_pictures(self, processed) -> None:
-        """The pictures that were asked for, after those that were drawn."""
-        wanted = {"show_aligned": self.aligned, "show_disagreement": self.disagreement, "show_mask": self._masks()}
-        for name, pictures in wanted.items():
-            for picture in pictures if getattr(self.settings, name) else ():
-                processed.images.append(Image.fromarray(picture))
-                processed.infotexts.append(name.replace("show_", "SeAl "))
-
-    def _masks(self) -> list[np.ndarray]:
-        return [found.mask.astype(np.uint8) * 255 for found in self.subjects if found is not None]
-
-    def close(self) -> None:
-        """Put everything back; any number of times."""
-        if self.closed:
+        """The model call was made, and not yet guided: λ·LowPass(Δ) goes to every row of an image, which passes guidance unchanged."""
+        call, self.call = self.call, None
+        if call is None or call.appearance is None:
             return
-        self.closed = True
-        self.end_pass()
-        _all(self.undo)
+        gen = torch.stack([_together(params.x, group) for group in call.parts])
+        # k-diffusion's result is x₀ = z − σε.
+        bridge = self.bridge(call, gen, -1 / float(call.params.sigma[0]) if self.in_sigma else 1.0)
+        params.x += bridge[[row.image for row in call.rows]].to(params.x)
 
 
-def begin(p, request: Request) -> Seal:
-    """A generation begins. Whatever an earlier one left behind ends here."""
-    end(p)
-    seal = Seal(p, request)
-    for asked in request.references:
-        if sentence := registry.remember(asked):
-            seal.note(sentence)
-    before = vars(p).get("close")
-
-    def close():
-        try:
-            end(p)
-        finally:
-            type(p).close(p) if before is None else before()
-
-    close.of_seal = seal
-    seal.undo += [shadow(p, "close", close), shadow(p, ATTRIBUTE, seal)]
-    return seal
-
-
-def end(p) -> None:
-    """The generation of this `p` is over, however it ended."""
-    seal = vars(p).get(ATTRIBUTE)
-    if seal is None:
-        return
-    seal.close()
-    # A copy of a `p`, as the XYZ plot makes it, carries these along, and they belong to the original.
-    vars(p).pop(ATTRIBUTE, None)
-    if getattr(vars(p).get("close"), "of_seal", None) is seal:
-        del vars(p)["close"]
-
-
-def for_inner_pass(p, asked: Request) -> Request:
-    """What was asked for, where this may be a picture that another extension draws on its own inside the user's."""
-    settings = asked.settings
-    if not getattr(p, "_ad_inner", False) or not settings.enabled:
-        return asked
-    # Its canvas is a part of the picture, such as a face: there is no figure to put where the reference's is.
-    return replace(asked, settings=replace(settings, enabled=settings.inner, align=False))
-
-
-def of(p) -> Seal | None:
-    """The generation that SeAl takes part in, if it does."""
-    return getattr(p, ATTRIBUTE, None)
-
-
-def on_cfg_denoiser(params) -> None:
-    seal = of(getattr(params.denoiser, "p", None))
-    if seal is not None:
-        seal.step(params)
-
-
-def on_cfg_denoised(params) -> None:
-    passing = vars(params.inner_model).get(ATTRIBUTE)
-    if passing is not None:
-        passing.seal.denoised(params)
-
-
-def refuse(p, sentence: str) -> None:
-    """An API call gets the sentence as an error; on the page it stands under a picture that is drawn without SeAl."""
-    if not getattr(p, "is_api", False):
-        p.comment(sentence)
-        return
-    from fastapi import HTTPException
-
-    def refused(*args, **kwargs):
-        raise HTTPException(status_code=422, detail=sentence)
-
-    # The host swallows what a script raises, and not what its own work raises. This is the first thing it does after asking scripts.
-    shadow(p, "fill_fields_from_opts", refused)
-
-
-def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error)[:200]}"
-
-
-def _all(undo: list[Callable[[], None]]) -> None:
-    while undo:
-        undo.pop()()
+def _together(x: Tensor, group: list[tuple[int, float]]) -> Tensor:
+    """What an image's prompts say together: by their weights, where these make a mean."""
+    total = sum(weight for _, weight in group)
+    if len(group) == 1 or total <= 0:
+        return x[group[0][0]]
+    return sum(x[row] * (weight / total) for row, weight in group)

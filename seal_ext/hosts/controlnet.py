@@ -1,21 +1,26 @@
-"""The structure in sd-webui-controlnet's units: found, aligned with the reference by AnchorAlign, and put back for the user."""
+"""The structure in ControlNet's units: found, aligned with the reference by AnchorAlign, and put back for the user.
+
+What a unit is made of the ControlNet that is there says: the extension or the one built into Forge.
+"""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from modules import errors
 
-from seal_ext.core.geometry import FILL, STRETCH, Alignment, Correction, align
-from seal_ext.core.masks import AlignError, Subject, figure_of, from_control_map
-from seal_ext.core.skeleton import Skeleton, read_skeleton
+from seal_ext.core.geometry import FILL, Alignment, Correction, align
+from seal_ext.core.masks import AlignError, Box, figure_of, from_control_map
+from seal_ext.core.skeleton import read_skeleton
 from seal_ext.core.warping import apply
-from seal_ext.request import whole
+from seal_ext.request import Asked, standing
 from seal_ext.units import Units
+
+from . import units_builtin, units_extension
 
 # Units that show what something looks like and not where it is, by words in the names of their modules and models.
 APPEARANCE = ("reference", "ip-adapter", "ip_adapter", "ipadapter", "clip", "revision", "instant_id", "instantid", "face_id", "pulid",
@@ -25,7 +30,7 @@ KINDS = {
     "skeleton": ("openpose", "dwpose", "animal_pose"),
     "edges": ("canny", "lineart", "softedge", "hed", "pidinet", "scribble", "mlsd", "teed"),
 }
-BATCHWISE = ("reference", "inpaint_only", "colorfix")  # these units size their latents by the first U-Net call's batch
+NO_POSE = "The unit's preprocessor finds no body on the reference; its pose may be given by hand."
 
 
 def align_units(seal) -> None:
@@ -33,21 +38,23 @@ def align_units(seal) -> None:
     p, script = seal.p, _script(seal.p)
     units = [] if script is None else list(p.script_args[script.args_from : script.args_to])
     for unit in units:
-        if _get(unit, "enabled", False) and any(word in _names(unit)[0] for word in BATCHWISE):
+        if _get(unit, "enabled", False) and any(word in _names(unit)[0] for word in _dialect().BATCHWISE):
             seal.bridge_refused = (
                 "ControlNet's reference and inpainting units leave no room for the rows that Delta-Bridge adds, so it is off."
             )
             seal.note(seal.bridge_refused)
     carrying, ticked = structures(units), Units.parse(seal.settings.units)
     for number, unit in carrying:
-        if seal.settings.align and ticked.wants(number):
-            try:
-                units[number] = _aligned(seal, unit, number)
-            except AlignError as error:
+        if not ticked.wants(number):
+            continue
+        try:
+            units[number] = _aligned(seal, unit, number)
+        except AlignError as error:
+            if seal.settings.align:
                 seal.note(f"ControlNet unit {number} stays where it is: {error}")
-            except Exception as error:
-                errors.report(f"SeAl could not align ControlNet unit {number}", exc_info=True)
-                seal.note(f"ControlNet unit {number} could not be aligned ({type(error).__name__}: {str(error)[:200]}).")
+        except Exception as error:
+            errors.report(f"SeAl could not align ControlNet unit {number}", exc_info=True)
+            seal.note(f"ControlNet unit {number} could not be aligned ({type(error).__name__}: {str(error)[:200]}).")
     if not carrying:
         seal.note("No ControlNet unit carries a structure, so SeAl works from the prompt alone.")
         return
@@ -86,7 +93,7 @@ def _get(unit: Any, name: str, default: Any) -> Any:
 def _put(seal, script, units: list) -> None:
     """Hand these units to ControlNet, one in the place of the other."""
     p, before = seal.p, seal.p.script_args
-    seal.units = [_unit(unit) for unit in before[script.args_from : script.args_to] if _get(unit, "enabled", False)]
+    seal.units = [_dialect().own(unit) for unit in before[script.args_from : script.args_to] if _get(unit, "enabled", False)]
     changed = list(before)
     changed[script.args_from : script.args_to] = units
     p.script_args = type(before)(changed)
@@ -103,35 +110,41 @@ def infotext(seal) -> dict[str, str]:
     """What a picture says of the units: the user's own, not the aligned ones."""
     if not all(map(_is_single, seal.units)):
         return {}  # ControlNet counts each picture of such a unit for itself
-    return {f"ControlNet {i}": unit.serialize() for i, unit in enumerate(seal.units)}
+    return {f"ControlNet {i}": _dialect().told(unit) for i, unit in enumerate(seal.units)}
 
 
-def _unit(given: Any):
-    """A unit of ControlNet's own class, whatever the API sent; never the user's object."""
-    return _external().ControlNetUnit.from_dict(given) if isinstance(given, dict) else given.copy()
-
-
-def _external():
-    return sys.modules["internal_controlnet.external_code"]
+def _dialect():
+    """How the units of the ControlNet that is there are read and made."""
+    return units_extension if units_extension.MODULE in sys.modules else units_builtin
 
 
 def _aligned(seal, given: Any, number: int):
-    unit = _unit(given)
+    """The unit with its aligned map, or the user's own where AnchorAlign is off. In any case its map is read."""
+    unit = _dialect().own(given)
     found = find(seal, unit)
     moved = apply(found.map, found.how, found.kind, found.detail)
+    _read(seal, unit, moved, found.kind)
+    if not seal.settings.align:
+        return given
     for reason in found.how.reasons:
         seal.note(f"ControlNet unit {number}: {reason}")
     seal.aligned.append(moved)
-    figure = figure_of(moved, seal.settings.room, found.kind)
+    return _dialect().ready(unit, np.ascontiguousarray(moved))
+
+
+def _read(seal, unit, moved: np.ndarray, kind: str | None) -> None:
+    """Where the picture's figure and its joints will be, as its structure shows them; and the joints of the references, to compare."""
+    figure = figure_of(moved, seal.settings.room, kind)
     if figure is not None:
         seal.figures.append(figure)
-    if found.pose is not None and seal.skeleton is None:
-        skeleton = read_skeleton(moved)
-        if skeleton is not None:
-            seal.skeleton = skeleton.moved((1 / moved.shape[1], 1 / moved.shape[0]))
-            seal.poses[0] = found.pose
-    ready = dict(module="none", image=np.ascontiguousarray(moved), mask=None, resize_mode=type(unit.resize_mode)(STRETCH))
-    return unit.copy(update=ready)
+    skeleton = read_skeleton(moved) if kind in (None, "skeleton") else None
+    if skeleton is None:
+        return
+    if seal.skeleton is None:
+        seal.skeleton = skeleton.moved((1 / moved.shape[1], 1 / moved.shape[0]))
+    for number, asked in enumerate(seal.request.references):
+        if number not in seal.poses and (pose := posed(unit, asked).skeleton) is not None:
+            seal.poses[number] = pose
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,7 +155,6 @@ class Found:
     kind: str | None
     how: Alignment
     detail: float
-    pose: Skeleton | None = None  # of the reference, where the unit's preprocessor found one
 
 
 def find(seal, unit) -> Found:
@@ -153,18 +165,23 @@ def find(seal, unit) -> Found:
     canvas, detail = _canvas(seal.p)
     found = _map(unit, rgb, canvas, mode)
     kind = kind_of(str(unit.module).lower(), str(unit.model).lower())
-    asked, known = seal.request.references[0], seal.subjects[0]
-    reference = whole(asked) if known is None else known
-    if kind == "skeleton" and unit.module != "none":
-        reference = _with_pose(unit, asked, reference)
-    if known is None and reference.skeleton is None:
-        raise AlignError("where the reference's character stands is not known; draw a mask.")
     settings = seal.settings
+    if not settings.align:
+        if _only_masked(seal.p):
+            raise AlignError("only a part of the picture is drawn, and where its figure is there is not known.")
+        everything = Box(0.0, 0.0, *map(float, canvas))
+        return Found(found, kind, Alignment(canvas, found.shape[1::-1], mode, FILL, everything, everything), detail)
+    asked = posed(unit, seal.request.references[0])
+    reference = standing(asked, seal.subjects[0])
+    if reference is None:
+        raise AlignError("where the reference's character stands is not known; draw a mask.")
+    if asked.pose is None and _finds_bodies(unit):
+        reference = replace(reference, reasons=(*reference.reasons, NO_POSE))
     hand = Correction(settings.hand_x, settings.hand_y, settings.hand_scale)
     # A second blob in a map is another limb, not another subject.
     subject = from_control_map(found, kind, keep="all" if kind == "edges" else "large")
     how = align(reference, subject, canvas, mode, FILL, settings.anchor, "auto", settings.margin, hand)
-    return Found(found, kind, how, detail, reference.skeleton)
+    return Found(found, kind, how, detail)
 
 
 def _is_single(unit) -> bool:
@@ -173,19 +190,19 @@ def _is_single(unit) -> bool:
 
 def _structure(p, unit) -> tuple[np.ndarray, str]:
     """The unit's picture, or img2img's own where it has none; and how ControlNet will fit it into the canvas."""
-    images = unit.get_input_images_rgba()
-    if images:
-        image = images[0]
-        # What a brush drew on the unit's canvas is the structure itself.
-        scribbled = (image[..., 3] > 5).any() and (image[..., 3] < 250).any()
-        rgb = np.repeat(image[..., 3:], 3, 2) if scribbled else image[..., :3]
-        return np.ascontiguousarray(rgb), unit.resize_mode.value
+    rgb = _dialect().picture(unit)
+    if rgb is not None:
+        return np.ascontiguousarray(rgb), _dialect().resize_mode(unit.resize_mode)
     first = (getattr(p, "init_images", None) or [None])[0]
     if first is None:
         raise AlignError("it has no picture.")
-    if getattr(p, "image_mask", None) is not None and getattr(p, "inpaint_full_res", False):
+    if _only_masked(p):
         raise AlignError("it follows the part that is inpainted.")
-    return np.ascontiguousarray(np.asarray(first.convert("RGB"))), _external().resize_mode_from_value(p.resize_mode).value
+    return np.ascontiguousarray(np.asarray(first.convert("RGB"))), _dialect().resize_mode(p.resize_mode)
+
+
+def _only_masked(p) -> bool:
+    return getattr(p, "image_mask", None) is not None and bool(getattr(p, "inpaint_full_res", False))
 
 
 def _canvas(p) -> tuple[tuple[int, int], float]:
@@ -199,27 +216,30 @@ def _canvas(p) -> tuple[tuple[int, int], float]:
 
 def _map(unit, rgb: np.ndarray, canvas: tuple[int, int], mode: str) -> np.ndarray:
     """What the unit's preprocessor makes of the picture; the picture itself where it has none."""
-    if unit.module == "none":
+    if _is_ready(unit):
         return rgb
-    preprocessor = type(unit).cls_get_preprocessor(unit.module)
-    if preprocessor is None or not preprocessor.returns_image:
-        raise AlignError(f"its preprocessor {unit.module} makes no map.")
-    resolution = unit.processor_res
-    if unit.pixel_perfect:
-        fitting = _external().resize_mode_from_value(mode)
-        resolution = _external().pixel_perfect_resolution(rgb, target_H=canvas[1], target_W=canvas[0], resize_mode=fitting)
-    sliders = dict(slider_1=unit.threshold_a, slider_2=unit.threshold_b)
-    result = preprocessor.cached_call(np.ascontiguousarray(rgb), resolution=resolution, **sliders, low_vram=False, model=unit.model)
-    found = np.asarray(result.value)
+    found = np.asarray(_dialect().preprocessed(unit, np.ascontiguousarray(rgb), canvas, mode))
     if found.dtype != np.uint8:
         found = found.clip(0, 255).astype(np.uint8)
     found = found[..., None] if found.ndim == 2 else found[..., :3]
     return np.ascontiguousarray(np.repeat(found, 3, 2) if found.shape[2] == 1 else found)
 
 
-def _with_pose(unit, asked, reference: Subject) -> Subject:
-    """The reference with its own joints, found by the unit's preprocessor: limbs compare better than heights."""
+def _is_ready(unit) -> bool:
+    """Whether its picture is the map already."""
+    return str(unit.module).lower() == "none"
+
+
+def _finds_bodies(unit) -> bool:
+    return not _is_ready(unit) and kind_of(str(unit.module).lower(), str(unit.model).lower()) == "skeleton"
+
+
+def posed(unit, asked: Asked) -> Asked:
+    """The reference with its pose as it was given, else as the unit's preprocessor finds it: limbs compare better than heights."""
+    if asked.pose is not None or not _finds_bodies(unit):
+        return asked
     try:
-        return reference.with_pose(_map(unit, asked.rgb, asked.rgb.shape[1::-1], FILL))
-    except Exception:  # a picture without a body in it, or a detector that fails: then heights have to do
-        return reference
+        found = replace(asked, pose=_map(unit, asked.rgb, asked.rgb.shape[1::-1], FILL))
+    except Exception:  # a detector that fails says no more than one that finds nobody: then heights have to do
+        return asked
+    return asked if found.skeleton is None else found

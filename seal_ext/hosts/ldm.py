@@ -92,7 +92,8 @@ def _attention(site: Site, module, before: Callable | None, link: Link) -> Calla
         q = split(module.to_q(x))
         if run.needs_heads:
             seen = x if context is None else context
-            out = run.attention(site, q, split(module.to_k(seen)), split(module.to_v(seen)), x)
+            value = kwargs.get("value")  # Forge lets a patch take values from elsewhere than keys
+            out = run.attention(site, q, split(module.to_k(seen)), split(module.to_v(seen if value is None else value)), x)
             return module.to_out(out.transpose(1, 2).flatten(2))
         return run.infused(site, own(x, context, *args, **kwargs), module.to_out, q, x)
 

@@ -1,5 +1,6 @@
 """`webui`: the extension linked into an existing WebUI, with the embedded model and its adapter; `--remove` undoes it.
 
+Forge and reForge know models by their size, so there a second, small extension makes the embedded one known to them.
 What was made is written into a small record among the WebUI's extensions, and only that is ever changed or taken away.
 """
 
@@ -18,22 +19,33 @@ from seal_ext.studio.cli import Parser, UserError, run
 from seal_ext.studio.shards import read_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
+SMALL = Path(__file__).resolve().parent / "small"
 NAME = "sd-webui-seal"
 RECORD = f".{NAME}.json"
-# What a WebUI needs of this folder where it has to be copied.
+# What a WebUI needs of a folder where it has to be copied.
 PARTS = ("scripts", "seal_ext", "javascript", "style.css", "install.py", "preload.py", "metadata.ini", "README.md", "LICENSE")
+SMALL_PARTS = ("scripts", "seal_small", "metadata.ini")
+# What tells the kinds of WebUIs apart, beside the folder `modules` that all have.
+FORGES = {"forge": ("modules_forge", "backend"), "reforge": ("modules_forge", "ldm_patched")}
 LARGEST_RECORD = 1 << 20  # bytes
 FOLDER, COMPILED = "folder", "__pycache__"
 EXAMPLES = """\
   python dev.py webui ~/stable-diffusion-webui
+  python dev.py webui ~/stable-diffusion-webui-forge
+  python dev.py webui ~/forge-data --forge
   python dev.py webui ~/stable-diffusion-webui --remove
 """
+
+
+def kind_of(folder: Path) -> str:
+    """Whose WebUI this is: forge, reforge, or a1111 where it is neither."""
+    return next((kind for kind, marks in FORGES.items() if all((folder / mark).is_dir() for mark in marks)), "a1111")
 
 
 class Place:
     """A WebUI's folder, or the one it was told to keep its data in: what belongs there, and what of it this command made."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, forge: bool = False):
         self.folder = folder.expanduser().absolute()
         if not self.folder.is_dir():
             raise UserError(f"{folder} is not a folder")
@@ -41,7 +53,10 @@ class Place:
         if not any(mark.is_file() for mark in marks) or not all((self.folder / name).is_dir() for name in ("extensions", "models")):
             raise UserError(f"{folder} is not a WebUI: it has no launch.py beside the folders `extensions` and `models`")
         name = read_manifest(EMBEDDED)["name"]
-        self.extension = self.folder / "extensions" / NAME
+        self.extension, self.small = (self.folder / "extensions" / each for each in (NAME, f"{NAME}-small"))
+        # A data folder does not tell whose it is.
+        forge = forge or kind_of(self.folder) != "a1111"
+        self.sources = {self.extension: (ROOT, PARTS)} | ({self.small: (SMALL, SMALL_PARTS)} if forge else {})
         self.record = self.folder / "extensions" / RECORD
         self.checkpoints, self.adapters = self.folder / "models" / "Stable-diffusion", self.folder / "models" / "ControlNet"
         self.tokenizer = self.checkpoints / f"{name}-tokenizer"
@@ -68,7 +83,7 @@ class Place:
         path = Path(os.path.normpath(self.folder / name))
         if mark == FOLDER and path in (self.checkpoints, self.adapters):
             return True
-        return any(path == one or one in path.parents for one in (self.extension, self.tokenizer, *self.weights))
+        return any(path == one or one in path.parents for one in (self.extension, self.small, self.tokenizer, *self.weights))
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self.folder).as_posix()
@@ -93,21 +108,22 @@ class Place:
     def install(self) -> list[str]:
         """Put everything in its place; sentences that say what was done."""
         self._check()
-        said = self._install_extension()
+        said = [self._install(extension, *self.sources[extension]) for extension in self.sources]
         self._make(self.adapters)
         self._make(self.tokenizer)
         try:
             expand(EMBEDDED, self.checkpoints, self.adapters)
         finally:
             self._keep(*_files([self.tokenizer, *self.weights]))
-        return [said, f"the embedded model is {self._name(self.weights[0])}, its adapter {self._name(self.weights[-1])}"]
+        return [*said, f"the embedded model is {self._name(self.weights[0])}, its adapter {self._name(self.weights[-1])}"]
 
     def _check(self) -> None:
         """Nothing of another origin in the way, and folders that can be written to; before anything is changed."""
         files = _files([self.tokenizer, *self.weights])
-        if _exists(self.extension) and self.extension.resolve() != ROOT:
-            copied = [self.folder / name for name in self.made if self.extension in (self.folder / name).parents]
-            files += [path for path in copied if path.exists()] or [self.extension]
+        for extension, (source, _) in self.sources.items():
+            if _exists(extension) and extension.resolve() != source:
+                copied = [self.folder / name for name in self.made if extension in (self.folder / name).parents]
+                files += [path for path in copied if path.exists()] or [extension]
         for path in files:
             if not self._ours(path):
                 raise UserError(f"{path} is in the way: this command did not make it, or it was changed since; move it and try again")
@@ -121,21 +137,22 @@ class Place:
             one.mkdir()
             self._keep(one)
 
-    def _install_extension(self) -> str:
-        if self.extension.resolve() == ROOT:
-            return f"the extension is {self._name(self.extension)} already"
-        self._take_away([name for name in self.made if self.extension in (self.folder / name, *(self.folder / name).parents)])
+    def _install(self, extension: Path, origin: Path, parts: tuple[str, ...]) -> str:
+        name = self._name(extension)
+        if extension.resolve() == origin:
+            return f"the extension is {name} already"
+        self._take_away([one for one in self.made if extension in (self.folder / one, *(self.folder / one).parents)])
         try:
-            self.extension.symlink_to(ROOT, target_is_directory=True)
+            extension.symlink_to(origin, target_is_directory=True)
         except OSError:  # a file system, or a Windows account, that allows no links
-            for source in _files(ROOT / part for part in PARTS):
-                target = self.extension / source.relative_to(ROOT)
+            for source in _files(origin / part for part in parts):
+                target = extension / source.relative_to(origin)
                 self._make(target.parent)
                 shutil.copyfile(source, target)
                 self._keep(target)
-            return f"the extension was copied to {self._name(self.extension)}: call this again after an update"
-        self._keep(self.extension)
-        return f"the extension is linked as {self._name(self.extension)}"
+            return f"the extension was copied to {name}: call this again after an update"
+        self._keep(extension)
+        return f"the extension is linked as {name}"
 
     def remove(self) -> list[str]:
         """Take away what this command made and nobody changed since."""
@@ -150,7 +167,7 @@ class Place:
         stay = []
         for name in reversed(names):  # a folder was made before what is in it
             path = self.folder / name
-            if self.extension.is_symlink() and self.extension in path.parents:
+            if any(extension.is_symlink() and extension in path.parents for extension in (self.extension, self.small)):
                 pass  # a copy that a link has replaced meanwhile: what is there now is the link's
             elif self.made[name] == FOLDER:
                 _remove_folder(path)
@@ -203,10 +220,11 @@ def _remove_folder(folder: Path) -> None:
 def main(argv: list[str]) -> int:
     parser = Parser(prog="dev.py webui", description=__doc__, examples=EXAMPLES)
     parser.add_argument("folder", type=Path, metavar="PATH", help="the WebUI's folder, or its --data-dir")
+    parser.add_argument("--forge", action="store_true", help="PATH is a Forge's or reForge's --data-dir; their own folder tells by itself")
     parser.add_argument("--remove", action="store_true", help="take away what this command made")
     options = parser.parse_args(argv)
     try:
-        place = Place(options.folder)
+        place = Place(options.folder, options.forge)
         said = place.remove() if options.remove else place.install()
     except PermissionError as error:
         raise UserError(f"{error.filename} cannot be written to") from None

@@ -8,20 +8,19 @@ from dataclasses import dataclass, field
 from html import escape
 
 import gradio as gr
-import numpy as np
 from gradio.context import Context
 from PIL import Image
 
 from seal_ext.hosts import registry
-from seal_ext.request import MOST_REFERENCES, NAMES, REFERENCE_KEY, taken
+from seal_ext.request import MOST_REFERENCES, NAMES, PICTURES, REFERENCE_KEY, parse
 from seal_ext.settings import BY_NAME, PRESETS, TABLE, Setting, Settings, SettingsError, defaults
 from seal_ext.units import Units
 
-from . import preview, words
+from . import gradios, preview, words
+from .gradios import on
 
 TITLE = "SeAl — keep this character"
 FEW = 4  # choices that fit side by side
-BRUSH = "#22c55e"
 AROUND = ("prompt", "width", "height", "gallery")  # of the tab: what stands outside the accordion and works with it
 # Every other setting stands under the first heading whose names it has; the table's order decides within.
 GROUPS = {
@@ -36,6 +35,8 @@ GROUPS = {
 }  # fmt: skip
 EMPTY = "Give a picture of the character, and it is shown here with what counts of it, and where the structure goes."
 PAINT = "If the preview outlines more or less than the character, paint over the character here."
+POSE = ("When your unit's map is ready-made: the skeleton of the reference itself, so that limb is compared with limb. A unit with an "
+        "openpose preprocessor finds it by itself.")  # fmt: skip
 HOW = "Click the preview; then drag, turn the wheel, or use the arrow keys, + and −. 0 takes your correction back."
 LOST = "The picture was made with a reference that is no longer kept. Put it in here again, or another one."
 NOTHING_READ = "The interrogator of the WebUI could not read the reference; its console says why."
@@ -78,14 +79,14 @@ def draw(make_accordion: Callable, elem_id: Callable[[str], str], tab: str = "tx
     with make_accordion(value=False, label=TITLE, elem_id=elem_id("accordion")) as parts["enabled"]:
         with gr.Row(elem_classes=["seal-pictures"]):
             with gr.Column(min_width=260):
-                parts["reference"] = _picture("Reference", "Drop or paste a picture of the character.", elem_id)
+                told = "Drop or paste a picture of the character."
+                parts["reference"] = _picture("Reference", "reference", told, elem_id, 320, brush=True)
                 with gr.Row(elem_classes=["seal-buttons"]):
                     button("last", "Use last result", "Take the selected result of this tab as the reference.")
                     button("add", "Add another", "Lay this reference aside with those below and make room for a further picture of the "
                            "same character.")  # fmt: skip
                 with gr.Group(visible=False, elem_id=elem_id("further")) as parts["further"]:
-                    parts["more"] = _unsaved(gr.Gallery(label="Further references", elem_id=elem_id("more"), columns=4, height=130,
-                                                        object_fit="contain", allow_preview=False, show_download_button=False))  # fmt: skip
+                    parts["more"] = _unsaved(gradios.gallery("Further references", elem_id("more"), 130))
                     button("clear", "Remove further references", "Only the reference above stays.")
                 parts["lost"] = gr.HTML(elem_id=elem_id("lost"))
                 gr.HTML(f'<p class="seal-faint">{PAINT}</p>', elem_id=elem_id("paint"))
@@ -95,6 +96,9 @@ def draw(make_accordion: Callable, elem_id: Callable[[str], str], tab: str = "tx
                 with gr.Row(elem_classes=["seal-buttons"]):
                     button("look", "Update preview", "Look again, and run the preprocessors of ControlNet's units.")
                     button("reset", "Undo correction", "Take back what you moved or scaled by hand.")
+                told = "An OpenPose skeleton of the reference itself."
+                parts["reference_pose"] = _picture("Reference's pose", "reference_pose", told, elem_id, 120)
+                gr.HTML(f'<p class="seal-faint">{POSE}</p>', elem_id=elem_id("posing"))
         parts["told"] = gr.HTML(elem_id=elem_id("told"), elem_classes=["seal-told"])
         with gr.Row(elem_classes=["seal-next"]):
             put("preset", "strength")
@@ -111,7 +115,7 @@ def draw(make_accordion: Callable, elem_id: Callable[[str], str], tab: str = "tx
         put(*(setting.name for setting in TABLE if setting.basic and setting.name not in parts))
         with gr.Accordion("Advanced", open=False, elem_id=elem_id("advanced")):
             told = "Instead of painting: a picture that is bright on the character."
-            parts["mask"] = _picture("Subject mask", told, elem_id, brush=False)
+            parts["mask"] = _picture("Subject mask", "subject_mask", told, elem_id, 200)
             left = [setting.name for setting in TABLE if not setting.basic and not any(setting.name in names for names in GROUPS.values())]
             for heading, names in GROUPS.items() if not left else (*GROUPS.items(), ("More settings", left)):
                 with gr.Accordion(heading, open=False, elem_id=elem_id("group_" + heading.lower().replace(" ", "_"))):
@@ -122,7 +126,7 @@ def draw(make_accordion: Callable, elem_id: Callable[[str], str], tab: str = "tx
         parts["picture"] = _unsaved(gr.Textbox(visible=False, elem_id=elem_id("picture")))
     _connect(parts, tab)
     fields = [(parts[name], _pasted(name)) for name in NAMES if name in BY_NAME]
-    slots = ("reference", "mask", "more", "further", "lost")
+    slots = (*PICTURES, "more", "further", "lost")
     fields += [(parts[name], lambda parameters, name=name: pasted(parameters)[name]) for name in slots]
     keys = [BY_NAME[name].infotext for name in BY_NAME] + [REFERENCE_KEY]
     return Accordion([parts[name] for name in NAMES], fields, keys, parts, tab=tab)
@@ -146,10 +150,8 @@ def _unsaved(made):
     return made
 
 
-def _picture(label: str, told: str, elem_id: Callable[[str], str], brush: bool = True):
-    drawing = dict(tool="sketch", brush_color=BRUSH) if brush else {}
-    made = _unsaved(gr.Image(label=label, source="upload", type="pil", image_mode="RGBA", elem_id=elem_id(label.lower().replace(" ", "_")),
-                             elem_classes=["seal-slot"], height=320 if brush else 200, **drawing))  # fmt: skip
+def _picture(label: str, name: str, told: str, elem_id: Callable[[str], str], height: int, brush: bool = False):
+    made = _unsaved(gradios.slot(label, elem_id(name), height, brush))
     made.webui_tooltip = told
     return made
 
@@ -157,7 +159,7 @@ def _picture(label: str, told: str, elem_id: Callable[[str], str], brush: bool =
 def _stage(elem_id: Callable[[str], str], tab: str) -> str:
     """Where the page's script draws. All text is here, where a translation of the WebUI finds it."""
     ids = {name: elem_id(name) for name in ("accordion", "glance", "look", "compare", "reset", "hand_x", "hand_y", "hand_scale")}
-    ids |= {"reference": elem_id("reference"), "mask": elem_id("subject_mask")}
+    ids["slots"] = " ".join(elem_id(name) for name in ("reference", "subject_mask", "reference_pose"))
     told = " ".join(f'data-{name.replace("_", "-")}="{escape(value)}"' for name, value in ids.items())
     keys = (("subject", "Reference's character"), ("before", "Structure as it is"), ("after", "Structure aligned"))
     legend = "".join(f'<span class="seal-key seal-{name}">{text}</span>' for name, text in keys)
@@ -166,19 +168,14 @@ def _stage(elem_id: Callable[[str], str], tab: str) -> str:
             f'<div class="seal-legend">{legend}</div><p class="seal-how seal-faint">{HOW}</p>')  # fmt: skip
 
 
-def on(event: Callable, script: str, inputs: list | None = None) -> None:
-    """Let the page's own script answer an event."""
-    keyword = "_js" if int(gr.__version__.split(".")[0]) < 4 else "js"
-    event(fn=None, inputs=inputs or [], outputs=[], **{keyword: script})
-
-
 def _connect(parts: Mapping, tab: str) -> None:
     """Join what stands in the accordion."""
     moved = sorted({name for changes in PRESETS.values() for name in changes})
     parts["preset"].input(lambda preset: _preset(preset, moved), [parts["preset"]], [parts[name] for name in moved], show_progress=False)
     parts["ticks"].input(_ticked, [parts["ticks"], parts["units"], parts["picture"]], [parts["units"]], show_progress=False)
     gallery = [parts["more"], parts["further"]]
-    parts["add"].click(_added, [parts["more"], parts["reference"]], [*gallery, parts["reference"], parts["lost"]], show_progress=False)
+    slots = [parts[name] for name in PICTURES]
+    parts["add"].click(_added, [parts["more"], *slots], [*gallery, *slots, parts["lost"]], show_progress=False)
     parts["clear"].click(lambda: ([], gr.update(visible=False)), [], gallery, show_progress=False)
     # Not the slots of pictures: there a script's answer counts as a change, and the page would never come to rest. The script watches them.
     for name in ("enabled", "mask_source", "align", "anchor", "margin", "units"):
@@ -196,7 +193,6 @@ def _join(page: Accordion, around: Mapping, host) -> None:
     """Join the accordion with what stands around it on the page."""
     parts, tab = page.parts, page.tab
     units = host.units()
-    keyword = "_js" if int(gr.__version__.split(".")[0]) < 4 else "js"
 
     def looked(thorough: bool) -> Callable:
         def answer(*values):
@@ -212,7 +208,7 @@ def _join(page: Accordion, around: Mapping, host) -> None:
 
         return answer
 
-    parts["more"].preprocess = host.opened
+    gradios.reads(parts["more"], host.opened)
     inputs = [*page.components, around["width"], around["height"], *units]
     outputs = [parts["picture"], parts["told"], parts["ticks"], parts["info"]]
     for name, thorough in (("glance", False), ("look", True)):
@@ -229,7 +225,7 @@ def _join(page: Accordion, around: Mapping, host) -> None:
                         show_progress=False)  # fmt: skip
     parts["ask"].click(lambda given: _interrogated(given, host), [parts["reference"]], [parts["appearance_prompt"], parts["lost"]])
     parts["last"].click(lambda file: host.from_gallery(file) or gr.update(), [around["gallery"]], [parts["reference"]],
-                        show_progress=False, **{keyword: "extract_image_from_gallery"})  # fmt: skip
+                        show_progress=False, **gradios.script("extract_image_from_gallery"))  # fmt: skip
 
 
 def _image(given: object) -> Image.Image | None:
@@ -246,18 +242,16 @@ def _interrogated(given: object, host) -> tuple:
     return (gr.update(), _said(NOTHING_READ)) if not text or "<error>" in text else (text, "")
 
 
-def _added(more: list | None, given: object) -> tuple:
-    """The slot's picture joins the others. What was painted goes along as transparency, so that it shows."""
-    if _image(given) is None:
-        return gr.update(), gr.update(), gr.update(), _said(EMPTY)
+def _added(more: list | None, *given: object) -> tuple:
+    """The slots' reference joins the others, with all that came along with it."""
+    same = (gr.update(),) * (2 + len(PICTURES))
+    if _image(given[0]) is None:
+        return *same, _said(EMPTY)
     try:
-        asked = taken(given)
+        (asked,) = parse([dict(zip(PICTURES, given, strict=True))]).references
     except SettingsError as refusal:
-        return gr.update(), gr.update(), gr.update(), _said(str(refusal))
-    picture = asked.picture()
-    if asked.drawn is not None:
-        picture = Image.fromarray(np.dstack([asked.rgb, asked.drawn.astype(np.uint8) * 255]))
-    return [*(more or []), picture], gr.update(visible=True), None, ""
+        return *same, _said(str(refusal))
+    return [*(more or []), asked.aside()], gr.update(visible=True), *(None,) * len(PICTURES), ""
 
 
 def _readable(text: object) -> str:
@@ -292,10 +286,9 @@ def pasted(parameters: Mapping) -> dict[str, object]:
     names = str(parameters.get(REFERENCE_KEY, "")).split()[:MOST_REFERENCES]
     found = [registry.recall(name) for name in names]
     first, *others = found or [None]
-    kept = [one.picture() for one in others if one is not None]
+    kept = [one.aside() for one in others if one is not None]
     lost = gr.update(value=_said(LOST) if None in found else "")
     if first is None:
-        same = dict.fromkeys(("reference", "mask", "more", "further"), gr.update())
-        return same | {"lost": lost}
-    return {"reference": gr.update(value=first.picture()), "mask": gr.update(value=first.drawing()), "more": gr.update(value=kept),
-            "further": gr.update(visible=bool(kept)), "lost": lost}  # fmt: skip
+        return dict.fromkeys((*PICTURES, "more", "further"), gr.update()) | {"lost": lost}
+    filled = {"reference": first.picture(), "mask": first.drawing(), "reference_pose": first.posture(), "more": kept}
+    return {name: gr.update(value=value) for name, value in filled.items()} | {"further": gr.update(visible=bool(kept)), "lost": lost}

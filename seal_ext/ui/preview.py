@@ -73,10 +73,10 @@ def look(values: Sequence, canvas: tuple, units: Sequence, host, thorough: bool 
     for number, unit in carrying if settings.align else ():
         if not ticked.wants(number):
             continue
-        if img2img and not unit.get_input_images_rgba():
+        if img2img and not host.has_picture(unit):
             told.append(f"ControlNet unit {number} follows the picture of img2img, which is not previewed.")
             continue
-        if str(unit.module) != "none" and not thorough:
+        if not _is_ready(unit) and not thorough:
             told.append(f"ControlNet unit {number} runs its preprocessor {unit.module} first: press Update preview to see what it makes.")
             continue
         try:
@@ -98,8 +98,12 @@ def look(values: Sequence, canvas: tuple, units: Sequence, host, thorough: bool 
 
 def _name(number: int, unit) -> str:
     """What tells a unit from others: its number, and its preprocessor or model."""
-    module, model = str(unit.module), str(unit.model).rsplit(" [", 1)[0]
-    return f"{number}: {(model if module == 'none' else module)[:40]}"
+    return f"{number}: {(str(unit.model).rsplit(' [', 1)[0] if _is_ready(unit) else str(unit.module))[:40]}"
+
+
+def _is_ready(unit) -> bool:
+    """Whether no preprocessor runs; the extension and Forge's own ControlNet spell that differently."""
+    return str(unit.module).lower() == "none"
 
 
 def _base(asked: Asked, found: Subject | None, size: tuple[int, int], factor: float) -> np.ndarray:

@@ -1,6 +1,6 @@
 // Drives the WebUI's page as an artist would, in Chromium, and writes what came of every step; tests/hosts/test_page_live.py judges it.
 //
-//     node page.cjs URL FOLDER        FOLDER holds reference.png, busy.png and map.png; results.json and screenshots come into it
+//     node page.cjs URL FOLDER        FOLDER holds reference.png, busy.png, map.png and pose.png; results.json and screenshots come into it
 //
 // SEAL_PLAYWRIGHT   node_modules with playwright-core
 // SEAL_CHROMIUM     the browser, /usr/bin/chromium unless said
@@ -137,6 +137,15 @@ async function draw() {
         const overlay = await until(async () => await looks() !== before && !(await told()).includes("draw a mask"));
         return {unsure, overlay, told: await told()};
     });
+    await step("pose", async () => {
+        await give(seal("reference_pose"), "reference.png");
+        await until(async () => (await told()).includes("skeleton"));
+        const wrong = await told();
+        await p.click(`${seal("reference_pose")} button[aria-label=Clear]`);
+        await give(seal("reference_pose"), "pose.png");
+        const taken = await until(async () => !(await told()).includes("skeleton"));
+        return {wrong, taken, told: await told()};
+    });
     await step("structure", async () => {
         await structure();
         const movable = await until(() => p.isVisible(`${stage}.seal-movable`));
@@ -199,7 +208,8 @@ async function draw() {
         const filled = await until(() => p.isVisible(`${seal("reference")} img`));
         await until(async () => await number("hand_scale") === 1.5);
         await sleep(2000);
-        return {filled, hand: await hand(), lam: await number("lam"), on: await p.isChecked(`${seal("accordion")}-visible-checkbox`),
+        const posed = await p.isVisible(`${seal("reference_pose")} img`);
+        return {filled, posed, hand: await hand(), lam: await number("lam"), on: await p.isChecked(`${seal("accordion")}-visible-checkbox`),
             prompt: await p.inputValue(`${seal("appearance_prompt")} textarea`),
             blocks: await p.inputValue(`${seal("blocks")} input, ${seal("blocks")} textarea`)};
     });
@@ -212,7 +222,7 @@ async function draw() {
     await step("further", async () => {
         await p.click(seal("add"));
         const aside = await until(() => p.isVisible(`${seal("more")} img`));
-        const free = await until(async () => !await p.isVisible(`${seal("reference")} img`));
+        const free = await until(async () => !await p.isVisible(`${seal("reference")} img, ${seal("reference_pose")} img`));
         await give(seal("reference"), "reference.png");
         await until(() => p.isVisible(`${seal("reference")} img`));
         await sleep(1500);

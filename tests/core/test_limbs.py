@@ -11,12 +11,9 @@ from seal_ext.core.limbs import Body, guide
 from seal_ext.core.matching import Appearance, match
 from seal_ext.core.skeleton import Skeleton
 from tests.core.test_infusion import ALL, ROWS, TOKENS, Layer, open_gate
+from tests.skeletons import STANDING
 
 FEW = settings(max_examples=25, deadline=None)
-# A person from the front, arms and legs a little spread: x and y in shares of a canvas.
-STANDING = {0: (0.5, 0.2), 1: (0.5, 0.32), 2: (0.42, 0.33), 3: (0.34, 0.44), 4: (0.28, 0.55), 5: (0.58, 0.33), 6: (0.66, 0.44),
-            7: (0.72, 0.55), 8: (0.45, 0.6), 9: (0.43, 0.75), 10: (0.42, 0.9), 11: (0.55, 0.6),
-            12: (0.57, 0.75), 13: (0.58, 0.9)}  # fmt: skip
 GRID = (16, 16)
 EVERY = torch.arange(256)
 

@@ -12,11 +12,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-# By name, so that every test file has the same one.
-spec = importlib.util.spec_from_file_location("live_webui", Path(__file__).with_name("live.py"))
-live = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(live)
 
+
+def beside(name: str, file: str):
+    """A module of this folder, by a name, so that every test file has the same one."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(file))
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+live, left_out = beside("live_webui", "live.py"), beside("live_left_out", "left_out.py")
 ABSENT = "no WebUI to test in: set SEAL_WEBUI=PATH to its folder"
 results = pytest.StashKey[dict]()
 
@@ -27,13 +33,21 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "live: runs inside the WebUI that SEAL_WEBUI names")
-    config.stash[results] = {"passed": 0, "failed": 0, "skipped": 0, "ratios": {}, "identity": {}}
+    config.stash[results] = {"passed": 0, "failed": 0, "skipped": 0, "ratios": {}, "identity": {}, "left_out": []}
 
 
-def pytest_collection_modifyitems(items):
-    for item in items:
-        if item.get_closest_marker("live") and not os.environ.get("SEAL_WEBUI"):
+def pytest_collection_modifyitems(config, items):
+    lives = [item for item in items if item.get_closest_marker("live")]
+    if not os.environ.get("SEAL_WEBUI"):
+        for item in lives:
             item.add_marker(pytest.mark.skip(reason=ABSENT))
+        return
+    kind = live.kind_of(Path(os.environ["SEAL_WEBUI"]).resolve())
+    reasons = {item: left_out.reason(kind, item.nodeid) for item in lives}
+    absent = {item: reason for item, reason in reasons.items() if reason}
+    config.stash[results]["left_out"] = [{"test": item.nodeid, "reason": reason} for item, reason in absent.items()]
+    config.hook.pytest_deselected(items=list(absent))
+    items[:] = [item for item in items if item not in absent]
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -60,6 +74,9 @@ def pytest_terminal_summary(terminalreporter, config):
     found = config.stash[results]
     if found["skipped"] and not os.environ.get("SEAL_WEBUI"):
         terminalreporter.write_line(f"{found['skipped']} tests were skipped: {ABSENT}")
+    for reason in sorted({one["reason"] for one in found["left_out"]}):
+        tests = [one["test"] for one in found["left_out"] if one["reason"] == reason]
+        terminalreporter.write_line(f"left out, {len(tests)}: {reason}")
     for name in ("ratios", "identity"):
         if found[name]:
             terminalreporter.write_line(f"{name}: {json.dumps(found[name])}")
@@ -83,7 +100,7 @@ def report(request):
 def first(webui):
     """What stood in the host before SeAl ever ran, and with every checkpoint the plain picture."""
     pictures, inside = {webui.checkpoint: webui.draw(**live.SMALL)[0]}, webui.inside()
-    for checkpoint in live.TINY:
+    for checkpoint in live.tiny_of(webui.kind):
         with webui.using(checkpoint):
             pictures[checkpoint] = webui.draw(**live.SMALL)[0]
     return pictures, inside

@@ -45,8 +45,10 @@ class Cases:
         self.task: Task = TASKS[name](torch.arange(DEVELOPMENT.start, DEVELOPMENT.start + cases))
         self.hints = self.task.skeleton()
         self.references = [picture_of(image) for image in self.task.reference.picture.image]
+        self.poses = [picture_of(skeleton) for skeleton in self.task.reference.skeleton]
         self.masks = [Image.fromarray(mask.byte().numpy() * 255) for mask in self.task.reference_mask()]
         self.adapter = next(m for m in webui.call("/controlnet/model_list?update=true")["model_list"] if m.startswith(live.EMBEDDED))
+        self.moved = anchor_align(self.task, self.hints, Settings(enabled=True))  # structures, and the camera by which the truth follows
         self.base = self._errors(self.on_diffusers("none"), None)
 
     # ---- the bench
@@ -69,13 +71,19 @@ class Cases:
         return torch.stack([self._one(row, name, fidelity, mode, settings) for row in range(len(self.task))])
 
     def _one(self, row: int, name: str, fidelity: float, mode: str, settings: dict) -> torch.Tensor:
-        reference, given = live.encoded(self.references[row]), None
-        units = [self.unit(live.encoded(picture_of(self.hints[row])), "none", self.adapter)]
+        reference, given, hint = live.encoded(self.references[row]), None, self.hints[row]
         if name == "seal":
-            given = {"reference": reference, "mask": live.encoded(self.masks[row]), "mask_source": "drawn"} | settings
-        elif name != "none":
+            # Both hosts get the bench's own alignment, and the joints for the limb guide: AnchorAlign is compared by itself.
+            pose, hint = live.encoded(self.poses[row]), self.moved[0][row]
+            given = self.given(row) | {"reference_pose": pose, "align": False} | settings
+        units = [self.unit(live.encoded(picture_of(hint)), "none", self.adapter)]
+        if name not in ("none", "seal"):
             units.append(self.unit(reference, name, "None", threshold_a=fidelity, control_mode=mode))
         return tensor_of(self.drawn(row, given, units)[0])
+
+    def given(self, row: int) -> dict:
+        """A case's reference and its mask."""
+        return {"reference": live.encoded(self.references[row]), "mask": live.encoded(self.masks[row]), "mask_source": "drawn"}
 
     def drawn(self, row: int, given: dict | None, units: list[dict]) -> list[np.ndarray]:
         """The pictures of one case's call."""
@@ -91,12 +99,10 @@ class Cases:
 
     def aligned(self) -> tuple[list[int], list[int]]:
         """How far the WebUI's aligned structures are from the bench's, and from those before: the truth moves with the bench's."""
-        hints, _ = anchor_align(self.task, self.hints, Settings(enabled=True))
         apart, moved = [], []
-        for row, hint in enumerate(hints):
-            given = {"reference": live.encoded(self.references[row]), "mask": live.encoded(self.masks[row]), "mask_source": "drawn"}
+        for row, hint in enumerate(self.moved[0]):
             units = [self.unit(live.encoded(picture_of(self.hints[row])), "none", self.adapter)]
-            drawn = self.drawn(row, given | {"show_aligned": True, "strength": 0.0, "bridge": False}, units)
+            drawn = self.drawn(row, self.given(row) | {"show_aligned": True, "strength": 0.0, "bridge": False}, units)
             apart.append(float(np.abs(drawn[1] - np.asarray(picture_of(hint)).astype(int)).mean()))
             moved.append(float(np.abs(drawn[1] - np.asarray(picture_of(self.hints[row])).astype(int)).mean()))
         return apart, moved
@@ -105,8 +111,7 @@ class Cases:
 
     def identity(self, pictures: torch.Tensor, aligned: bool = False) -> float:
         """Percent of the way from no reference to the ceiling; the truth of aligned structures has moved with them."""
-        moved = anchor_align(self.task, self.hints, Settings(enabled=True))[1] if aligned else None
-        column = self._errors(pictures, moved)
+        column = self._errors(pictures, self.moved[1] if aligned else None)
         return recovered(self.base["error"], column["error"], self.base["ceiling"])["value"]
 
     def _errors(self, pictures: torch.Tensor, moved) -> Column:

@@ -1,9 +1,9 @@
 """A real WebUI for a test run: started on loopback with a data folder of its own, driven over its API, stopped at the end.
 
-SEAL_WEBUI=PATH             the WebUI's folder; its interpreter is PATH/venv, else SEAL_WEBUI_PYTHON
+SEAL_WEBUI=PATH             the folder of an AUTOMATIC1111 WebUI, a Forge or a reForge; its interpreter is PATH/venv, else SEAL_WEBUI_PYTHON
 SEAL_WEBUI_CHECKPOINTS      a folder with a checkpoint to test with, else the embedded model
 SEAL_WEBUI_CONTROLS         a folder with a T2I-Adapter that fits that checkpoint, else the embedded model's
-SEAL_WEBUI_CONTROLNET       sd-webui-controlnet's folder, else PATH/extensions/sd-webui-controlnet
+SEAL_WEBUI_CONTROLNET       sd-webui-controlnet's folder, else PATH/extensions/sd-webui-controlnet; the Forges have one of their own
 SEAL_WEBUI_GPU              set: run where the WebUI would, instead of on the CPU
 """
 
@@ -11,6 +11,7 @@ import base64
 import io
 import json
 import os
+import re
 import socket
 import subprocess
 import time
@@ -23,12 +24,24 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from seal_ext.studio.webui import Place
+from seal_ext.studio.webui import Place, kind_of
 
 HERE = Path(__file__).resolve().parent
 STARTS = 600  # seconds within which a WebUI is up, on a busy machine too
 TINY = ("tiny-sd1", "tiny-sd1-other", "tiny-inpaint", "tiny-sd2-v", "tiny-sdxl")  # what tiny_models.py makes
+SD1 = TINY[:3]  # those of SD1's layout
 EMBEDDED = "seal-embedded"
+# What each kind needs to run on the CPU and to draw there as the others do.
+ON_CPU = {
+    "a1111": ["--use-cpu", "all", "--no-half"],
+    "forge": ["--always-cpu", "--all-in-fp32", "--clip-in-fp32", "--vae-in-fp32", "--attention-pytorch"],
+    "reforge": ["--always-cpu", "--all-in-fp32", "--no-half"],
+}
+
+
+def tiny_of(kind: str) -> tuple[str, ...]:
+    """The tiny checkpoints that this kind of WebUI can open; see left_out.py."""
+    return TINY if kind == "a1111" else SD1
 
 
 class Refused(Exception):
@@ -44,6 +57,9 @@ class WebUI:
 
     def __init__(self, path: Path, data: Path):
         self.path, self.data, self.port = path, data, free_port()
+        self.kind = kind_of(path)
+        self.forge = self.kind != "a1111"  # one of them
+        self.adapters: list[str] = []  # as ControlNet calls them
         self.log = data / "webui.log"
         self.process = None
         own = os.environ.get("SEAL_WEBUI_CHECKPOINTS")
@@ -56,21 +72,30 @@ class WebUI:
         # The other kind of preview would be downloaded for SDXL.
         settings = {"sd_model_checkpoint": self.checkpoint, "show_progress_type": "Approx cheap"}
         (self.data / "config.json").write_text(json.dumps(settings))
-        Place(self.data).install()
+        place = Place(self.data, self.forge)
+        place.install()
         (extensions / "probe" / "scripts" / "probe.py").write_bytes((HERE / "probe.py").read_bytes())
         self._make_tiny(models / "Stable-diffusion", extensions / "probe" / "scripts")
         controlnet = Path(os.environ.get("SEAL_WEBUI_CONTROLNET") or self.path / "extensions" / "sd-webui-controlnet")
-        if controlnet.is_dir():
+        if controlnet.is_dir() and not self.forge:
             (extensions / "sd-webui-controlnet").symlink_to(controlnet)
         arguments = ["--skip-prepare-environment", "--skip-torch-cuda-test", "--skip-version-check", "--skip-python-version-check", "--api",
                      "--no-download-sd-model", "--do-not-download-clip", "--disable-console-progressbars", "--no-prompt-history",
                      "--server-name", "127.0.0.1", "--port", str(self.port), "--data-dir", str(self.data)]  # fmt: skip
         if not os.environ.get("SEAL_WEBUI_GPU"):
-            arguments += ["--use-cpu", "all", "--no-half"]
-        for flag, variable in (("--ckpt-dir", "SEAL_WEBUI_CHECKPOINTS"), ("--controlnet-dir", "SEAL_WEBUI_CONTROLS")):
-            if os.environ.get(variable):
-                arguments += [flag, os.environ[variable]]
-        alone = {"HF_HUB_OFFLINE": "1", "GRADIO_ANALYTICS_ENABLED": "False", "no_proxy": "127.0.0.1", "PYTHONUNBUFFERED": "1"}
+            arguments += ON_CPU[self.kind]
+        if self.kind == "forge":  # its models are in the data folder only if it is told so twice
+            arguments += ["--models-dir", str(models)]
+        controls = os.environ.get("SEAL_WEBUI_CONTROLS")
+        if controls and self.forge:  # the flag would take the place of the embedded model's adapter
+            for file in Path(controls).glob("*.safetensors"):
+                (place.adapters / file.name).symlink_to(file.resolve())
+        for flag, folder in (("--ckpt-dir", os.environ.get("SEAL_WEBUI_CHECKPOINTS")), ("--controlnet-dir", controls)):
+            if folder and not (self.forge and flag == "--controlnet-dir"):
+                arguments += [flag, folder]
+        # Nothing is asked of the network, and no browser is opened: a Forge opens one unless it takes this for a restart.
+        alone = {"HF_HUB_OFFLINE": "1", "GRADIO_ANALYTICS_ENABLED": "False", "no_proxy": "127.0.0.1", "PYTHONUNBUFFERED": "1",
+                 "HF_HOME": str(self.data / "hf"), "SD_WEBUI_RESTARTING": "1"}  # fmt: skip
         # On a machine that others use, threads that wait for each other by spinning stand still.
         threads = {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // 2))}
         with self.log.open("w") as log:
@@ -78,7 +103,10 @@ class WebUI:
                                             stdout=log, stderr=subprocess.STDOUT, env={**threads, **os.environ, **alone})  # fmt: skip
         self._wait()
         # Completes the settings: without all of them in its data, one call's override_settings leak into the next.
-        self.call("/sdapi/v1/options", {name: value for name, value in self.call("/sdapi/v1/options").items() if value is not None})
+        settings = {name: value for name, value in self.call("/sdapi/v1/options").items() if value is not None}
+        if self.kind == "forge":  # it tells whole numbers as fractions, and fails where such a one is a count
+            settings |= {name: int(value) for name, value in settings.items() if isinstance(value, float) and value.is_integer()}
+        self.call("/sdapi/v1/options", settings)
 
     def _make_tiny(self, models: Path, scripts: Path) -> None:
         words = [self._python(), HERE / "tiny_models.py", self.path / "repositories", models, models.parent / "Lora"]
@@ -98,8 +126,9 @@ class WebUI:
             if self.process.poll() is not None:
                 break
             said = self.log.read_text(errors="replace")
-            # The extensions' own routes come last, just before it says how long all of it took.
-            if "Startup time:" in said and ("Model loaded in" in said or "model failed to load" in said):
+            # The extensions' own routes come last, just before it says how long all of it took. Forge loads a model when it first draws.
+            loaded = self.kind == "forge" or re.search("Model .*loaded in|model failed to load", said)
+            if "Startup time:" in said and loaded:
                 try:
                     self.call("/sdapi/v1/sd-models")
                     return
@@ -153,14 +182,29 @@ class WebUI:
         if seal is not None:
             body["alwayson_scripts"]["seal"] = {"args": seal if isinstance(seal, list) else [seal]}
         if units is not None:
-            body["alwayson_scripts"]["ControlNet"] = {"args": units}
-        answer = self.call(f"/sdapi/v1/{route}", body | more)
+            body["alwayson_scripts"]["ControlNet"] = {"args": [self.unit(**unit) for unit in units]}
+        body |= more
+        if self.forge and body.get("enable_hr"):  # without the first it does without guidance there, and without the second not at all
+            body = {"hr_cfg": body["cfg_scale"], "hr_additional_modules": ["Use same choices"]} | body
+        answer = self.call(f"/sdapi/v1/{route}", body)
         return [opened(text) for text in answer["images"]], json.loads(answer["info"])["infotexts"][0]
 
+    def unit(self, module: str = "none", model: str = "None", **more) -> dict:
+        """A ControlNet unit as this kind spells it: the Forges know no preprocessor `none`, and no model without its hash."""
+        if self.forge:
+            self.adapters = self.adapters or self.call("/controlnet/model_list")["model_list"]
+            model = next((name for name in self.adapters if name.split(" [")[0] == model), model)
+            module = {"none": "None"}.get(module, module)
+        return {"module": module, "model": model, **more}
 
-# Infuses everywhere, from the first step and strongly, so that it shows in a model of random weights, too, whatever the defaults are;
-# and the words that give Delta-Bridge something to do.
-OPEN = dict(start=0.0, end=1.0, tau_early=0.0, tau_late=0.0, delta_early=4.0, delta_late=4.0, clamp=False)
+
+# Infuses everywhere, from the first step and strongly, so that it shows in a model of random weights, too. Whatever decides whether
+# something shows is said here: defaults are tuned for pictures and may change at any time.
+OPEN = dict(strength=1.0, infusion=True, start=0.0, end=1.0, feature="hidden", threshold="cosine", tau_early=0.0, tau_late=0.0,
+            delta_early=4.0, delta_late=4.0, shape="linear", clamp=False, rivals=True, on_figure=True, limbs=1.0, softness=0.0, top_k=32,
+            form="output", blocks="mid up", uncond_rows=0.7, hires=True, hires_factor=1.0, noise="clean", t_app="every 4",
+            bridge=True, lam=0.5, lam_start=0.0, lam_end=0.4, lam_shape="cosine", gate=True, gate_strength=1.0, align=True)  # fmt: skip
+# The words that give Delta-Bridge something to do.
 DOG = {"appearance_prompt": "a blue dog"}
 SMALL = dict(width=64, height=64)
 HIRES = dict(enable_hr=True, hr_scale=1.5, denoising_strength=0.6, hr_upscaler="Latent", hr_second_pass_steps=4)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import open_clip
 import torch
-from modules import processing, script_callbacks, scripts, sd_hijack, shared
+from modules import processing, script_callbacks, scripts, sd_hijack, sd_models, shared
 
 open_clip.add_model_config(Path(__file__).parent)  # the text encoder of the tiny checkpoints
 said: list[str] = []
@@ -28,6 +28,9 @@ class Probe(scripts.Script):
     def before_process(self, p, *args):
         if not getattr(p, "_ad_inner", False):
             said.clear()
+
+    def process(self, p, *args):
+        # Forge loads the model after before_process.
         found = re.search(r"(explode|halt) (\d+)", p.prompt if isinstance(p.prompt, str) else "")
         if not found:
             return
@@ -43,7 +46,8 @@ class Probe(scripts.Script):
                     raise RuntimeError("exploded")
                 shared.state.interrupt()
 
-        hooks.append(shared.sd_model.model.diffusion_model.middle_block.register_forward_pre_hook(hook))
+        # Its first layer: of the block itself reForge takes only the parts.
+        hooks.append(network().middle_block[0].register_forward_pre_hook(hook))
 
     def postprocess_image(self, p, pp, *args):
         if "inner pass" not in str(p.prompt) or getattr(p, "_ad_inner", False):
@@ -64,12 +68,26 @@ class Probe(scripts.Script):
             said.extend(p.comments)
 
 
+def network():
+    """The U-Net."""
+    patched = getattr(shared.sd_model, "forge_objects", None)  # of Forge and reForge
+    return (patched.unet if patched else shared.sd_model).model.diffusion_model
+
+
+def parameterization():
+    if hasattr(shared.sd_model, "parameterization"):
+        return shared.sd_model.parameterization
+    return "v" if shared.sd_model.forge_objects.unet.model.predictor.prediction_type.startswith("v") else "eps"
+
+
 def inside():
     """What a run could leave behind in this process."""
+    if hasattr(sd_models, "forge_model_reload"):
+        sd_models.forge_model_reload()  # what is chosen in the settings is loaded when something is drawn
     from seal_ext.hosts import registry  # the extension under test puts its folder on the path when it is loaded
 
     gc.collect()
-    unet = shared.sd_model.model.diffusion_model
+    unet = network()
     patched = [name for name, module in unet.named_modules() if {"forward", "_forward"} & set(vars(module))]
     hooked = sum(len(module._forward_pre_hooks) + len(module._forward_hooks) for module in unet.modules())
     callbacks = {name: len(found) for name, found in vars(script_callbacks)["callback_map"].items()}
@@ -77,8 +95,8 @@ def inside():
     resident = next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS")), None)
     kind = [name for name in ("is_sd1", "is_sd2", "is_sdxl") if getattr(shared.sd_model, name, False)]
     return {"said": said, "patched": patched, "hooked": hooked, "callbacks": callbacks, "resident": resident, "kind": kind,
-            "cache": registry.cache.stats(), "parameterization": shared.sd_model.parameterization, "axes": axes(),
-            "optimisers": [one.title() for one in sd_hijack.optimizers]}  # fmt: skip
+            "cache": registry.cache.stats(), "parameterization": parameterization(), "axes": axes(),
+            "optimisers": [one.title() for one in getattr(sd_hijack, "optimizers", ())]}  # fmt: skip
 
 
 def axes():

@@ -9,9 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
+from seal_ext.core.skeleton import Skeleton
 from seal_ext.hosts import conds, ldm, registry
 from seal_ext.request import parse
 from seal_ext.run import Site
+from tests.skeletons import STANDING
 
 spec = importlib.util.spec_from_file_location("webui_stand_in", Path(__file__).with_name("webui.py"))
 webui = importlib.util.module_from_spec(spec)
@@ -22,6 +24,7 @@ BASE = dict(tau_early=0.0, tau_late=0.0, delta_early=1.0, delta_late=1.0, t_app=
 
 @pytest.fixture
 def model():
+    torch.manual_seed(0)  # of some random models hardly a token finds its like
     registry.cache.clear()
     return webui.Model()
 
@@ -67,6 +70,25 @@ def test_a_run_changes_the_picture_and_leaves_the_host_as_found(app, model, wrap
     assert torch.isfinite(drawn).all() and not torch.equal(drawn, plain)
     assert footprint(model) == was and set(vars(after)) == set(vars(p)) and after.closed == 1 and not after.comments
     assert torch.equal(draw(app, model, "a cat", wrap=wrap)[0], plain)
+
+
+def test_limbs_are_compared_where_both_bodies_are_known(app, model):
+    joints = np.full((18, 2), np.nan)
+    joints[list(STANDING)] = list(STANDING.values())
+
+    def drawn(skeleton, poses):
+        p = webui.Processing(["a cat"])
+        seal = app.begin(p, parse([{"reference": reference()} | BASE | {"limbs": 1.0}]))
+        seal.skeleton, seal.poses = skeleton, poses
+        try:
+            return webui.draw(app, model, p, seal)
+        finally:
+            p.close()
+
+    theirs = Skeleton(64 * (joints * [1, -1] + [0, 1]))  # upside down
+    plain = drawn(None, {})
+    assert torch.equal(plain, drawn(Skeleton(joints), {})) and torch.equal(plain, drawn(None, {0: theirs}))
+    assert not torch.equal(plain, drawn(Skeleton(joints), {0: theirs}))
 
 
 @pytest.mark.parametrize("wrap", [webui.Wrap, webui.TimestepsWrap])

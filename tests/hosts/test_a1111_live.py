@@ -5,6 +5,9 @@ import numpy as np
 import pytest
 from live_webui import DOG, HIRES, apart, seal
 
+from seal_ext.settings import BY_NAME
+from tests.skeletons import STANDING, painted
+
 pytestmark = [pytest.mark.slow, pytest.mark.live, pytest.mark.usefixtures("nothing_stays")]
 
 LONG = "a red cat, " * 40
@@ -14,8 +17,8 @@ LONG = "a red cat, " * 40
 def test_infusion_and_delta_bridge_each_act(webui, sampler):
     plain = webui.draw(sampler_name=sampler)[0]
     infused = webui.draw(seal(bridge=False), sampler_name=sampler)[0]
-    bridged = webui.draw(seal(infusion=False, gate=False, **DOG), sampler_name=sampler)[0]
-    assert apart(plain, infused) > 2 and apart(plain, bridged) > 0
+    bridged = webui.draw(seal(infusion=False, gate=False, lam=4.0, **DOG), sampler_name=sampler)[0]
+    assert apart(plain, infused) > 2 and apart(plain, bridged) > 2
 
 
 @pytest.mark.parametrize("more", [{}, DOG, {"noise": "noised", "seed_policy": "image"}])
@@ -41,9 +44,10 @@ def test_split_calls_draw_the_same(webui, prompt):
 
 
 def test_infotext_round_trip(webui):
-    given = seal(**DOG, blocks="mid up.0-3:0.5 up.4-", clamp=False, lam=2.5)
+    other = not BY_NAME["clamp"].default  # what is at its default is not told
+    given = seal(**DOG, blocks="mid up.0-3:0.5 up.4-", clamp=other, lam=2.5)
     drawn, text = webui.drawn(given)
-    assert "SeAl enabled: on" in text and "SeAl clamp: off" in text and "False" not in text
+    assert "SeAl enabled: on" in text and f"SeAl clamp: {'on' if other else 'off'}" in text and "False" not in text
     again = webui.draw([True, given["reference"]], infotext=text)
     assert apart(drawn[0], again[0]) == 0
     assert "SeAl" not in webui.drawn()[1]
@@ -96,6 +100,16 @@ def test_controlnet_units_are_aligned(webui, unit, preprocessor):
     assert np.abs(box(drawn[-1]) - wanted).max() <= 8  # where the reference's figure stands, and as large
     assert f"Module: {preprocessor}" in text and apart(drawn[0], webui.draw(seal(align=False), units=[unit])[0]) > 1
     assert apart(alone, webui.draw(units=[unit])[0]) == 0
+
+
+def test_a_references_pose_guides_limbs(webui, unit):
+    unit |= {"image": live.encoded(painted(scale=0.5, shift=(0.1, 0.2)))}
+    posed = seal(limbs=1.0, reference_pose=live.encoded(painted(STANDING | {4: (0.2, 0.3)})))
+    for align in (True, False):
+        alone, guided, rests = (webui.draw(given | {"align": align}, units=[unit])[0]
+                                for given in (seal(limbs=1.0), posed, posed | {"limbs": 0.0}))  # fmt: skip
+        assert apart(alone, guided) > 1 and ("the limbs both show" in " ".join(live.complaints(webui))) == align
+        assert align or apart(alone, rests) == 0  # nothing else follows from a pose, but how large the structure becomes
 
 
 def test_controlnet_in_hires_and_with_long_prompts(webui, unit):

@@ -13,6 +13,7 @@ import pytest
 from seal_ext.core.masks import from_drawn
 from seal_ext.request import Asked
 from seal_ext.settings import Settings
+from tests.skeletons import STANDING, painted
 
 
 class Mode(str, enum.Enum):
@@ -70,14 +71,15 @@ def figure(left, top, right, bottom, size=64):
     return image
 
 
-def seal(units, mask=None, **settings):
+def seal(units, mask=None, poses=(), **settings):
     """A run whose reference stands in the middle, 40 pixels tall, before units of a script that comes after another."""
     mask = figure(24, 12, 40, 52) if mask is None else mask
+    references = [Asked(mask, pose=pose) for pose in poses or [None]]
     script = SimpleNamespace(title=lambda: "ControlNet", args_from=1, args_to=1 + len(units))
     p = SimpleNamespace(scripts=SimpleNamespace(alwayson_scripts=[script]), script_args=("other", *units), width=64, height=64)
     subjects = [from_drawn(mask) if mask.any() else None]
-    return Seal(p=p, settings=Settings.parse(dict(enabled=True, margin=0.0) | settings), request=SimpleNamespace(references=[Asked(mask)]),
-                subjects=subjects, notes=[], undo=[], aligned=[], figures=[], skeleton=None, poses={}, units=[],
+    return Seal(p=p, settings=Settings.parse(dict(enabled=True, margin=0.0) | settings), request=SimpleNamespace(references=references),
+                subjects=subjects * len(references), notes=[], undo=[], aligned=[], figures=[], skeleton=None, poses={}, units=[],
                 bridge_refused="")  # fmt: skip
 
 
@@ -133,7 +135,43 @@ def test_switched_off_it_only_looks(controlnet):
     given = Unit(image=figure(4, 10, 12, 30))
     run = seal([given], align=False)
     controlnet.align_units(run)
-    assert run.p.script_args[1] is given and not run.notes
+    assert run.p.script_args[1] is given and not run.notes and not run.aligned
+    assert run.figures[0][10:30, 4:12].all() and not run.figures[0][:, 32:].any()  # where it will be, all the same
+    run = seal([given], align=False)
+    run.p.image_mask, run.p.inpaint_full_res = figure(0, 0, 9, 9), True
+    controlnet.align_units(run)
+    assert run.p.script_args[1] is given and not run.notes and not run.figures
+
+
+SKELETON = np.asarray(painted(scale=0.5, shift=(0.1, 0.2)))
+POSES = [np.asarray(painted()), np.asarray(painted(STANDING | {4: (0.2, 0.3)}))]
+
+
+@pytest.mark.parametrize("align", [True, False])
+def test_joints_of_references_and_of_a_ready_made_map(controlnet, align):
+    run = seal([Unit(image=SKELETON)], poses=[*POSES, None], align=align)
+    run.p.width = run.p.height = 128
+    controlnet.align_units(run)
+    assert set(run.poses) == {0, 1} and np.allclose(run.poses[1].points[4] / 64, (0.2, 0.3), atol=0.02)
+    height = np.ptp(run.skeleton.points[[0, 10], 1])
+    assert height == pytest.approx(0.7 if align else 0.35, abs=0.03)  # limbs say how large
+    assert (run.p.script_args[1].image.shape == SKELETON.shape) and (run.p.script_args[1].image is SKELETON) != align
+
+
+def test_a_given_pose_wins_over_a_detected_one(controlnet, monkeypatch):
+    def detected(rgb, **how):
+        return SimpleNamespace(value=SKELETON if rgb.max() else rgb)
+
+    monkeypatch.setattr(Unit, "cls_get_preprocessor", staticmethod(lambda name: SimpleNamespace(returns_image=True, cached_call=detected)))
+    photo = figure(4, 10, 12, 30)
+    run = seal([Unit(module="openpose", image=photo)], poses=[None, POSES[0]])
+    controlnet.align_units(run)
+    assert np.allclose(run.poses[0].points[1] / 64, (0.5 * STANDING[1][0] + 0.1, 0.5 * STANDING[1][1] + 0.2), atol=0.03)
+    assert np.allclose(run.poses[1].points[1] / 64, STANDING[1], atol=0.03)
+    run = seal([Unit(module="openpose", image=photo)], mask=figure(0, 0, 0, 0))
+    run.subjects = [from_drawn(figure(24, 12, 40, 52))]
+    controlnet.align_units(run)
+    assert run.skeleton is not None and not run.poses and any(controlnet.NO_POSE in note for note in run.notes)
 
 
 def test_only_ticked_units_move(controlnet):

@@ -15,6 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from seal_ext.store import Store
+from tests.skeletons import painted
+
 pytestmark = [pytest.mark.slow, pytest.mark.live]
 DRIVER = Path(__file__).parents[1] / "browser" / "page.cjs"
 # A1111 1.10.1's own: it hands a function's values to no components when the size changes; and it asks a server for a script.
@@ -33,6 +36,7 @@ def seen(webui, first, tmp_path_factory):
     behind = (figure == (200, 210, 220)).all(2, keepdims=True)
     Image.fromarray(np.where(behind, noise, figure).astype(np.uint8)).save(folder / "busy.png")
     live.figure(24, 50, black=True).save(folder / "map.png")
+    painted().save(folder / "pose.png")
     subprocess.run(["node", str(DRIVER), f"http://127.0.0.1:{webui.port}", str(folder)], check=True, timeout=3000)
     return json.loads((folder / "results.json").read_text())
 
@@ -71,6 +75,11 @@ def test_mask(step):
     assert "draw a mask" in step["unsure"] and step["overlay"] and "draw a mask" not in step["told"]
 
 
+def test_pose(step):
+    assert "Reference's pose (reference_pose) shows no OpenPose skeleton" in step["wrong"] and step["taken"]
+    assert "No enabled ControlNet unit" in step["told"]
+
+
 def test_structure(step):
     assert step["movable"] and "0: " in step["ticks"] and "No enabled" not in step["told"]
 
@@ -96,7 +105,7 @@ def test_last(step):
 
 
 def test_paste(step, seen):
-    assert step["filled"] and step["on"] and step["lam"] == 2.5 and step["blocks"] == "mid up:0.5"
+    assert step["filled"] and step["posed"] and step["on"] and step["lam"] == 2.5 and step["blocks"] == "mid up:0.5"
     assert step["prompt"] == "a blue cat, sitting" and step["hand"] == seen["draw"]["hand"]
 
 
@@ -104,9 +113,11 @@ def test_again(step, seen):
     assert step["info"] == seen["draw"]["info"] and step["same"]
 
 
-def test_further(step):
+def test_further(step, webui):
     assert step["aside"] and step["free"]
-    assert len(step["info"].split("SeAl reference: ")[1].split(",")[0].split()) == 2
+    names = step["info"].split("SeAl reference: ")[1].split(",")[0].split()
+    poses = [Store(webui.data / "seal" / "references", lambda: 1 << 28).find(name).pose for name in names]
+    assert poses[0] is None and np.array_equal(poses[1], painted())  # the pose went along with the one that was laid aside
 
 
 def test_phone(step):

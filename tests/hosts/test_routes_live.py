@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from seal_ext.request import taken
-from seal_ext.settings import LONGEST, TABLE
+from seal_ext.request import PICTURES, parse
+from seal_ext.settings import BY_NAME, LONGEST, TABLE
+from tests.skeletons import painted
 
 live = sys.modules["live_webui"]
 pytestmark = [pytest.mark.slow, pytest.mark.live]
@@ -26,6 +27,8 @@ CREDENTIALS, BUDGET = "artist:secret", 300
 ROUTES = [("GET", "version"), ("GET", "schema"), ("GET", "cache"), ("DELETE", "cache"), ("POST", "align"), ("POST", "mask")]
 REFERENCE = live.encoded(live.figure())
 STRUCTURE = live.encoded(live.figure(24, 50, black=True))
+POSE = live.encoded(painted())
+SLOTS = dict(zip(PICTURES, ("reference", "subject_mask", "reference_pose"), strict=True))
 SMALL = dict(steps=4, width=128, height=128, seed=1)
 
 
@@ -121,13 +124,21 @@ def test_align_and_mask(webui):
     assert found["boxes"]["reference"] == mask["box"] and mask["found"] and not mask["reasons"]
 
 
+def test_align_by_limbs(webui):
+    given = {"reference": REFERENCE, "reference_pose": POSE, "structure": live.encoded(painted(scale=0.5)), "width": 128, "height": 128}
+    found = webui.call("/seal/v1/align", given)
+    assert found["rule"] == "limbs" and abs(found["scale"] - 2) < 0.1
+    with pytest.raises(live.Refused, match="skeleton"):
+        webui.call("/seal/v1/align", given | {"reference_pose": REFERENCE})
+
+
 def test_the_cache_counts_and_is_emptied(webui):
     webui.draw({"reference": live.encoded(live.figure(71))})
     full = webui.call("/seal/v1/cache")
     webui.draw({"reference": live.encoded(live.figure(71))}, seed=2)
     again = webui.call("/seal/v1/cache")
     assert full["entries"] > 0 and full["bytes"] > 0 and again["hits"] > full["hits"] and again["misses"] == full["misses"]
-    assert again["store"]["entries"] > 0 and again["budget"] == 1024 << 20
+    assert again["store"]["entries"] > 0 and again["budget"] == BY_NAME["cache_mb"].default << 20
     emptied = ask(webui, "DELETE", "/seal/v1/cache")[1]
     assert (emptied["entries"], emptied["bytes"]) == (0, 0) and emptied["store"] == again["store"]
 
@@ -135,7 +146,7 @@ def test_the_cache_counts_and_is_emptied(webui):
 def test_the_schema_names_what_is_taken(webui):
     known = webui.call("/seal/v1/schema")["properties"]
     defaults = {name: row["default"] for name, row in known.items() if "default" in row}
-    assert len(webui.draw({"reference": REFERENCE, **defaults})) == 1 and set(known) - set(defaults) == {"reference", "mask"}
+    assert len(webui.draw({"reference": REFERENCE, **defaults})) == 1 and set(known) - set(defaults) == set(PICTURES)
 
 
 # ---- refusals
@@ -152,7 +163,7 @@ def claiming(width, height):
 
 
 POSTSCRIPT = base64.b64encode(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\nshowpage\n").decode()
-PICTURES = ["no picture", "/etc/passwd", "file:///etc/passwd", "http://127.0.0.1/a.png", "AAAA", POSTSCRIPT, claiming(9000, 9000),
+NO_PICTURES = ["no picture", "/etc/passwd", "file:///etc/passwd", "http://127.0.0.1/a.png", "AAAA", POSTSCRIPT, claiming(9000, 9000),
             claiming(60000, 60000), claiming(640, 640), claiming(8, 8), 7, {"file": "/etc/passwd"}, {"path": "a.png"}, True]  # fmt: skip
 
 
@@ -186,12 +197,13 @@ def test_each_setting_refuses_a_wrong_type_and_what_is_out_of_range(webui, setti
         assert f"({setting.name})" in refusal(webui, [{"reference": REFERENCE, setting.name: value}]), value
 
 
-@pytest.mark.parametrize("picture", PICTURES, ids=lambda picture: str(picture)[:20])
+@pytest.mark.parametrize("picture", NO_PICTURES, ids=lambda picture: str(picture)[:20])
 def test_pictures_that_are_none(webui, picture):
     assert "(reference)" in refusal(webui, [{"reference": picture}])
     assert "(reference)" in refusal(webui, [True, picture])
     if picture != claiming(8, 8):  # broken all the same, and a mask may be small
         assert "(mask)" in refusal(webui, [{"reference": REFERENCE, "mask": picture}])
+    assert "(reference_pose)" in refusal(webui, [{"reference": REFERENCE, "reference_pose": picture}])
     assert "(reference)" in refusal(webui, ("/seal/v1/mask", {"reference": picture}), alwayson=False)
     assert "(structure)" in refusal(webui, ("/seal/v1/align", {"reference": REFERENCE, "structure": picture}), alwayson=False)
 
@@ -253,18 +265,19 @@ def test_a_reference_is_found_again_after_a_restart(guarded):
     clear.putalpha(live.figure(50, black=True).convert("L"))
     drawn = live.encoded(live.figure(64, black=True))
     runs = {"plain": {"reference": REFERENCE}, "alpha": {"reference": live.encoded(clear)},
-            "drawn": {"reference": REFERENCE, "mask": drawn}, "several": {"reference": [REFERENCE, live.encoded(clear)]}}  # fmt: skip
+            "drawn": {"reference": REFERENCE, "mask": drawn},
+            "posed": {"reference": REFERENCE, "mask": drawn, "reference_pose": POSE},
+            "several": {"reference": [REFERENCE, live.encoded(clear)]}}  # fmt: skip
     texts = {name: guarded.drawn(given)[1] for name, given in runs.items()}
     hashes = {name: text.split("SeAl reference: ")[1].split(",")[0].split() for name, text in texts.items()}
     assert {path.stem for path in guarded.store.iterdir()} >= {one for several in hashes.values() for one in several}
     broken = next(path for path in guarded.store.iterdir() if path.stem == hashes["alpha"][0])
     content = broken.read_bytes()
     guarded.restart()
-    for name in ("plain", "drawn", "alpha"):
+    for name in ("plain", "drawn", "alpha", "posed"):
         slots = guarded.pasted(texts[name])
-        picture, mask = (slots[slot].get("value") for slot in ("reference", "subject_mask"))
-        again = taken(picture) if mask is None else taken({"image": picture, "mask": mask})
-        assert [again.hash] == hashes[name] and not slots["lost"]["value"], name
+        again = parse([{picture: slots[slot].get("value") for picture, slot in SLOTS.items()}]).references
+        assert [one.hash for one in again] == hashes[name] and not slots["lost"]["value"], name
     assert len(guarded.pasted(texts["several"])["more"]["value"]) == 1
     broken.write_bytes(content[:200])
     slots = guarded.pasted(texts["alpha"])

@@ -1,6 +1,8 @@
 """Run by a WebUI's own Python: random checkpoints of every kind of model, narrow enough to draw with in no time, and a LoRA.
 
 python tiny_models.py REPOSITORIES CHECKPOINTS LORAS
+
+Forge comes without the packages that these models are written in. There, the ones of SD1's layout are built from this project's modules.
 """
 
 import json
@@ -10,16 +12,21 @@ from pathlib import Path
 REPOSITORIES, FOLDER, LORAS = (Path(argument).resolve() for argument in sys.argv[1:])
 for name in ("stable-diffusion-stability-ai", "generative-models", "k-diffusion"):
     sys.path.insert(0, str(REPOSITORIES / name))
+sys.path.append(str(Path(__file__).resolve().parents[2]))
 sys.modules["xformers"] = None
 
 import open_clip  # noqa: E402
-import sgm.models.diffusion  # noqa: E402
 import torch  # noqa: E402
 import transformers  # noqa: E402
 import yaml  # noqa: E402
-from ldm.util import instantiate_from_config  # noqa: E402
 from open_clip import tokenizer as bpe  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
+
+try:
+    import sgm.models.diffusion
+    from ldm.util import instantiate_from_config
+except ModuleNotFoundError:
+    sgm = None
 
 ARCH = "seal-tiny"  # a text encoder of the OpenCLIP kind; a WebUI has to be told of it, too
 WIDTH = 64  # of a token
@@ -91,6 +98,27 @@ def sdxl(tokenizer: Path) -> dict:
     return dict(model=dict(target="sgm.models.diffusion.DiffusionEngine", params=params))
 
 
+class Own(torch.nn.Module):
+    """The SD1 that a description speaks of, from this project's modules: they have LDM's names."""
+
+    def __init__(self, params: dict):
+        from bench.model.autoencoder import AutoencoderKL
+        from bench.model.shape import Shape
+        from bench.model.unet import UNet
+
+        super().__init__()
+        tokenizer = Path(params["cond_stage_config"]["params"]["version"])
+        inputs = params["unet_config"]["params"]["in_channels"]
+        shape = Shape.from_files(dict(model=dict(params=params | dict(unet_config=dict(params=params["unet_config"]["params"] | dict(in_channels=4)))))
+                                 , tokenizer)
+        self.model, self.cond_stage_model = torch.nn.Module(), torch.nn.Module()
+        self.model.diffusion_model = UNet(shape)
+        if inputs != shape.latent:
+            self.model.diffusion_model.input_blocks[0][0] = torch.nn.Conv2d(inputs, shape.width, 3, padding=1)
+        self.first_stage_model = AutoencoderKL(shape)
+        self.cond_stage_model.transformer = transformers.CLIPTextModel(transformers.CLIPTextConfig.from_pretrained(tokenizer))
+
+
 def write_lora(state: dict[str, torch.Tensor]) -> None:
     """Rank 2 on every query and value of the U-Net."""
     torch.manual_seed(5)
@@ -112,7 +140,7 @@ def write(name: str, description: dict, seed: int) -> dict[str, torch.Tensor]:
     Nor may the text encoder's last norm be without a bias: a WebUI divides by the mean of what it says.
     """
     torch.manual_seed(seed)
-    model = instantiate_from_config(description["model"])
+    model = instantiate_from_config(description["model"]) if sgm else Own(description["model"]["params"])
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1 and not parameter.any():
@@ -146,11 +174,12 @@ def main() -> None:
         write_lora(write("tiny-sd1", plain, 0))
         write("tiny-sd1-other", plain, 1)
         write("tiny-inpaint", ldm(unet("ldm", WIDTH, in_channels=9), clip, "LatentInpaintDiffusion", "hybrid", finetune_keys=None), 2)
+        if sgm is None:
+            return
         write("tiny-sd2-v", ldm(unet("ldm", WIDTH, use_linear_in_transformer=True), open_text, parameterization="v"), 3)
         write("tiny-sdxl", sdxl(tokenizer), 4)
     finally:
         transformers.CLIPTextModel.from_pretrained = by_name
 
 
-assert sgm.models.diffusion  # imported for its classes, which are told by name
 main()

@@ -78,6 +78,52 @@ def test_a_data_folder_will_do(folder):
     assert call(folder) == 0 and (folder / "extensions/sd-webui-seal").is_symlink()
 
 
+SMALL = Path("extensions/sd-webui-seal-small")
+
+
+def as_forge(folder, *marks):
+    for mark in ("modules_forge", *marks):
+        (folder / mark).mkdir()
+
+
+@pytest.mark.parametrize(("kind", "mark"), [("forge", "backend"), ("reforge", "ldm_patched")])
+@pytest.mark.parametrize("links", [True, False], ids=["linked", "copied"])
+def test_a_forge_gets_a_helper_that_knows_the_model(folder, monkeypatch, kind, mark, links):
+    as_forge(folder, mark)
+    before = content(folder)
+    if not links:
+        without_links(monkeypatch)
+    assert webui.kind_of(folder) == kind and call(folder) == 0
+    assert (folder / SMALL).is_symlink() == links
+    assert (folder / SMALL / "scripts/seal_small.py").is_file() and (folder / SMALL / "seal_small" / f"{kind}.py").is_file()
+    once, made = content(folder), json.loads((folder / RECORD).read_text())
+    assert call(folder) == 0 and set(content(folder)) == set(once) and json.loads((folder / RECORD).read_text()) == made
+    assert call(folder, "--remove") == 0 and content(folder) == before
+    assert (webui.SMALL / "scripts/seal_small.py").is_file()
+
+
+@pytest.mark.parametrize("marks", [(), ("backend",), ("ldm_patched",)])
+def test_other_webuis_get_none(folder, marks):
+    for mark in marks:
+        (folder / mark).mkdir()
+    assert webui.kind_of(folder) == "a1111" and call(folder) == 0 and not (folder / SMALL).exists()
+
+
+def test_a_data_folder_is_said_to_be_a_forges(folder):
+    (folder / "launch.py").rename(folder / "config.json")
+    before = content(folder)
+    assert call(folder) == 0 and not (folder / SMALL).exists()
+    assert call(folder, "--forge") == 0 and (folder / SMALL).is_symlink()
+    assert call(folder, "--remove") == 0 and content(folder) == before
+
+
+def test_a_helper_of_another_origin_is_in_the_way(folder, capsys):
+    as_forge(folder, "backend")
+    (folder / SMALL).mkdir()
+    before = content(folder)
+    assert str(SMALL) in refused(capsys, folder) and content(folder) == before
+
+
 def test_where_links_are_impossible_the_extension_is_copied(folder, monkeypatch):
     before = content(folder)
     without_links(monkeypatch)

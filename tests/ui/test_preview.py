@@ -48,12 +48,15 @@ class Host:
         )
         return SimpleNamespace(map=unit.image, kind=None, how=how, detail=1.0)
 
+    def has_picture(self, unit):
+        return unit.image is not None
+
     def report(self, what):
         self.reports.append(what)
 
 
 def unit(image=MAP, module="none", model="some_t2ia [0123]"):
-    return SimpleNamespace(image=image, module=module, model=model, get_input_images_rgba=lambda: None if image is None else [image])
+    return SimpleNamespace(image=image, module=module, model=model)
 
 
 def opened(url):

@@ -1,0 +1,298 @@
+"""A sampling pass in Forge and its relatives: everything hangs on a clone of the model's U-Net patcher, which the host drops by itself.
+
+The denoiser's callback comes before the patcher is looked up, after all extensions have patched it. So the pass puts its own clone there
+at its first call, on top of whatever stands in the patcher's single slots:
+
+  conditioning modifier   a model call of the sampler begins; what other extensions run before it is none of ours
+  U-Net function wrapper  a U-Net call of it: cond_or_uncond says whose rows these are, in any order and any number of calls
+  post-CFG function       its end; λ·LowPass(Δ) is added here, once, whatever guidance did
+
+Attention layers are infused as in any U-Net of the ldm family, and on top of another extension's replacement where there is one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from modules import shared
+from modules.processing import txt2img_image_conditioning
+from torch import Tensor
+
+from seal_ext.run import APPEARANCE, CONDITIONAL, UNCONDITIONAL, Row, Site
+
+from . import conds, registry, sampling
+from .ldm import Link, clean, find_sites
+from .sampling import CELL, Call, Refusal, networks, settled
+
+NEEDED = ("clone", "set_model_unet_function_wrapper", "add_conditioning_modifier", "set_model_sampler_post_cfg_function")
+PARTS = {"input_blocks": "input", "middle_block": "middle", "output_blocks": "output"}
+Options = dict[str, Any]
+
+
+class Model(sampling.Model):
+    """A model as Forge's engine holds it: parts that the host moves between memories."""
+
+    @property
+    def objects(self):
+        return getattr(self.sd, "forge_objects", None)
+
+    @property
+    def unet(self):
+        return getattr(getattr(getattr(self.objects, "unet", None), "model", None), "diffusion_model", None)
+
+    def extras(self) -> tuple[tuple[str, float], ...]:
+        # Here LoRAs are told by their files and strengths, as one text.
+        return (*networks(), (str(getattr(self.sd, "current_lora_hash", "")), 1.0))
+
+    def encode(self, image: Tensor) -> Tensor:
+        """The middle of what the encoder thinks, where it tells; the host's own autoencoder stays as it is."""
+        before, changed = self.objects, self.objects.shallow_copy()
+        changed.vae = before.vae.clone()
+        changed.vae.patcher.set_model_vae_regulation(lambda posterior: posterior.mode())
+        pixels = image.to(shared.device) * 2 - 1
+        self.sd.forge_objects = changed
+        try:
+            with settled(pixels):
+                return self.sd.encode_first_stage(pixels)
+        finally:
+            self.sd.forge_objects = before
+
+
+class Pass(sampling.Pass):
+    """What `run.Run` needs of Forge, during one pass."""
+
+    kind = Model
+
+    def __init__(self, seal, params, levels: Sequence[float] | None = None):
+        super().__init__(seal, params, levels)
+        self.expected: Call | None = None  # announced by the callback and not begun yet
+        patcher = self.model.objects.unet
+        # Forge and reForge name it differently.
+        self.scale = getattr(patcher.model, "predictor", None) or getattr(patcher.model, "model_sampling", None)
+        if self.scale is None or not all(hasattr(patcher, name) for name in NEEDED):
+            raise Refusal("SeAl does not know this relative of Forge: its U-Net offers other hooks. The picture is drawn without it.")
+
+    @staticmethod
+    def announce(seal, x: Tensor | None) -> None:
+        """Encode what has to be encoded while the host may still move its models about, and ask it for room beside the U-Net."""
+        model = Model()
+        if x is None or model.unet is None:
+            return
+        p, size, unet = seal.p, tuple(x.shape[-2:]), model.objects.unet
+        steps = getattr(p, "hr_second_pass_steps", 0) if getattr(p, "is_hr_pass", False) else 0
+        seal.prepared = model.prepare(seal, size, (steps or p.steps) * (getattr(p, "step_multiplier", None) or 1))
+        if hasattr(unet, "add_extra_preserved_memory_during_sampling"):
+            mine = unet.clone()
+            mine.add_extra_preserved_memory_during_sampling(room(model.unet, size, seal.settings, steps or p.steps))
+            model.objects.unet = mine  # until the host drops it, before the next pass
+
+    def timestep(self, level: Tensor) -> float:
+        return float(self.scale.timestep(level.detach().reshape(1).float()))
+
+    def signal(self, t: float) -> tuple[float, float]:
+        sigma = float(self.scale.sigma(torch.tensor([t])))
+        return (1 + sigma**2) ** -0.5, sigma * (1 + sigma**2) ** -0.5
+
+    # ---- the reference pass
+
+    def read(self, latent: Tensor, t: float, image: int) -> None:
+        inner = self.model.objects.unet.model
+        kind = getattr(inner, "computation_dtype", None) or getattr(inner, "manual_cast_dtype", None) or inner.get_dtype()
+        cond = conds.each(self._described(image), lambda c: c.to(latent.device, kind))
+        with settled(latent):
+            beside = txt2img_image_conditioning(self.model.sd, latent, *(CELL * n for n in reversed(latent.shape[-2:])))
+        seen = latent if beside.shape[-2:] != latent.shape[-2:] else torch.cat([latent, beside.to(latent)], 1)
+        told = {"y": cond["vector"]} if isinstance(cond, Mapping) else {}
+        level = torch.full((1,), t, device=latent.device)
+        with clean(self.unet, self.sites):
+            type(self.unet).forward(self.unet, seen.to(kind), level, context=conds.tokens(cond), transformer_options={}, **told)
+
+    # ---- model calls
+
+    def step(self, params) -> None:
+        self.expected, self.call = self._call_of(params), None
+
+    def take_hold(self) -> None:
+        # Plain functions: a host that clones a patcher copies its options deeply, and with a bound method all that belongs to it.
+        objects = self.model.objects
+        before = objects.unet
+        mine = before.clone()
+        mine.add_conditioning_modifier(_begins(self))
+        mine.set_model_unet_function_wrapper(_wrapper(self, before.model_options.get("model_function_wrapper")))
+        mine.set_model_sampler_post_cfg_function(_ends(self))
+        objects.unet = mine
+
+        def undo():
+            if objects.unet is mine:
+                objects.unet = before
+
+        self.undo.append(undo)
+
+    def unet_call(self, own: Callable[[Options], Tensor], args: Options) -> Tensor:
+        """A U-Net call of the sampler, its rows told apart; `own` is what would be done without SeAl."""
+        call, x, kinds = self.call, args["input"], args["cond_or_uncond"]
+        images = 0 if call is None else len(call.params.x)
+        if call is None or len(x) != images * len(kinds) or x.shape[-2:] != call.params.x.shape[-2:]:
+            return own(args)
+        rows = tuple(Row(UNCONDITIONAL if kind else CONDITIONAL, image) for kind in kinds for image in range(images))
+        t, latent = self.timestep(args["timestep"][0]), tuple(x.shape[-2:])
+        args = {**args, "c": self._over_others(args["c"])}
+        lam, wanted = self.run.bridging(t), 0 in kinds and call.appearance is None
+        self.link.run = self.run
+        try:
+            if not (lam and wanted and self.prompt is not None and not self.seal.bridge_refused):
+                self.run.begin(t, rows, latent, self.hires)
+                return own(args)
+            call.lam = lam
+            third = tuple(Row(APPEARANCE, image) for image in range(images))
+            theirs = self._of_appearance(args, kinds.index(0) * images, images)
+            if theirs["c"]["c_crossattn"].shape[1] == args["c"]["c_crossattn"].shape[1]:
+                self.run.begin(t, (*rows, *third), latent, self.hires)
+                out = own(joined(args, theirs))
+                call.appearance = out[len(x) :]
+                return out[: len(x)]
+            self.run.begin(t, third, latent, self.hires)
+            call.appearance = own(theirs)
+            self.run.begin(t, rows, latent, self.hires)
+            return own(args)
+        finally:
+            self.link.run = None
+
+    def _of_appearance(self, args: Options, first: int, images: int) -> Options:
+        """The rows of a call that begin at `first`, one an image, conditioned on c_app instead."""
+        some = slice(first, first + images)
+        app = conds.repeated(conds.each(self._app(), lambda c: c.to(args["c"]["c_crossattn"])), images)
+        c = {name: part(value, some, len(args["input"])) for name, value in args["c"].items() if name != "transformer_options"}
+        tokens, longer = conds.tokens(app), args["c"]["c_crossattn"].shape[1]
+        # As this host joins prompts of unlike lengths.
+        c["c_crossattn"] = tokens.repeat(1, longer // tokens.shape[1], 1) if longer % tokens.shape[1] == 0 else tokens
+        if isinstance(app, Mapping) and "y" in c:
+            c["y"] = app["vector"].to(c["y"])
+        c["transformer_options"] = {**args["c"].get("transformer_options", {}), **rows_said([0], args["timestep"][some])}
+        return {"input": args["input"][some], "timestep": args["timestep"][some], "c": c, "cond_or_uncond": [0]}
+
+    def _over_others(self, c: Options) -> Options:
+        """The call's options with SeAl on top of what others put in the place of attention layers."""
+        told = c.get("transformer_options", {})
+        replaced = told.get("patches_replace", {}).get("attn1", {})
+        if not replaced:
+            return c
+        seen: dict[str, Tensor] = {}
+
+        def remember(n, context, value, extra):
+            seen["hidden"] = n
+            return n, context, value
+
+        over = dict(replaced)
+        for site in self.sites:
+            block = block_of(site)
+            key = block if block in replaced else block[:2]
+            if key in replaced:
+                over[block] = _infused(self.link, site, self.sites[site].heads, replaced[key], seen)
+        patches = told.get("patches", {})
+        patches = {**patches, "attn1_patch": [*patches.get("attn1_patch", []), remember]}
+        replacing = {**told["patches_replace"], "attn1": over}
+        return {**c, "transformer_options": {**told, "patches": patches, "patches_replace": replacing}}
+
+    def finish(self, args: Mapping) -> Tensor:
+        """A model call was made and guided."""
+        call, self.call = self.call, None
+        if call is None or call.appearance is None:
+            return args["denoised"]
+        return args["denoised"] + self.bridge(call, args["cond_denoised"], -1 / float(args["sigma"][0])).to(args["denoised"])
+
+
+def _begins(passing: Pass) -> Callable:
+    def begins(*state):
+        passing.call, passing.expected = passing.expected, None
+        return state
+
+    return begins
+
+
+def _wrapper(passing: Pass, before: Callable | None) -> Callable:
+    def wrapper(apply: Callable, args: Options) -> Tensor:
+        def own(args: Options) -> Tensor:
+            return apply(args["input"], args["timestep"], **args["c"]) if before is None else before(apply, args)
+
+        return passing.unet_call(own, args)
+
+    return wrapper
+
+
+def _ends(passing: Pass) -> Callable:
+    return lambda args: passing.finish(args)
+
+
+def room(unet: torch.nn.Module, size: tuple[int, int], settings, steps: int) -> int:
+    """How many bytes of the U-Net's memory the references may take in a pass: no more than the cache still has."""
+    sites = {site.name: site for site in find_sites(unet)}
+    blocks, shrunk, each = settings.block_weights(), 1, 0
+    for name, module in unet.named_modules():
+        kind = type(module).__name__
+        shrunk = shrunk * 2 if kind == "Downsample" else max(shrunk // 2, 1) if kind == "Upsample" else shrunk
+        if name in sites and blocks.weight(sites[name].part, sites[name].index) > 0:
+            tokens = math.ceil(size[0] / shrunk) * math.ceil(size[1] / shrunk)
+            weight = next(module.to_k.parameters())
+            each += 3 * tokens * len(weight) * weight.element_size()  # k, v and the feature to match on
+    kept = len(settings.appearance_steps().select([float(step) for step in range(steps, 0, -1)]))
+    return min(each * kept, max(registry.cache.budget - registry.cache.bytes, 0))
+
+
+def block_of(site: Site) -> tuple[str, int, int]:
+    """What Forge calls the place of an attention layer: part, block, and the number of the transformer in it."""
+    part, *rest = site.name.split(".")
+    return PARTS[part], int(rest[0]) if part != "middle_block" else 0, int(rest[rest.index("transformer_blocks") + 1])
+
+
+def _infused(link: Link, site: Site, heads: int, replaced: Callable, seen: Mapping[str, Tensor]) -> Callable:
+    """Another extension's attention with the reference infused into its result."""
+
+    def attention(q: Tensor, k: Tensor, v: Tensor, extra):
+        out, run = replaced(q, k, v, extra), link.run
+        if run is None or not run.weight(site) or len(q) != len(run.now.rows):
+            return out
+        if run.needs_heads:
+            run.note("Another extension replaces the attention of layers that SeAl infuses; there SeAl blends into its results.")
+            return out
+        return run.infused(site, out, lambda x: x, q.unflatten(-1, (heads, -1)).transpose(1, 2), seen["hidden"])
+
+    return attention
+
+
+def part(value: Any, some: slice, rows: int) -> Any:
+    """These rows of whatever a call is told: tensors with a row each, and lists and dictionaries of such."""
+    if isinstance(value, Tensor):
+        return value[some] if value.ndim and len(value) == rows else value
+    if isinstance(value, Mapping):
+        return {name: part(x, some, rows) for name, x in value.items()}
+    return [part(x, some, rows) for x in value] if isinstance(value, list) else value
+
+
+def joined(args: Options, more: Options) -> Options:
+    """Two U-Net calls in one, the second's rows after the first's."""
+    rows, extra = len(args["input"]), len(more["input"])
+
+    def both(one: Any, other: Any) -> Any:
+        if isinstance(one, Tensor):
+            return torch.cat([one, other.to(one)]) if one.ndim and len(one) == rows and len(other) == extra else one
+        if isinstance(one, Mapping):
+            return {name: both(x, other[name]) for name, x in one.items()}
+        return [both(a, b) for a, b in zip(one, other, strict=True)] if isinstance(one, list) else one
+
+    kinds, timestep = [*args["cond_or_uncond"], *more["cond_or_uncond"]], torch.cat([args["timestep"], more["timestep"]])
+    c = {name: both(value, more["c"][name]) for name, value in args["c"].items() if name != "transformer_options"}
+    c["transformer_options"] = {**args["c"].get("transformer_options", {}), **rows_said(kinds, more["timestep"])}
+    return {"input": torch.cat([args["input"], more["input"]]), "timestep": timestep, "c": c, "cond_or_uncond": kinds}
+
+
+def rows_said(kinds: Sequence[int], level: Tensor) -> Options:
+    """What Forge tells patches of a call's rows: 0 for each image of a prompt, 1 of a negative prompt."""
+    images = len(level)
+    each = [kind for kind in kinds for _ in range(images)]
+    prompts, negatives = ([row for row, kind in enumerate(each) if bool(kind) is negative] for negative in (False, True))
+    mark = torch.tensor(each).to(level)
+    return {"cond_or_uncond": list(kinds), "cond_mark": mark, "cond_indices": prompts, "uncond_indices": negatives, "sigmas": level}

@@ -1,0 +1,300 @@
+"""One sampling pass of one U-Net in a WebUI: the first, the hires pass, or what a refiner takes over.
+
+What all WebUIs of this family share is here: which references and which words go into a run, what they are called in the cache, and where
+the sampler stands. How a U-Net is reached, and how its rows are told apart, each host says for itself.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from modules import devices, extra_networks, prompt_parser, sd_samplers_common, sd_vae, shared
+from torch import Tensor
+
+from seal_ext.core.cache import AppearanceKey, fingerprint
+from seal_ext.core.limbs import Body
+from seal_ext.run import Reference, Run, Site
+
+from . import conds, options, registry
+from .diffusers import as_tensor, body_on, fit
+from .ldm import Link, find_sites, patch
+
+ATTRIBUTE = "_seal"  # where `p` keeps its Seal, and a sampler's denoiser its Pass
+CELL = 8  # pixels of a latent's cell
+
+
+class Refusal(Exception):
+    """SeAl cannot work here; the message is a sentence for the user."""
+
+
+@dataclass
+class Call:
+    """A model call: every image's prompts (rows of its conditioning and their weights, several with AND), and what it said of c_app."""
+
+    params: object
+    parts: list[list[tuple[int, float]]]
+    lam: float = 0.0
+    appearance: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """What the autoencoder makes of the references and the text encoder of c_app, for one model and size."""
+
+    checkpoint: object
+    size: tuple[int, int]  # of the latent
+    references: list[Reference]
+    prompt: object | None  # c_app as the host schedules prompts, when there is one
+
+
+class Model:
+    """The model that the WebUI has loaded: its kind, what changes its weights, and how it sees pictures and words."""
+
+    def __init__(self):
+        self.sd = shared.sd_model
+        self.checkpoint = self.sd.sd_checkpoint_info
+
+    @property
+    def unet(self) -> torch.nn.Module | None:
+        """What it draws with."""
+        raise NotImplementedError
+
+    def extras(self) -> tuple[tuple[str, float], ...]:
+        """What changes its weights, and how strongly."""
+        raise NotImplementedError
+
+    def encode(self, image: Tensor) -> Tensor:
+        """A picture (1, 3, height, width) in 0 … 1 as the U-Net sees it."""
+        raise NotImplementedError
+
+    def is_loaded(self) -> bool:
+        """Whether it is still the one that the WebUI draws with."""
+        return shared.sd_model is self.sd and self.sd.sd_checkpoint_info is self.checkpoint
+
+    def architecture(self) -> str:
+        return "sdxl" if getattr(self.sd, "is_sdxl", False) else "sd2" if getattr(self.sd, "is_sd2", False) else "sd1"
+
+    def prepare(self, seal, size: tuple[int, int], steps: int) -> Prepared:
+        """Everything that other networks than the U-Net have to say."""
+        shown = zip(seal.request.references, seal.subjects, strict=True)
+        references = [self._reference(asked, found, size, seal.poses.get(number)) for number, (asked, found) in enumerate(shown)]
+        text, prompt = seal.settings.appearance_prompt, None
+        if text.strip():
+            words = prompt_parser.SdConditioning([extra_networks.parse_prompt(text)[0]], width=seal.p.width, height=seal.p.height)
+            prompt = prompt_parser.get_learned_conditioning(self.sd, words, steps, None, shared.opts.use_old_scheduling)
+        return Prepared(self.checkpoint, size, references, prompt)
+
+    def _reference(self, asked, found, size: tuple[int, int], pose) -> Reference:
+        height, width = (CELL * n for n in size)
+        image, inside = fit(as_tensor(asked.rgb), height, width)
+        name = (asked.hash, height, width, str(self.checkpoint.filename), str(sd_vae.loaded_vae_file))
+        latent = registry.latent(name, lambda: _finite(self.encode(image)))
+        mask = inside if found is None else fit(torch.from_numpy(found.mask)[None].float(), height, width)[0][0, 0] > 0.5
+        body = None if pose is None else body_on(pose, asked.rgb.shape[:2], height, width)
+        return Reference(latent, None if mask.all() else mask & inside, body=body)
+
+
+class Pass:
+    """What `run.Run` needs of its host, during one pass."""
+
+    kind: type[Model]  # of the host's models
+
+    def __init__(self, seal, params, levels: Sequence[float] | None = None):
+        self.seal, self.settings, self.p = seal, seal.settings, seal.p
+        self.denoiser, self.params = params.denoiser, params
+        self.levels = levels  # the timesteps of the sampling, noisiest first, where they are known already
+        self.model = self.kind()
+        self.unet = self.model.unet
+        self.sites: dict[Site, torch.nn.Module] = find_sites(self.unet) if self.unet is not None else {}
+        if not self.sites:
+            raise Refusal("SeAl needs a U-Net of the SD1, SD2 or SDXL kind, and this model has none; the picture is drawn without it.")
+        self.hires = bool(getattr(self.p, "is_hr_pass", False))
+        self.link, self.undo = Link(), []
+        self.link.stranger = seal.note
+        self.call: Call | None = None
+        self.run: Run | None = None
+        self.prompt = None  # c_app as the host schedules prompts, when there is one
+
+    # ---- what a host says
+
+    def timestep(self, level: Tensor) -> float:
+        """The timestep of a noise level as the sampler counts it."""
+        raise NotImplementedError
+
+    def signal(self, t: float) -> tuple[float, float]:
+        """α and σ of the U-Net's input at a timestep."""
+        raise NotImplementedError
+
+    def read(self, latent: Tensor, t: float, image: int) -> None:
+        """Run the clean U-Net on a reference of an image, with c_app."""
+        raise NotImplementedError
+
+    def take_hold(self) -> None:
+        """Follow the sampler's model calls from here on; whatever is done for that goes to `undo`."""
+        raise NotImplementedError
+
+    @staticmethod
+    def announce(seal, x: Tensor | None) -> None:
+        """A pass with latents of this size is about to begin."""
+
+    # ---- the start
+
+    def goes_on(self, params) -> bool:
+        """Whether the next model call still belongs to this pass."""
+        return params.denoiser is self.denoiser and self.model.is_loaded()
+
+    def start(self) -> None:
+        """Sizes, steps and conditioning are known now: read the references and take hold of the U-Net."""
+        settings = self.settings = self.settings.for_architecture(self.model.architecture())
+        registry.cache.resize(options.cache_mb(self.seal.settings.cache_mb, settings.cache_mb) * registry.MEGABYTE)
+        call, size = self._call_of(self.params), tuple(self.params.x.shape[-2:])
+        prepared = self.seal.prepared
+        if prepared is None or prepared.checkpoint is not self.model.checkpoint or prepared.size != size:
+            prepared = self.model.prepare(self.seal, size, self.denoiser.total_steps or self.p.steps)
+        self.prompt = prepared.prompt
+        if self.prompt is not None and all(conds.alike(self._app(), self._gen(call, image)) for image in range(len(call.parts))):
+            self.prompt = None
+        references = [self._here(reference) for reference in prepared.references]
+        per_image = len({self._words(call, image) for image in range(len(call.parts))}) > 1
+        per_image |= settings.noise == "noised" and settings.seed_policy == "image"
+        given = [references] * len(call.parts) if per_image else references
+        self.levels = self.levels or self._levels()
+        bodies = [Body.of(self.seal.skeleton)] if self.seal.skeleton and self.seal.poses else []
+        self.run = Run(settings, given, registry.cache, self._key, self.levels, tuple(self.p.seeds or (0,)),
+                       figure=self._figure(), bodies=bodies)  # fmt: skip
+        self.call = call  # what the reading asks for is the conditioning of this first model call
+        self.undo.append(patch(self.sites, self.link))
+        factor = settings.strength * (settings.hires_factor * settings.hires if self.hires else 1)
+        if settings.infusion and factor > 0:
+            self._read_references()
+        self._tell_notes()
+        self.call = None
+        self.take_hold()
+
+    def _read_references(self) -> None:
+        self.link.run = self.run
+        try:
+            self.run.read_references(self)
+        finally:
+            self.link.run = None
+            shared.state.textinfo = None
+
+    def _tell_notes(self) -> None:
+        while self.run.notes:
+            self.seal.note(self.run.notes.pop(0))
+
+    def _levels(self) -> list[float]:
+        """The timesteps of this pass, noisiest first."""
+        first, heard = self.timestep(self.params.sigma[0]), self.seal.levels
+        if heard is None:
+            count = max(self.denoiser.total_steps or self.p.steps, 1)
+            return [first * (count - i) / count for i in range(count)]
+        if self.seal.heard == "get_sigmas":
+            levels = {self.timestep(sigma) for sigma in heard if sigma > 0}
+        else:
+            levels = {float(t) for t in heard[1:]}  # these samplers count down to the second
+        return sorted((level for level in levels | {first} if level <= first + 1e-3), reverse=True)
+
+    def _figure(self) -> Tensor | None:
+        """Where the structures' figures are, of all units together."""
+        if not self.seal.figures or not self.settings.on_figure:
+            return None
+        size = self.params.x.shape[-2:]
+        maps = [F.interpolate(torch.from_numpy(figure)[None, None].float(), size=size, mode="area")[0] for figure in self.seal.figures]
+        return torch.cat(maps).amax(0, keepdim=True).to(self.params.x.device)
+
+    def _here(self, reference: Reference) -> Reference:
+        return replace(reference, latent=reference.latent.to(self.params.x))
+
+    # ---- conditioning
+
+    def _app(self) -> conds.Cond:
+        """c_app at this step, one row."""
+        return prompt_parser.reconstruct_cond_batch(self.prompt, self.denoiser.step)
+
+    def _gen(self, call: Call, image: int) -> conds.Cond:
+        """c_gen of an image (the first of several joined by AND), without a ControlNet's mark."""
+        return conds.unmarked(conds.rows_of(call.params.text_cond, [call.parts[image][0][0]]))
+
+    def _described(self, image: int) -> conds.Cond:
+        """What the reference shows, in words."""
+        return self._app() if self.prompt is not None else self._gen(self.call, image)
+
+    def _words(self, call: Call, image: int) -> str:
+        cond = self._app() if self.prompt is not None else self._gen(call, image)
+        return fingerprint(*(cond.values() if isinstance(cond, dict) else [cond]))
+
+    def _key(self, image: int) -> AppearanceKey:
+        checkpoint = self.model.checkpoint
+        weights = f"{checkpoint.filename} {checkpoint.sha256 or checkpoint.hash} {devices.dtype_unet}"
+        words = self._words(self.call, image)
+        return AppearanceKey(weights, str(sd_vae.loaded_vae_file), self.model.extras(), "", "", words, (0, 0), (), (), "")
+
+    def _call_of(self, params) -> Call:
+        """The prompts of every image in a model call."""
+        groups = params.denoiser.sampler.sampler_extra_args["cond"].batch
+        if self.unlike(params, groups):
+            raise Refusal("SeAl cannot tell which of this model's rows belong to the prompt; the picture is drawn without it.")
+        parts, row = [], 0
+        for group in groups:
+            parts.append([(row + i, part.weight) for i, part in enumerate(group)])
+            row += len(group)
+        return Call(params, parts)
+
+    def unlike(self, params, groups: Sequence[Sequence]) -> bool:
+        """Whether a model call's rows are not what is known of this host."""
+        return len(groups) != len(params.x)
+
+    # ---- what the run asks for
+
+    def tell(self, done: int, total: int) -> None:
+        if shared.state.interrupted or shared.state.skipped:
+            raise sd_samplers_common.InterruptedException
+        shared.state.textinfo = f"SeAl reads the reference: {done} of {total}"
+
+    # ---- model calls
+
+    def step(self, params) -> None:
+        """The host is about to make this model call."""
+        self.call = self._call_of(params)
+
+    def bridge(self, call: Call, gen: Tensor, to_epsilon: float) -> Tensor:
+        """λ·LowPass(Δ) of a model call whose images' predictions for c_gen are these."""
+        return self.run.bridged(gen, call.appearance, call.lam, to_epsilon)
+
+    def close(self) -> None:
+        """Let go of the U-Net and the sampler."""
+        self.link.run = None
+        while self.undo:
+            self.undo.pop()()
+        if self.run is not None:
+            self._tell_notes()
+            if self.settings.show_disagreement and self.run.gate is not None and self.run.gate.map() is not None:
+                self.seal.disagreement = list(self.run.gate.picture())
+            self.run.close()
+        self.call = self.run = None
+
+
+def networks() -> tuple[tuple[str, float], ...]:
+    """Hypernetworks and LoRAs with their strengths, where the host lists them."""
+    found = [(network.name, float(network.unet_multiplier)) for network in getattr(sys.modules.get("networks"), "loaded_networks", ())]
+    return (*found, *((net.name, float(net.multiplier)) for net in getattr(shared, "loaded_hypernetworks", ())))
+
+
+@contextmanager
+def settled(like: Tensor) -> Iterator[None]:
+    """What an autoencoder draws at random is the same each time, and the host's own random numbers are left alone."""
+    with torch.random.fork_rng(devices=[like.device] if like.is_cuda else []):
+        torch.manual_seed(0)
+        yield
+
+
+def _finite(latent: Tensor) -> Tensor:
+    if not torch.isfinite(latent).all():
+        raise Refusal("The VAE makes no sense of the reference in this precision; try --no-half-vae. The picture is drawn without SeAl.")
+    return latent.detach()

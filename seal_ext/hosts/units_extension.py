@@ -1,0 +1,61 @@
+"""A unit of the sd-webui-controlnet extension, as A1111 has it."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+
+from seal_ext.core.geometry import STRETCH
+from seal_ext.core.masks import AlignError
+
+MODULE = "internal_controlnet.external_code"
+BATCHWISE = ("reference", "inpaint_only", "colorfix")  # these units size their latents by the first U-Net call's batch
+
+
+def _external():
+    return sys.modules[MODULE]
+
+
+def own(given: Any):
+    """A unit of ControlNet's own class, whatever the API sent; never the user's object."""
+    return _external().ControlNetUnit.from_dict(given) if isinstance(given, dict) else given.copy()
+
+
+def picture(unit) -> np.ndarray | None:
+    """What the unit shows, RGB; what a brush drew on its canvas is the structure itself."""
+    images = unit.get_input_images_rgba()
+    if not images:
+        return None
+    image = images[0]
+    scribbled = (image[..., 3] > 5).any() and (image[..., 3] < 250).any()
+    return np.repeat(image[..., 3:], 3, 2) if scribbled else image[..., :3]
+
+
+def resize_mode(value: Any) -> str:
+    return _external().resize_mode_from_value(value).value
+
+
+def preprocessed(unit, rgb: np.ndarray, canvas: tuple[int, int], mode: str) -> Any:
+    """What the unit's preprocessor makes of a picture; ControlNet remembers it for the run."""
+    preprocessor = type(unit).cls_get_preprocessor(unit.module)
+    if preprocessor is None or not preprocessor.returns_image:
+        raise AlignError(f"its preprocessor {unit.module} makes no map.")
+    resolution = unit.processor_res
+    if unit.pixel_perfect:
+        resolution = _external().pixel_perfect_resolution(
+            rgb, target_H=canvas[1], target_W=canvas[0], resize_mode=_external().resize_mode_from_value(mode)
+        )
+    sliders = dict(slider_1=unit.threshold_a, slider_2=unit.threshold_b)
+    return preprocessor.cached_call(rgb, resolution=resolution, **sliders, low_vram=False, model=unit.model).value
+
+
+def ready(unit, image: np.ndarray):
+    """The unit with a map that is made already and fits the canvas."""
+    return unit.copy(update=dict(module="none", image=image, mask=None, resize_mode=type(unit.resize_mode)(STRETCH)))
+
+
+def told(unit) -> str:
+    """The unit as an infotext has it."""
+    return unit.serialize()
