@@ -32,7 +32,7 @@ CANVAS = (
             choices=("auto", "skeleton", "edges")),
 )  # fmt: skip
 OF_MASK = ("mask_source",)
-OF_ALIGN = (*OF_MASK, "anchor", "margin", "hand_x", "hand_y", "hand_scale")
+OF_ALIGN = (*OF_MASK, "anchor", "alike", "margin", "hand_x", "hand_y", "hand_scale")
 SHOWN = ("reference", "mask")  # to `mask`
 COMPARED = (*PICTURES, "structure")  # by `align`
 NEEDED = ("reference", "structure")
@@ -118,7 +118,8 @@ def align(given: object) -> dict:
     try:
         shown = from_control_map(rgb, kind, keep="all" if kind == "edges" else "large")
         size = canvas["width"], canvas["height"]
-        how = aligned(reference, shown, size, canvas["resize_mode"], FILL, settings.anchor, "auto", settings.margin, hand)
+        how = aligned(reference, shown, size, canvas["resize_mode"], FILL, settings.anchor, "auto", settings.margin, hand,
+                      alike=settings.alike)  # fmt: skip
         moved = apply(rgb, how, kind)
     except AlignError as error:
         raise SettingsError("structure", f"{label('structure')}: {error}") from error

@@ -226,7 +226,10 @@ class Run:
         weight = self.weight(site)
         if not weight:
             return out
-        return infuse_projected(out, project, self._queries(site, q, hidden), self._appearance(site, q), self.now.infusion.scaled(weight))
+        how = self.now.infusion.scaled(weight)
+        if self.settings.form == "joint":  # whose δ has no end: another's result is blended with, not gone beyond
+            how = replace(how, ceiling=min(how.ceiling, 1.0))
+        return infuse_projected(out, project, self._queries(site, q, hidden), self._appearance(site, q), how)
 
     @property
     def needs_heads(self) -> bool:

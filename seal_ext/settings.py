@@ -133,15 +133,15 @@ TABLE = (
             "with only the contradicting words changed, such as the colour of the reference's shirt.", basic=True, axis=False),
     # Infusion
     Setting("infusion", True, "Infusion", "Let self-attention draw on the reference."),
-    _share("start", 0.2, "Start", "The share of the steps after which infusion begins; later leaves more to prompt and structure."),
+    _share("start", 0.0, "Start", "The share of the steps after which infusion begins; later leaves more to prompt and structure."),
     _share("end", 1.0, "End", "The share of the steps after which infusion ends."),
     Setting("feature", "hidden", "Match on", "What makes two places alike: hidden states without the picture's own light and style, or "
             "queries and keys, of all heads together or of each for itself.", choices=FEATURES),
     Setting("threshold", "cosine", "τ is a", "A cosine that a match has to exceed, or the share of the picture that is left out.",
             choices=THRESHOLDS),
-    _share("tau_early", 0.4, "τ early", "How alike a place must be to be infused in the first steps; 1 infuses nothing."),
-    _share("tau_late", 0.3, "τ late", "The same in the last steps. Lower takes in more of the reference, and in time its background."),
-    Setting("delta_early", 0.5, "δ early", "How much of the reference a place takes in the first steps.", low=0.0, high=4.0, step=0.05),
+    _share("tau_early", 0.2, "τ early", "How alike a place must be to be infused in the first steps; 1 infuses nothing."),
+    _share("tau_late", 0.1, "τ late", "The same in the last steps. Lower takes in more of the reference, and in time its background."),
+    Setting("delta_early", 1.0, "δ early", "How much of the reference a place takes in the first steps.", low=0.0, high=4.0, step=0.05),
     Setting("delta_late", 1.0, "δ late", "The same in the last steps.", low=0.0, high=4.0, step=0.05),
     Setting("shape", "linear", "From early to late", "How τ and δ move from early to late.", choices=SHAPES),
     Setting("clamp", True, "Clamp δ at 1", "Off: a δ above 1 goes beyond the reference, which is stronger and may overshoot."),
@@ -151,13 +151,13 @@ TABLE = (
             "reach further than joints.", low=0.0, high=0.5, step=0.01),
     _share("limbs", 1.0, "Limb guide", "Where the joints of both bodies are known, a place looks for its like on the same limb. 0 is off."),
     _share("softness", 0.0, "Gate softness", "Above 0 the gate opens gradually over this much cosine instead of at once."),
-    Setting("top_k", 32, "Top-k", "How many matching places a place attends to; 0 is all of the subject, 1 the best one.",
+    Setting("top_k", 0, "Top-k", "How many matching places a place attends to; 0 is all of the subject, 1 the best one.",
             low=0, high=4096, step=1),
-    Setting("form", "output", "Blend", "The attention's result; its keys and values before it; or one attention over the picture and the "
+    Setting("form", "joint", "Blend", "The attention's result; its keys and values before it; or one attention over the picture and the "
             "reference, where δ is how much a place of the reference counts beside one of the picture.", choices=("output", "kv", "joint")),
-    Setting("blocks", "mid up", "Blocks", "Self-attention layers and weights, such as `mid up` or `up.0-3:0.5 up.4-`.",
+    Setting("blocks", "up.3-", "Blocks", "Self-attention layers and weights, such as `mid up` or `up.0-3:0.5 up.4-`.",
             grammar=Blocks.parse),
-    _share("uncond_rows", 0.7, "Negative prompt's share", "What the negative prompt's half gets; 1 is as much as the prompt's."),
+    _share("uncond_rows", 0.3, "Negative prompt's share", "What the negative prompt's half gets; 1 is as much as the prompt's."),
     Setting("hires", True, "Hires pass", "Infuse during the hires pass, too."),
     Setting("hires_factor", 1.0, "Hires factor", "Strength in the hires pass, times the strength.", low=0.0, high=2.0, step=0.05),
     Setting("inner", False, "Inner passes", "Also in pictures that another extension draws on its own inside yours, such as ADetailer's "
@@ -176,14 +176,14 @@ TABLE = (
     Setting("bridge", True, "Delta-Bridge", "Steer towards what the prompt says and the reference prompt does not."),
     Setting("lam", 0.5, "λ", "How strongly it steers at the start.", low=0.0, high=16.0, step=0.1),
     _share("lam_start", 0.0, "λ start", "The share of the steps after which it begins."),
-    _share("lam_end", 0.4, "λ end", "The share of the steps after which it ends; each of its steps costs one more row a picture."),
+    _share("lam_end", 0.2, "λ end", "The share of the steps after which it ends; each of its steps costs one more row a picture."),
     Setting("lam_shape", "cosine", "λ's decay", "How λ falls to 0 between start and end.", choices=SHAPES),
     Setting("filter", "average", "Low-pass", "What keeps the broad part of the disagreement.", choices=FILTERS),
     Setting("radius", 1, "Low-pass radius", "In latent cells of 8 pixels; 0 keeps everything.", low=0, high=16, step=1),
     Setting("repeats", 2, "Low-pass repeats", "How often it is applied.", low=0, high=8, step=1),
     Setting("gate", True, "Δ-gate", "Where prompt and reference prompt disagree, infusion yields."),
-    Setting("gate_strength", 1.0, "Δ-gate strength", "Above 1 infusion yields in more places.", low=0.0, high=4.0, step=0.1),
-    _share("gate_low", 0.50, "Δ-gate from", "Places below this share of the disagreement do not yield."),
+    Setting("gate_strength", 1.5, "Δ-gate strength", "Above 1 infusion yields in more places.", low=0.0, high=4.0, step=0.1),
+    _share("gate_low", 0.2, "Δ-gate from", "Places below this share of the disagreement do not yield."),
     _share("gate_high", 1.0, "Δ-gate to", "Places above this share yield wholly."),
     # AnchorAlign
     Setting("align", True, "AnchorAlign", "Put the structure's figure where the reference's figure is, at its scale.", basic=True),
@@ -191,6 +191,8 @@ TABLE = (
             choices=("bottom", "centre", "top"), basic=True),
     Setting("units", "all", "ControlNet units", "Which units are aligned: `all`, `all but 1`, or their numbers such as `0 2`. Units that "
             "show what something looks like are always left alone.", grammar=Units.parse),
+    _share("alike", 0.25, "Same size within", "Figures whose sizes differ by less than this share keep their size and are only moved: "
+           "a pose alone changes a height as much."),
     Setting("margin", 0.02, "Margin", "Space kept between the aligned figure and the frame, as a share of the frame.",
             low=0.0, high=0.4, step=0.01),
     Setting("hand_x", 0.0, "Shift right", "Your correction of the alignment, as a share of the canvas's width.",
@@ -209,9 +211,9 @@ BY_NAME = {setting.name: setting for setting in TABLE}
 
 # Differences from the defaults. Values nobody set follow the preset, and then the model's architecture.
 PRESETS: dict[str, dict[str, Value]] = {
-    "faithful": {"start": 0.1, "delta_early": 1.0, "tau_early": 0.2, "tau_late": 0.1},
+    "faithful": {"delta_early": 2.0, "delta_late": 4.0, "tau_early": 0.1, "tau_late": 0.0},
     "balanced": {},
-    "free": {"start": 0.3, "delta_early": 0.3, "delta_late": 0.8, "tau_early": 0.6, "tau_late": 0.5},
+    "free": {"start": 0.3, "delta_early": 0.5, "tau_early": 0.5, "tau_late": 0.4},
 }
 ARCHITECTURES: dict[str, dict[str, Value]] = {
     "sd1": {},

@@ -1,16 +1,19 @@
 """The accordion beside a stand-in of gradio: what is drawn, what a paste fills, and what the buttons answer."""
 
+import base64
 import importlib
 import sys
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import seal_ext.ui
 from seal_ext.hosts import registry
-from seal_ext.request import NAMES, PICTURES, Asked, parse
-from seal_ext.settings import BY_NAME, PRESETS, Settings, defaults
+from seal_ext.request import NAMES, PICTURES, Asked, parse, png, taken
+from seal_ext.settings import BY_NAME, PRESETS, Settings, SettingsError, defaults
 from seal_ext.store import Store
 from tests.skeletons import painted
 
@@ -19,9 +22,8 @@ DRAWN = np.zeros((24, 20), bool)
 DRAWN[5:15, 5:15] = True
 POSE = np.asarray(painted(size=(80, 96)))
 FIRST = len(PICTURES) + 1  # of the settings among the arguments
-
-
 MADE = []
+SCRIPT = {"3": "_js", "4": "js"}  # what a gradio calls the page's own script that an event runs
 
 
 class Part:
@@ -38,7 +40,11 @@ class Part:
     def __exit__(self, *what):
         pass
 
+    def preprocess(self, payload):
+        return payload and payload.read
+
     def _event(self, *args, **kwargs):
+        assert {"_js", "js"}.isdisjoint(kwargs) or SCRIPT[sys.modules["gradio"].__version__[0]] in kwargs
         self.events.append((args, kwargs))
         return SimpleNamespace(then=self._event)
 
@@ -51,20 +57,28 @@ class Slot(Part):
     change = property(lambda self: pytest.fail("a slot's change never comes to rest"))
 
 
-@pytest.fixture
-def accordion(monkeypatch):
+@pytest.fixture(params=["3.41.2", "4.40.0"])
+def accordion(monkeypatch, request):
     gradio, context = ModuleType("gradio"), ModuleType("gradio.context")
     kinds = "Row Column Group Accordion Gallery HTML Radio Dropdown Slider Checkbox CheckboxGroup Textbox Button"
     for name in kinds.split():
         setattr(gradio, name, type(name, (Part,), {}))
-    gradio.Image, gradio.__version__ = Slot, "3.41.2"
+    gradio.Image, gradio.__version__ = Slot, request.param
     gradio.update = lambda **changes: {"__type__": "update", **changes}
     context.Context = SimpleNamespace(root_block=SimpleNamespace(blocks={}))
     monkeypatch.setitem(sys.modules, "gradio", gradio)
     monkeypatch.setitem(sys.modules, "gradio.context", context)
-    monkeypatch.delitem(sys.modules, "seal_ext.ui.accordion", raising=False)
+    forget()
     yield importlib.import_module("seal_ext.ui.accordion")
-    sys.modules.pop("seal_ext.ui.accordion", None)
+    forget()
+
+
+def forget():
+    """What is drawn with has the gradio that was there when it was imported."""
+    for name in ("accordion", "gradios"):
+        sys.modules.pop(f"seal_ext.ui.{name}", None)
+        if hasattr(seal_ext.ui, name):
+            delattr(seal_ext.ui, name)
 
 
 @pytest.fixture
@@ -213,3 +227,47 @@ def test_the_interrogator_answers_or_is_said_to_fail(accordion):
     assert accordion._interrogated({"image": picture}, Host()) == ("a cat", "")
     assert accordion.NOTHING_READ in accordion._interrogated(picture, Host("<error>"))[1]
     assert accordion.EMPTY in accordion._interrogated(None, Host())[1]
+
+
+def test_the_brush_comes_with_the_slot_or_beside_it(accordion):
+    drawn = draw(accordion)
+    slot, tools = drawn.parts["reference"], [part for part in MADE if (part.elem_id or "").endswith("_reference_brush")]
+    if sys.modules["gradio"].__version__.startswith("3"):
+        assert slot.told["tool"] == "sketch" and slot.told["source"] == "upload" and not tools
+        assert not any("tool" in drawn.parts[name].told for name in PICTURES if name != "reference")
+        return
+    assert 'data-slot="script_txt2img_seal_reference"' in tools[0].value and "tool" not in slot.told
+    (pour,) = [part for part in MADE if part.label is None and (part.elem_id or "").endswith("_pour")]
+    (_, joined), *_ = pour.events
+    assert joined["inputs"] == joined["outputs"] == [slot] and "sealPoured('script_txt2img_seal_reference', picture)" in joined["js"]
+
+
+def test_what_was_painted_arrives_with_the_picture(accordion):
+    slot, url = draw(accordion).parts["reference"], "data:image/png;base64," + base64.b64encode(png(Image.fromarray(DRAWN))).decode()
+    if sys.modules["gradio"].__version__.startswith("3"):
+        assert "preprocess" not in vars(slot)  # gradio does it
+        return
+    picture = Image.fromarray(PICTURE)
+    assert "preprocess" not in vars(slot)  # gradio makes it anew, of its class, when it is updated
+    given = slot.preprocess(SimpleNamespace(read=picture, meta={"_type": "gradio.FileData", "seal_painted": url}))
+    assert np.array_equal(taken(given).drawn, DRAWN) and np.array_equal(taken(given).rgb, PICTURE)
+    assert slot.preprocess(SimpleNamespace(read=picture, meta={})) is picture and slot.preprocess(None) is None
+    for hostile in (["a list"], {"a": 1}, 7, "no picture"):
+        with pytest.raises(SettingsError, match=r"^Reference \(reference\)"):
+            taken(slot.preprocess(SimpleNamespace(read=picture, meta={"seal_painted": hostile})))
+
+
+def test_the_page_s_script_knows_the_names(accordion):
+    script = (Path(__file__).parents[1] / "javascript" / "brush.js").read_text()
+    assert f'PAINTED = "{accordion.gradios.PAINTED}"' in script and "window.sealPoured" in script
+
+
+def test_further_references_are_opened_by_the_host(accordion):
+    drawn, picture = joined(accordion), Image.fromarray(PICTURE)
+    four = sys.modules["gradio"].__version__.startswith("4")
+    more = drawn.parts["more"]
+    assert more.preprocess(SimpleNamespace(read=[(picture, None)]) if four else [picture]) == [picture]
+    if four:  # and by the one that gradio makes of its class when it is updated
+        assert type(more)().preprocess(SimpleNamespace(read=[(picture, None)])) == [picture] and "preprocess" not in vars(more)
+        assert more.preprocess(None) == []
+        assert more.get_block_name() == "gallery" and drawn.parts["reference"].get_block_name() == "image"

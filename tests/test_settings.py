@@ -112,7 +112,7 @@ def test_presets_and_architectures_are_rows_of_the_table(preset, architecture):
 
 def test_what_somebody_set_outlasts_preset_and_architecture():
     mine = Settings.parse({"tau_late": 0.33, "cache_mb": 512})
-    assert mine.with_preset("faithful").tau_late == 0.33 and mine.with_preset("faithful").start == PRESETS["faithful"]["start"]
+    assert mine.with_preset("faithful").tau_late == 0.33 and mine.with_preset("free").start == PRESETS["free"]["start"]
     assert mine.with_preset("faithful").with_preset("balanced") == mine
     assert mine.for_architecture("sdxl").cache_mb == 512
     assert Settings().for_architecture("sdxl").cache_mb == ARCHITECTURES["sdxl"]["cache_mb"]
@@ -134,10 +134,12 @@ def test_settings_are_frozen_and_can_be_copied():
 
 def test_strength_and_hires_scale_delta():
     late = Progress(19, 20)
-    plain, half = Settings().infusion_at(late), Settings(strength=0.5).infusion_at(late)
+    plain, half = Settings(form="output").infusion_at(late), Settings(form="output", strength=0.5).infusion_at(late)
     assert half.delta == plain.delta / 2 and half.tau == plain.tau and plain.ceiling == 1
     assert Settings(strength=0.0).infusion_at(late).idle and Settings(infusion=False).infusion_at(late).idle
-    assert Settings(strength=2.0).infusion_at(late).ceiling == 2 and Settings(clamp=False).infusion_at(late).ceiling == float("inf")
+    assert Settings(form="output", strength=2.0).infusion_at(late).ceiling == 2
+    for boundless in (Settings(form="output", clamp=False), Settings(form="joint")):
+        assert boundless.infusion_at(late).ceiling == float("inf")
     assert Settings(hires=False).infusion_at(late, hires=True).idle
     assert Settings(hires_factor=0.5).infusion_at(late, hires=True).delta == plain.delta / 2
 

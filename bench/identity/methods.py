@@ -135,7 +135,8 @@ def anchor_align(task: Task, hints: Tensor, settings: Settings) -> tuple[Tensor,
     for hint, mask in zip(hints, task.reference_mask(), strict=True):
         structure = _map(hint)
         reference = masks.subject_of(mask.numpy(), "drawn")
-        found = geometry.align(reference, masks.from_control_map(structure), (size, size), anchor=settings.anchor, margin=settings.margin)
+        how = dict(anchor=settings.anchor, margin=settings.margin, alike=settings.alike)
+        found = geometry.align(reference, masks.from_control_map(structure), (size, size), **how)
         aligned.append(torch.from_numpy(np.ascontiguousarray(warping.apply(structure, found))).permute(2, 0, 1).float() / 255)
         matrix = np.asarray(found.matrix)
         scales.append(float(matrix[0, 0]))
@@ -181,10 +182,25 @@ def read_trials(path: Path = TUNING) -> list[dict]:
     return json.loads(path.read_text(encoding="utf-8"))["trials"] if path.exists() else []
 
 
+def standing(trial: dict) -> float:
+    """A trial's merit over all the seeds it was drawn on."""
+    again = trial.get("again")
+    if again is None:
+        return trial["merit"]
+    first, second = (_count(t["seeds"]) for t in (trial, again))
+    return (trial["merit"] * first + again["merit"] * second) / (first + second)
+
+
+def _count(seeds: str) -> int:
+    start, stop = map(int, seeds.split(":"))
+    return stop - start
+
+
 def best_knobs(name: str, path: Path = TUNING) -> dict:
     """What tuning found for a method, or nothing: then it stands as its source describes it."""
     trials = [trial for trial in read_trials(path) if trial["method"] == name]
-    knobs = max(trials, key=lambda trial: trial["merit"])["knobs"] if trials else {}
+    seen_again = [trial for trial in trials if "again" in trial]
+    knobs = max(seen_again or trials, key=standing)["knobs"] if trials else {}
     return {k: tuple(v) if isinstance(v, list) else v for k, v in knobs.items()}
 
 

@@ -230,8 +230,10 @@ def align(
     margin: float = 0.0,
     correction: Correction | None = None,
     fit: bool = True,
+    alike: float = 0.0,
 ) -> Alignment:
-    """Aligns in the canvas (width, height) the sampler will use. `margin`: its share to keep free; `fit=False` lets subjects leave it."""
+    """Aligns in the canvas (width, height) the sampler will use. `margin`: its share to keep free; `fit=False` lets subjects leave it;
+    `alike`: sizes that differ by less than this share count as the same."""
     canvas, correction = whole_size(canvas, "canvas"), correction or Correction()
     mode = resize_mode(mode)
     reference_mode = mode if reference_mode is None else resize_mode(reference_mode)
@@ -247,10 +249,19 @@ def align(
         found = replace(start, reasons=(*told, "The structure fills its frame from side to side, so it stays where it is."))
     else:
         scale, used, why = judge_scale(a, s, rule)
+        if scale != 1 and max(scale, 1 / scale) - 1 <= alike:
+            # A pose alone changes a height as much, and a map that is only moved stays as crisp as it was.
+            scale, why = 1.0, (*why, f"The sizes are alike ({scale:.2f} times), so the structure keeps its own.")
         found = replace(start, scale=scale, rule=used, reasons=(*told, *why))
         found = _anchored(found, a.cut, s.cut)
         found = _fitted(found, s.cut, margin) if fit else found
+        found = _on_pixels(found) if alike and found.scale == 1 else found
     return _corrected(found, correction)
+
+
+def _on_pixels(found: Alignment) -> Alignment:
+    """Moved by whole pixels: nothing has to be drawn anew."""
+    return replace(found, shift=tuple(float(round(by)) for by in found.shift))
 
 
 def _point(box: Box, anchor: str) -> tuple[float, float]:

@@ -93,7 +93,7 @@ def _get(unit: Any, name: str, default: Any) -> Any:
 def _put(seal, script, units: list) -> None:
     """Hand these units to ControlNet, one in the place of the other."""
     p, before = seal.p, seal.p.script_args
-    seal.units = [_dialect().own(unit) for unit in before[script.args_from : script.args_to] if _get(unit, "enabled", False)]
+    seal.units = _readable([unit for unit in before[script.args_from : script.args_to] if _get(unit, "enabled", False)])
     changed = list(before)
     changed[script.args_from : script.args_to] = units
     p.script_args = type(before)(changed)
@@ -104,6 +104,14 @@ def _put(seal, script, units: list) -> None:
             p.script_args = before
 
     seal.undo.append(restore)
+
+
+def _readable(units: Sequence) -> list:
+    """The units as ControlNet has them; none where it cannot read one: whoever aligned that one has said so."""
+    try:
+        return [_dialect().own(unit) for unit in units]
+    except Exception:
+        return []
 
 
 def infotext(seal) -> dict[str, str]:
@@ -180,7 +188,7 @@ def find(seal, unit) -> Found:
     hand = Correction(settings.hand_x, settings.hand_y, settings.hand_scale)
     # A second blob in a map is another limb, not another subject.
     subject = from_control_map(found, kind, keep="all" if kind == "edges" else "large")
-    how = align(reference, subject, canvas, mode, FILL, settings.anchor, "auto", settings.margin, hand)
+    how = align(reference, subject, canvas, mode, FILL, settings.anchor, "auto", settings.margin, hand, alike=settings.alike)
     return Found(found, kind, how, detail)
 
 

@@ -12,6 +12,7 @@ Attention layers are infused as in any U-Net of the ldm family, and on top of an
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -50,7 +51,8 @@ class Model(sampling.Model):
     def encode(self, image: Tensor) -> Tensor:
         """The middle of what the encoder thinks, where it tells; the host's own autoencoder stays as it is."""
         before, changed = self.objects, self.objects.shallow_copy()
-        changed.vae = before.vae.clone()
+        changed.vae = copy.copy(before.vae)  # reForge's own clone() forgets some of what it needs
+        changed.vae.patcher = before.vae.patcher.clone()
         changed.vae.patcher.set_model_vae_regulation(lambda posterior: posterior.mode())
         pixels = image.to(shared.device) * 2 - 1
         self.sd.forge_objects = changed
@@ -149,7 +151,9 @@ class Pass(sampling.Pass):
             call.lam = lam
             third = tuple(Row(APPEARANCE, image) for image in range(images))
             theirs = self._of_appearance(args, kinds.index(0) * images, images)
-            if theirs["c"]["c_crossattn"].shape[1] == args["c"]["c_crossattn"].shape[1]:
+            # Attention that others replaced may count the rows: they are asked for a call of the usual kind.
+            alike = theirs["c"]["c_crossattn"].shape[1] == args["c"]["c_crossattn"].shape[1]
+            if alike and not args["c"].get("transformer_options", {}).get("patches_replace", {}).get("attn1"):
                 self.run.begin(t, (*rows, *third), latent, self.hires)
                 out = own(joined(args, theirs))
                 call.appearance = out[len(x) :]
@@ -255,9 +259,10 @@ def _infused(link: Link, site: Site, heads: int, replaced: Callable, seen: Mappi
         out, run = replaced(q, k, v, extra), link.run
         if run is None or not run.weight(site) or len(q) != len(run.now.rows):
             return out
-        if run.needs_heads:
-            run.note("Another extension replaces the attention of layers that SeAl infuses; there SeAl blends into its results.")
+        if run.settings.feature == "qk_per_head":
+            run.note("Another extension replaces the attention of layers that SeAl infuses; a gate per head cannot join it there.")
             return out
+        # It takes the layer's finished result, whatever the form of the blend is elsewhere.
         return run.infused(site, out, lambda x: x, q.unflatten(-1, (heads, -1)).transpose(1, 2), seen["hidden"])
 
     return attention

@@ -60,7 +60,8 @@ def align_structure(
     hand = Correction(settings.hand_x, settings.hand_y, settings.hand_scale)
     try:
         subject = from_control_map(structure, known)
-        found = align(reference, subject, canvas, FILL, anchor=settings.anchor, margin=settings.margin, correction=hand)
+        how = dict(anchor=settings.anchor, margin=settings.margin, correction=hand, alike=settings.alike)
+        found = align(reference, subject, canvas, FILL, **how)
     except AlignError as error:
         raise UserError(f"{error} To use the structure as it is: --set align=off") from None
     return found, apply(structure, found, known)

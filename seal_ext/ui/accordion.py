@@ -30,7 +30,7 @@ GROUPS = {
     "Reference pass": ("noise", "seed_policy", "t_app", "cache_mb"),
     "Delta-Bridge": ("bridge", "lam", "lam_start", "lam_end", "lam_shape", "filter", "radius", "repeats", "gate", "gate_strength",
                      "gate_low", "gate_high"),
-    "AnchorAlign": ("margin", "hand_x", "hand_y", "hand_scale", "units"),
+    "AnchorAlign": ("alike", "margin", "hand_x", "hand_y", "hand_scale", "units"),
     "More pictures": ("show_aligned", "show_match", "show_disagreement", "show_mask"),
 }  # fmt: skip
 EMPTY = "Give a picture of the character, and it is shown here with what counts of it, and where the structure goes."
@@ -55,8 +55,8 @@ class Accordion:
 
     def seen(self, component, host) -> None:
         """A component of the page was made. With the tab's last one all are there that the accordion works with, and they are joined."""
-        if getattr(component, "elem_id", None) != f"html_log_{self.tab}" or self.joined:
-            return
+        if getattr(component, "elem_id", None) != f"html_log_{self.tab}" or self.joined or Context.root_block is None:
+            return  # outside a page gradio 4 makes a component anew that is updated
         ids = {getattr(block, "elem_id", None): block for block in Context.root_block.blocks.values()}
         around = {name: ids.get(f"{self.tab}_{name}") for name in AROUND}
         if None not in around.values():

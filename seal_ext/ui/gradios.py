@@ -27,6 +27,33 @@ def on(event: Callable, text: str, inputs: list | None = None, outputs: list | N
     event(fn=None, inputs=inputs or [], outputs=outputs or [], **script(text))
 
 
+if FOUR:
+    # Classes and not only functions put in place: whenever a component is updated, gradio 4 makes it anew for that page, from its class.
+    class Painted(gr.Image):
+        """A picture with what the page's script painted on it."""
+
+        webui_do_not_create_gradio_pyi_thank_you = True
+
+        def preprocess(self, payload):
+            picture = super().preprocess(payload)
+            painted = None if payload is None else payload.meta.get(PAINTED)
+            return {"image": picture, "mask": painted} if picture is not None and painted else picture
+
+        def get_block_name(self):
+            return "image"
+
+    class Pictures(gr.Gallery):
+        """A gallery whose value is its pictures, without captions."""
+
+        webui_do_not_create_gradio_pyi_thank_you = True
+
+        def preprocess(self, payload):
+            return [picture for picture, _ in super().preprocess(payload) or ()]
+
+        def get_block_name(self):
+            return "gallery"
+
+
 def slot(label: str, elem_id: str, height: int, brush: bool = False):
     """A place for a picture. With a brush its value is {image, mask} wherever somebody painted."""
     common = dict(label=label, type="pil", image_mode="RGBA", elem_id=elem_id, elem_classes=["seal-slot"], height=height)
@@ -34,39 +61,29 @@ def slot(label: str, elem_id: str, height: int, brush: bool = False):
         drawing = dict(tool="sketch", brush_color=GREEN) if brush else {}
         return gr.Image(source="upload", **drawing, **common)
     # PNG keeps pixels as they are; gradio's own choice does not.
-    made = gr.Image(sources=["upload", "clipboard"], interactive=True, format="png", **common)
-    return _brush(made, elem_id) if brush else made
-
-
-def _brush(made, elem_id: str):
-    names = {"size": "Brush", "undo": "Undo stroke", "clear": "Clear painting"}
-    tools = (f'<label><span>{names["size"]}</span><input type="range" min="1" max="25" value="6"></label>'
-             + "".join(f'<button type="button" data-does="{name}">{names[name]}</button>' for name in ("undo", "clear")))  # fmt: skip
+    common |= dict(sources=["upload"], interactive=True, format="png")
+    if not brush:
+        return gr.Image(**common)
+    made = Painted(**common)
+    buttons = (("undo", "Undo", "Take the last stroke back."), ("clear", "Clear", "Take all that was painted back."))
+    tools = '<label><span>Brush</span><input type="range" min="1" max="25" value="6"></label>'
+    tools += "".join(f'<button type="button" data-does="{does}" title="{told}">{name}</button>' for does, name, told in buttons)
     tools = f'<div class="seal-brush" data-slot="{escape(elem_id)}" style="--seal-paint: {GREEN}">{tools}</div>'
     gr.HTML(tools, elem_id=elem_id + "_brush")
     pour = gr.Button("Pour", elem_id=elem_id + "_pour", elem_classes=["seal-hidden"])
     on(pour.click, f"(picture) => sealPoured('{elem_id}', picture)", [made], [made])
-    plain = made.preprocess
-
-    def preprocess(payload):
-        picture = plain(payload)
-        painted = None if payload is None else payload.meta.get(PAINTED)
-        return {"image": picture, "mask": painted} if picture is not None and painted else picture
-
-    made.preprocess = preprocess
     return made
 
 
 def gallery(label: str, elem_id: str, height: int):
     """Small pictures that a script lays there; nobody puts one in by hand."""
     shown = dict(columns=4, height=height, object_fit="contain", allow_preview=False, show_download_button=False)
-    return gr.Gallery(label=label, elem_id=elem_id, **shown, **(dict(type="pil", interactive=False, format="png") if FOUR else {}))
+    if FOUR:
+        return Pictures(label=label, elem_id=elem_id, type="pil", interactive=False, format="png", **shown)
+    return gr.Gallery(label=label, elem_id=elem_id, **shown)
 
 
 def reads(made, opened: Callable) -> None:
-    """`opened` makes pictures of what a gallery holds: files as the browser names them, or as gradio 4 opened them."""
+    """`opened` makes pictures of a gallery's files as gradio 3 names them; gradio 4 opens them itself."""
     if not FOUR:
         made.preprocess = opened
-        return
-    plain = made.preprocess
-    made.preprocess = lambda payload: opened(plain(payload))

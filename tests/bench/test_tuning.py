@@ -63,6 +63,18 @@ def test_later_trials_step_away_from_the_best(fake, tmp_path):
     assert methods.best_knobs("masactrl", path) == max(trials, key=lambda trial: trial["merit"])["knobs"]
 
 
+def test_a_second_look_decides_between_the_best(fake, tmp_path, monkeypatch):
+    path = tmp_path / "tuning.json"
+    run(tuning.main, ["--methods", "masactrl", "--trials", "6", "--seeds", "100:108", "--json", str(path)])
+    monkeypatch.setattr(Fake, "figures", lambda self, case, method: ({"identity": 100 - method}, NONE))  # the last are the first
+    assert run(tuning.main, ["--methods", "masactrl", "--again", "0:16", "--json", str(path)]) == 0
+    seen = [trial for trial in tried(path) if "again" in trial]
+    assert len(seen) == tuning.FINALISTS and len(tried(path)) == 6 and {t["again"]["seeds"] for t in seen} == {"0:16"}
+    best = min(seen, key=lambda trial: trial["merit"])
+    assert methods.standing(best) > best["merit"] and methods.best_knobs("masactrl", path) == best["knobs"]
+    assert methods.standing({"merit": 30.0, "seeds": "100:108", "again": {"merit": 60.0, "seeds": "0:16"}}) == 50
+
+
 def test_peers_are_judged_by_identity_and_seal_also_by_what_it_breaks():
     seen = {"identity": 60.0, "pattern": 20.0, "structure": 0.5, "text": 0.4, "leak": 0.5}
     assert tuning.merit("masactrl", seen, NONE) == 60

@@ -1,17 +1,23 @@
 // Drives the WebUI's page as an artist would, in Chromium, and writes what came of every step; tests/hosts/test_page_live.py judges it.
 //
-//     node page.cjs URL FOLDER        FOLDER holds reference.png, busy.png, map.png and pose.png; results.json and screenshots come into it
+//     node page.cjs URL FOLDER [ADAPTER]
+//
+// FOLDER    holds reference.png, busy.png, map.png and pose.png; results.json and screenshots come into it
+// ADAPTER   a part of the name of the adapter that fits the checkpoint, where ControlNet has several
 //
 // SEAL_PLAYWRIGHT   node_modules with playwright-core
 // SEAL_CHROMIUM     the browser, /usr/bin/chromium unless said
 
 const fs = require("fs"), path = require("path");
 const {chromium} = require(path.join(process.env.SEAL_PLAYWRIGHT, "playwright-core"));
-const [url, folder] = process.argv.slice(2);
+const [url, folder, adapter = "t2i"] = process.argv.slice(2);
 const SIZE = 128, PATIENCE = 180000;
 const seal = (name) => `#script_txt2img_seal_${name}`, unit = (name) => `#txt2img_controlnet_ControlNet-0_${name}`;
 const file = (name) => path.join(folder, name);
 const stage = ".seal-stage[data-tab=txt2img]";
+// gradio 3 paints on a picture in its own way, gradio 4 with a brush of ours; each has its name for the button that clears a slot.
+const drawable = `${seal("reference")} :is(canvas[key=interface], canvas.seal-paint)`;
+const cleared = (name) => `${seal(name)} :is(button[aria-label=Clear], button[aria-label="Remove Image"])`;
 const results = {}, errors = [];
 let p;
 
@@ -56,6 +62,16 @@ async function open(theme = "light") {
 const unfold = () => p.click(`${seal("accordion")} .label-wrap span`);
 const give = (slot, name) => p.setInputFiles(`${slot} input[type=file]`, file(name));
 
+async function paint() {
+    await p.locator(drawable).scrollIntoViewIfNeeded();
+    const box = await p.locator(drawable).boundingBox();
+    const at = (x, y) => [box.x + box.width * x, box.y + box.height * y];
+    await p.mouse.move(...at(0.5, 0.3));
+    await p.mouse.down();
+    for (const y of [0.4, 0.5, 0.6, 0.7, 0.8]) await p.mouse.move(...at(0.5, y), {steps: 3});
+    await p.mouse.up();
+}
+
 async function size() {
     for (const side of ["width", "height"]) await p.fill(`#txt2img_${side} input[type=number]`, String(SIZE));
     await p.fill("#txt2img_steps input[type=number]", "4");
@@ -64,11 +80,15 @@ async function size() {
 }
 
 async function structure() {
-    if (!await p.isVisible(unit("input_image"))) await p.click("#txt2img_controlnet .label-wrap");
+    // The ControlNet that is built in has an accordion for each unit, too.
+    for (const heading of ["#txt2img_controlnet .label-wrap", "#txt2img_controlnet_accordions .label-wrap span"]) {
+        if (!await p.isVisible(unit("input_image"))) await p.locator(heading).first().click();
+        await sleep(1000);
+    }
     await give(unit("input_image"), "map.png");
     await sleep(1000);
     await p.click(unit("controlnet_model_dropdown") + " input");
-    await p.click(unit("controlnet_model_dropdown") + " li:has-text('t2i')");
+    await p.click(unit("controlnet_model_dropdown") + ` li:has-text("${adapter}")`);
     const box = unit("controlnet_enable_checkbox") + " input";
     await sleep(1500); // a picture that is dropped enables its unit by itself
     if (!await p.isChecked(box)) await p.click(box);
@@ -102,7 +122,8 @@ async function draw() {
         const ids = await p.$$eval("[id]:not(.prose)", (all) => all.map((element) => element.id).filter((id) => id.includes("_seal_")));
         const tabs = await p.$$eval(".seal-stage", (all) => all.map((element) => element.dataset.tab));
         const closed = !await p.isVisible(seal("reference"));
-        return {ids, tabs, closed, on: await p.isChecked(`${seal("accordion")}-visible-checkbox`)};
+        const gradio = await p.evaluate(() => window.gradio_config.version);
+        return {ids, tabs, closed, gradio, on: await p.isChecked(`${seal("accordion")}-visible-checkbox`)};
     });
     await step("size", async () => { await size(); return {}; });
     await step("enable", async () => {
@@ -128,12 +149,7 @@ async function draw() {
         await give(seal("mask").replace("mask", "reference"), "busy.png");
         await until(async () => (await told()).includes("draw a mask"));
         const unsure = await told(), before = await looks();
-        const box = await p.locator(`${seal("reference")} canvas[key=interface]`).boundingBox();
-        const at = (x, y) => [box.x + box.width * x, box.y + box.height * y];
-        await p.mouse.move(...at(0.5, 0.3));
-        await p.mouse.down();
-        for (const y of [0.4, 0.5, 0.6, 0.7, 0.8]) await p.mouse.move(...at(0.5, y), {steps: 3});
-        await p.mouse.up();
+        await paint();
         const overlay = await until(async () => await looks() !== before && !(await told()).includes("draw a mask"));
         return {unsure, overlay, told: await told()};
     });
@@ -141,7 +157,7 @@ async function draw() {
         await give(seal("reference_pose"), "reference.png");
         await until(async () => (await told()).includes("skeleton"));
         const wrong = await told();
-        await p.click(`${seal("reference_pose")} button[aria-label=Clear]`);
+        await p.click(cleared("reference_pose"));
         await give(seal("reference_pose"), "pose.png");
         const taken = await until(async () => !(await told()).includes("skeleton"));
         return {wrong, taken, told: await told()};
@@ -217,16 +233,21 @@ async function draw() {
         await structure();
         await until(() => p.isVisible(`${stage}.seal-movable`));
         const second = await draw();
+        fs.writeFileSync(file("second.png"), second.bytes);
         return {info: second.info, same: second.bytes.equals(first.bytes)};
     });
     await step("further", async () => {
         await p.click(seal("add"));
         const aside = await until(() => p.isVisible(`${seal("more")} img`));
         const free = await until(async () => !await p.isVisible(`${seal("reference")} img, ${seal("reference_pose")} img`));
-        await give(seal("reference"), "reference.png");
+        await give(seal("reference"), "busy.png"); // and what is painted now counts as well as before the paste
         await until(() => p.isVisible(`${seal("reference")} img`));
+        await until(async () => (await told()).includes("draw a mask"));
+        await paint();
+        const painted = await until(async () => !(await told()).includes("draw a mask"));
         await sleep(1500);
-        return {aside, free, info: (await draw()).info};
+        const {info, log} = await draw();
+        return {aside, free, painted, info, log};
     });
     await step("phone", async () => {
         await p.setViewportSize({width: 390, height: 844});

@@ -66,6 +66,16 @@ def test_anchors_coincide_unless_the_canvas_forbids(reference, structure, canvas
         assert found.aligned_box.height == pytest.approx(found.reference_box.height, rel=1e-6)
 
 
+def test_sizes_that_are_alike_count_as_the_same():
+    reference = subject_of(rectangle((128, 128), 40, 20, 70, 100), "test")
+    smaller, larger = (subject_of(rectangle((128, 128), 10, 30, 36, 30 + tall), "test") for tall in (70, 50))
+    exact, kept = align(reference, smaller, (128, 128)), align(reference, smaller, (128, 128), alike=0.25)
+    assert exact.scale == pytest.approx(80 / 70) and exact.shift[0] % 1
+    assert kept.scale == 1 and all(by == round(by) for by in kept.shift) and "alike" in kept.reasons[-1]
+    assert point(kept.aligned_box, "bottom") == pytest.approx(point(kept.reference_box, "bottom"), abs=0.5)
+    assert align(reference, larger, (128, 128), alike=0.25).scale > 1.25
+
+
 @settings(deadline=None)  # the machine may be busy
 @given(subjects(), subjects(), canvases, modes, modes, anchors, st.sampled_from((0.0, 0.1)))
 def test_an_aligned_subject_never_leaves_the_canvas(reference, structure, canvas, mode, reference_mode, anchor, margin):

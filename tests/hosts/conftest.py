@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 
-
 def beside(name: str, file: str):
     """A module of this folder, by a name, so that every test file has the same one."""
     spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(file))

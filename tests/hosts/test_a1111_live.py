@@ -48,7 +48,7 @@ def test_infotext_round_trip(webui):
     given = seal(**DOG, blocks="mid up.0-3:0.5 up.4-", clamp=other, lam=2.5)
     drawn, text = webui.drawn(given)
     assert "SeAl enabled: on" in text and f"SeAl clamp: {'on' if other else 'off'}" in text and "False" not in text
-    again = webui.draw([True, given["reference"]], infotext=text)
+    again = webui.draw([True, given["reference"]], infotext=text, styles=[])  # left to the infotext, Forge fails over the styles
     assert apart(drawn[0], again[0]) == 0
     assert "SeAl" not in webui.drawn()[1]
 
@@ -98,7 +98,7 @@ def test_controlnet_units_are_aligned(webui, unit, preprocessor):
     drawn, text = webui.drawn(seal(show_aligned=True), units=[unit])
     wanted = box(live.opened(live.encoded(live.figure(black=True))))
     assert np.abs(box(drawn[-1]) - wanted).max() <= 8  # where the reference's figure stands, and as large
-    assert f"Module: {preprocessor}" in text and apart(drawn[0], webui.draw(seal(align=False), units=[unit])[0]) > 1
+    assert f"module: {preprocessor}" in text.lower() and apart(drawn[0], webui.draw(seal(align=False), units=[unit])[0]) > 1
     assert apart(alone, webui.draw(units=[unit])[0]) == 0
 
 

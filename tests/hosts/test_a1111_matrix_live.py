@@ -1,6 +1,7 @@
 """Every way of drawing in a real WebUI, crossed: SeAl acts in each, and the same picture without it is the one from before."""
 
 import importlib.util
+import os
 from pathlib import Path
 
 import live_webui as live
@@ -12,6 +13,7 @@ spec = importlib.util.spec_from_file_location("live_matrix", Path(__file__).with
 matrix = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(matrix)
 
+KIND = live.kind_of(Path(os.environ.get("SEAL_WEBUI", "")).resolve())
 pytestmark = [pytest.mark.slow, pytest.mark.live, pytest.mark.usefixtures("tiny")]
 
 
@@ -32,8 +34,8 @@ def request_of(case):
 
 def test_the_matrix_knows_all_that_the_host_offers(webui):
     offered = webui.inside()["optimisers"]
-    assert set(offered) - {"xformers"} == set(matrix.OPTIMISERS) - {"None"}
-    assert {sampler["name"] for sampler in webui.call("/sdapi/v1/samplers")} == set(matrix.SAMPLERS)
+    assert set(offered) - {"xformers"} == set(matrix.OPTIMISERS[webui.kind]) - {"None", "Automatic"}
+    assert {sampler["name"] for sampler in webui.call("/sdapi/v1/samplers")} == set(matrix.SAMPLERS[webui.kind])
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +52,7 @@ def chosen(webui, tiny):
     choose("Automatic")
 
 
-@pytest.mark.parametrize("case", sorted(matrix.cases(), key=lambda case: case[5]), ids=matrix.name_of)
+@pytest.mark.parametrize("case", sorted(matrix.cases(KIND), key=lambda case: case[5]), ids=matrix.name_of)
 def test_matrix(webui, chosen, case):
     asked, words = request_of(case)
     chosen(case[5])

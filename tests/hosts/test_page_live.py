@@ -37,8 +37,10 @@ def seen(webui, first, tmp_path_factory):
     Image.fromarray(np.where(behind, noise, figure).astype(np.uint8)).save(folder / "busy.png")
     live.figure(24, 50, black=True).save(folder / "map.png")
     painted().save(folder / "pose.png")
-    subprocess.run(["node", str(DRIVER), f"http://127.0.0.1:{webui.port}", str(folder)], check=True, timeout=3000)
-    return json.loads((folder / "results.json").read_text())
+    own = os.environ.get("SEAL_WEBUI_CONTROLS")
+    adapter = min(file.stem for file in Path(own).glob("*.safetensors")) if own else live.EMBEDDED
+    subprocess.run(["node", str(DRIVER), f"http://127.0.0.1:{webui.port}", str(folder), adapter], check=True, timeout=3000)
+    return json.loads((folder / "results.json").read_text()) | {"folder": folder}
 
 
 @pytest.fixture
@@ -55,7 +57,8 @@ def test_load(step):
 
 
 def test_no_error_is_ours(seen):
-    ours = {name: [e for e in found["errors"] if not any(known in e for known in NOT_OURS)] for name, found in seen.items()}
+    steps = {name: found for name, found in seen.items() if name != "folder"}
+    ours = {name: [e for e in found["errors"] if not any(known in e for known in NOT_OURS)] for name, found in steps.items()}
     assert not any(ours.values()), ours
 
 
@@ -94,7 +97,11 @@ def test_hand(step):
     assert wheeled > 1.1 and smaller < wheeled and abs(further - x - 0.005) < 0.002 and abs(lower - y - 0.05) < 0.002
 
 
-def test_draw(step):
+def test_draw(step, webui):
+    (name,) = step["info"].split("SeAl reference: ")[1].split(",")[0].split()
+    kept = Store(webui.data / "seal" / "references", lambda: 1 << 28).find(name)
+    # What the brush painted came along: a stroke down the middle of the picture, and nothing else.
+    assert kept.drawn[64, 64] and 0.01 < kept.drawn.mean() < 0.2 and not kept.drawn[:, :32].any() and np.array_equal(kept.pose, painted())
     for told in ("enabled: on", "appearance prompt", "hand scale: 1.5", "lam: 2.5", 'blocks: "mid up:0.5"', "reference"):
         assert f"SeAl {told}" in step["info"]
     assert f"SeAl hand x: {step['hand'][0]:g}" in step["info"] and "Corrected by hand" in step["log"]
@@ -110,14 +117,21 @@ def test_paste(step, seen):
 
 
 def test_again(step, seen):
-    assert step["info"] == seen["draw"]["info"] and step["same"]
+    assert step["info"] == seen["draw"]["info"]
+    if step["same"] or seen["load"]["gradio"].startswith("3"):
+        assert step["same"]
+        return
+    # In Forge a handful of bytes comes out one higher or lower than on the page that drew it first.
+    first, second = (np.asarray(Image.open(seen["folder"] / f"{name}.png").convert("RGB")).astype(int) for name in ("first", "second"))
+    assert np.abs(first - second).max() <= 1 and (first != second).mean() < 0.001
 
 
 def test_further(step, webui):
-    assert step["aside"] and step["free"]
+    assert step["aside"] and step["free"] and step["painted"]
     names = step["info"].split("SeAl reference: ")[1].split(",")[0].split()
-    poses = [Store(webui.data / "seal" / "references", lambda: 1 << 28).find(name).pose for name in names]
-    assert poses[0] is None and np.array_equal(poses[1], painted())  # the pose went along with the one that was laid aside
+    first, aside = [Store(webui.data / "seal" / "references", lambda: 1 << 28).find(name) for name in names]
+    # All went along with the one that was laid aside; what was painted on it lies in its transparency.
+    assert first.pose is None and first.drawn[64, 64] and np.array_equal(aside.pose, painted()) and aside.alpha[64, 64] == 255
 
 
 def test_phone(step):

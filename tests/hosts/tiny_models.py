@@ -7,6 +7,7 @@ Forge comes without the packages that these models are written in. There, the on
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 REPOSITORIES, FOLDER, LORAS = (Path(argument).resolve() for argument in sys.argv[1:])
@@ -108,9 +109,8 @@ class Own(torch.nn.Module):
 
         super().__init__()
         tokenizer = Path(params["cond_stage_config"]["params"]["version"])
-        inputs = params["unet_config"]["params"]["in_channels"]
-        shape = Shape.from_files(dict(model=dict(params=params | dict(unet_config=dict(params=params["unet_config"]["params"] | dict(in_channels=4)))))
-                                 , tokenizer)
+        said = Shape.from_files({"model": {"params": params}}, tokenizer)
+        inputs, shape = said.latent, replace(said, latent=4)  # an inpainting model sees more than the latent
         self.model, self.cond_stage_model = torch.nn.Module(), torch.nn.Module()
         self.model.diffusion_model = UNet(shape)
         if inputs != shape.latent:

@@ -1,0 +1,169 @@
+"""The Forge adapter beside a stand-in of the host: rows are told apart however they come, and nothing stays behind."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from seal_ext.hosts import ldm, registry
+from seal_ext.request import parse
+from tests.hosts import forge_host, webui
+
+BASE = dict(form="output", blocks="mid up", start=0.0, tau_early=0.0, tau_late=0.0, delta_early=1.0, delta_late=1.0, uncond_rows=1.0,
+            t_app="all", mask_source="whole")  # fmt: skip
+BRIDGE = dict(appearance_prompt="a dog", lam=2.0, lam_end=1.0)
+
+
+@pytest.fixture
+def model():
+    registry.cache.clear()
+    return forge_host.Model()
+
+
+@pytest.fixture
+def named(model):
+    return webui.modules(model)
+
+
+@pytest.fixture
+def app(named):
+    return webui.load(named)
+
+
+def draw(app, model, prompts, settings=None, scale=4.0, **more):
+    p = webui.Processing([prompts] if isinstance(prompts, str) else prompts, scale=scale)
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
+    seal = None if settings is None else app.begin(p, parse([{"reference": picture} | BASE | settings]))
+    try:
+        return forge_host.draw(app, model, p, seal, **more), p
+    finally:
+        p.close()
+
+
+def footprint(model):
+    unet = model.forge_objects.unet
+    return [(name, sorted(vars(module))) for name, module in unet.model.diffusion_model.named_modules()], repr(unet.model_options)
+
+
+def test_a_run_changes_the_picture_and_leaves_the_host_as_found(app, model):
+    (plain, _), was = draw(app, model, "a cat"), footprint(model)
+    drawn, p = draw(app, model, "a cat", {})
+    assert torch.isfinite(drawn).all() and not torch.equal(drawn, plain) and not p.comments
+    assert footprint(model) == was and torch.equal(draw(app, model, "a cat")[0], plain)
+    assert p.preserved > 0, "room for the references was not asked for"
+
+
+@pytest.mark.parametrize("settings", [{}, {"form": "joint"}, {"feature": "qk_per_head"}, {"uncond_rows": 0.0}, BRIDGE])
+@pytest.mark.parametrize("prompts", ["a cat", "a cat AND a hat", ["a cat", "a dog"]])
+def test_rows_are_told_apart_in_one_call_or_many(app, model, settings, prompts):
+    together, _ = draw(app, model, prompts, settings)
+    apart, _ = draw(app, model, prompts, settings, split=True)
+    assert torch.allclose(together, apart, atol=1e-4)
+
+
+def test_images_of_a_batch_are_as_if_drawn_alone(app, model):
+    both, _ = draw(app, model, ["a cat", "a hat"], BRIDGE | {"seed_policy": "fixed"})
+    alone, _ = draw(app, model, "a cat", BRIDGE | {"seed_policy": "fixed"})
+    assert torch.allclose(both[:1], alone, atol=1e-4)
+
+
+def test_delta_bridge_rides_along_where_lengths_allow_and_costs_no_call(app, model):
+    calls = model.forge_objects.unet.model.diffusion_model.calls
+    draw(app, model, "a cat", BRIDGE)
+    calls.clear()
+    drawn, _ = draw(app, model, "a cat", BRIDGE)
+    assert calls == [3, 3, 3, 2]  # λ is 0 at the very end
+    calls.clear()
+    draw(app, model, "A LONG CAT", BRIDGE | {"appearance_prompt": "A LONG DOG"})
+    assert set(calls) <= {1, 2} and not torch.equal(drawn, draw(app, model, "a cat", {"appearance_prompt": "", "gate": False})[0])
+    calls.clear()
+    draw(app, model, "A LONG CAT", BRIDGE)  # here short prompts are repeated, as the host does it
+    assert 2 in calls and not any(count > 2 for count in calls)
+
+
+def test_delta_bridge_without_guidance(app, model):
+    plain, _ = draw(app, model, "a cat", {"infusion": False}, scale=1)
+    bridged, _ = draw(app, model, "a cat", BRIDGE | {"infusion": False, "gate": False}, scale=1)
+    assert not torch.equal(plain, bridged) and torch.isfinite(bridged).all()
+
+
+def test_what_a_control_net_says_reaches_every_row(app, model):
+    without, _ = draw(app, model, "a cat", BRIDGE)
+    drawn, _ = draw(app, model, "a cat", BRIDGE, control=True)
+    assert not torch.allclose(drawn, without)
+    assert torch.allclose(drawn, draw(app, model, "a cat", BRIDGE, control=True, split=True)[0], atol=1e-4)
+
+
+def test_another_extensions_attention_is_blended_with(app, model):
+    def replaced():
+        options = model.forge_objects.unet.model_options["transformer_options"]
+        places = {(*block, 0): forge_host.plain_attention for block in forge_host.UNet.BLOCKS}
+        model.forge_objects.unet = model.forge_objects.unet.clone()
+        model.forge_objects.unet.model_options["transformer_options"] = options | {"patches_replace": {"attn1": places}}
+
+    plain, _ = draw(app, model, "a cat", {})
+    beside, p = draw(app, model, "a cat", {}, before=replaced)
+    assert torch.allclose(plain, beside, atol=1e-4) and not p.comments, "the same attention in another's words is the same picture"
+    assert not torch.allclose(draw(app, model, "a cat", {"form": "joint"}, before=replaced)[0], draw(app, model, "a cat")[0])
+
+
+def test_other_wrappers_and_calls_of_other_extensions_stay_what_they_are(app, model):
+    seen = []
+
+    def others():
+        def wrapper(apply, args):
+            seen.append(len(args["input"]))
+            return apply(args["input"], args["timestep"], **args["c"])
+
+        def records(inner, x, sigma, *rest):
+            patcher = model.forge_objects.unet
+            told = {"cond_or_uncond": [0], "sigmas": sigma}
+            args = {"input": x, "timestep": sigma, "cond_or_uncond": [0], "c": {"c_crossattn": webui.embed("x", False),
+                                                                              "transformer_options": told}}  # fmt: skip
+            mine = patcher.model_options["model_function_wrapper"](inner.apply_model, args)
+            assert torch.equal(mine, inner.apply_model(x, sigma, **args["c"])), "a call before the sampler's own was infused"
+            return (inner, x, sigma, *rest)
+
+        unet = model.forge_objects.unet = model.forge_objects.unet.clone()
+        unet.set_model_unet_function_wrapper(wrapper)
+        unet.add_conditioning_modifier(records)
+
+    drawn, p = draw(app, model, "a cat", {}, before=others)
+    assert seen and not p.comments
+    assert torch.allclose(drawn, draw(app, model, "a cat", {})[0], atol=1e-5)
+
+
+def test_an_exception_undoes_everything(app, model, monkeypatch):
+    was, unet = footprint(model), model.forge_objects.unet.model.diffusion_model
+    plain, _ = draw(app, model, "a cat")
+
+    class Boom(Exception):
+        pass
+
+    inner = model.forge_objects.unet.model
+    original = inner.apply_model
+    monkeypatch.setattr(inner, "apply_model", lambda *a, **k: (_ for _ in ()).throw(Boom) if len(unet.calls) > 5 else original(*a, **k))
+    unet.calls.clear()
+    with pytest.raises(Boom):
+        draw(app, model, "a cat", BRIDGE)
+    monkeypatch.undo()
+    assert footprint(model) == was and torch.equal(draw(app, model, "a cat")[0], plain)
+
+
+def test_a_model_without_a_unet_is_said_and_drawn_without(app, model):
+    plain, _ = draw(app, model, "a cat")
+    places = ldm.find_sites(model.forge_objects.unet.model.diffusion_model)
+    assert len(places) == 4
+    flat = model.forge_objects.unet.model.diffusion_model
+    for name in ("input_blocks", "middle_block", "output_blocks"):
+        flat._modules["other_" + name] = flat._modules.pop(name)
+    flat.places = lambda: (flat.other_input_blocks[0][0], flat.other_middle_block[0], *(x[0] for x in flat.other_output_blocks))
+    drawn, p = draw(app, model, "a cat", {})
+    assert torch.equal(drawn, plain) and any("needs a U-Net" in said for said in p.comments)
+
+
+def test_a_relative_with_other_hooks_is_said_and_drawn_without(app, model, monkeypatch):
+    plain, _ = draw(app, model, "a cat")
+    monkeypatch.delattr(forge_host.Patcher, "add_conditioning_modifier")
+    drawn, p = draw(app, model, "a cat", {})
+    assert torch.equal(drawn, plain) and any("does not know this relative of Forge" in said for said in p.comments)
