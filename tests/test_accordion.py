@@ -134,6 +134,8 @@ def test_a_paste_fills_everything(accordion, store):
     assert {id(part) for part in drawn.components} <= filled.keys()
     given = [filled[id(part)] for part in drawn.components]
     given = [one["value"] if isinstance(one, dict) else one for one in given]
+    # Forge's API makes a list of whatever stands there, as it is in the component itself: also of an update.
+    assert list(filled[id(drawn.parts["more"])]) == given[-1] and all(isinstance(one, Image.Image) for one in given[-1])
     again = parse(given)
     assert again.settings == settings and [one.hash for one in again.references] == [one.hash for one in asked]
     assert filled[id(drawn.parts["further"])]["visible"] and filled[id(drawn.parts["lost"])]["value"] == ""
@@ -142,7 +144,8 @@ def test_a_paste_fills_everything(accordion, store):
 
 def test_a_paste_without_the_reference_says_so_and_leaves_the_slots(accordion, store):
     filled = accordion.pasted({accordion.REFERENCE_KEY: "0123456789abcdef"})
-    assert "no longer kept" in filled["lost"]["value"] and all("value" not in filled[name] for name in (*PICTURES, "more"))
+    assert "no longer kept" in filled["lost"]["value"] and all("value" not in filled[name] for name in PICTURES)
+    assert filled["more"] is None
     filled = accordion.pasted({})
     assert filled["lost"]["value"] == "" and "value" not in filled["reference"]
     assert "no longer kept" in accordion.pasted({accordion.REFERENCE_KEY: "../../etc/passwd"})["lost"]["value"]

@@ -145,8 +145,8 @@ def anchor_align(task: Task, hints: Tensor, settings: Settings) -> tuple[Tensor,
 
 
 TUNED = Settings(enabled=True)  # the defaults are what tuning found
-PAPER = Settings(enabled=True, tau_early=0.15, tau_late=0.15, delta_early=3.0, delta_late=3.0, clamp=False, top_k=1, feature="qk",
-                 gate=False, rivals=False)  # fmt: skip
+PAPER = Settings(enabled=True, form="output", tau_early=0.15, tau_late=0.15, delta_early=3.0, delta_late=3.0, clamp=False, top_k=1,
+                 feature="qk", blocks="mid up", start=0.2, uncond_rows=0.7, gate=False, rivals=False)  # fmt: skip
 TUNING = Path(__file__).resolve().parents[1] / "tuning.json"
 
 

@@ -13,7 +13,7 @@ from bench.world.sheet import grid, save_png
 
 from . import report, sweeps
 from .goals import goals, in_context
-from .methods import TUNING, read_trials
+from .methods import TUNING, best_knobs, read_trials
 from .tasks import POOLED, TASKS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -124,8 +124,7 @@ def _tuning() -> list[str]:
     lines = [f"Every trial is in `bench/{TUNING.name}`.", "", "| method | trials | best knobs |", "|---|---:|---|"]
     for method in dict.fromkeys(trial["method"] for trial in trials):
         own = [trial for trial in trials if trial["method"] == method]
-        best = max(own, key=lambda trial: trial["merit"])["knobs"]
-        said = ", ".join(f"{k} {v}" for k, v in best.items()) or "as its source has it"
+        said = ", ".join(f"{k} {v}" for k, v in best_knobs(method).items()) or "as its source has it"
         lines.append(f"| {method} | {len(own)} | {said} |")
     return lines
 

@@ -151,9 +151,8 @@ class Pass(sampling.Pass):
             call.lam = lam
             third = tuple(Row(APPEARANCE, image) for image in range(images))
             theirs = self._of_appearance(args, kinds.index(0) * images, images)
-            # Attention that others replaced may count the rows: they are asked for a call of the usual kind.
             alike = theirs["c"]["c_crossattn"].shape[1] == args["c"]["c_crossattn"].shape[1]
-            if alike and not args["c"].get("transformer_options", {}).get("patches_replace", {}).get("attn1"):
+            if alike and not _may_count(args["c"].get("transformer_options", {})):
                 self.run.begin(t, (*rows, *third), latent, self.hires)
                 out = own(joined(args, theirs))
                 call.appearance = out[len(x) :]
@@ -175,7 +174,7 @@ class Pass(sampling.Pass):
         c["c_crossattn"] = tokens.repeat(1, longer // tokens.shape[1], 1) if longer % tokens.shape[1] == 0 else tokens
         if isinstance(app, Mapping) and "y" in c:
             c["y"] = app["vector"].to(c["y"])
-        c["transformer_options"] = {**args["c"].get("transformer_options", {}), **rows_said([0], args["timestep"][some])}
+        c["transformer_options"] = rows_said(args["c"].get("transformer_options", {}), [0], args["timestep"][some])
         return {"input": args["input"][some], "timestep": args["timestep"][some], "c": c, "cond_or_uncond": [0]}
 
     def _over_others(self, c: Options) -> Options:
@@ -207,6 +206,11 @@ class Pass(sampling.Pass):
         if call is None or call.appearance is None:
             return args["denoised"]
         return args["denoised"] + self.bridge(call, args["cond_denoised"], -1 / float(args["sigma"][0])).to(args["denoised"])
+
+
+def _may_count(told: Options) -> bool:
+    """Whether others sit in the U-Net who may know how many rows of a kind there are: they are asked for calls of the usual form."""
+    return bool(told.get("patches_replace", {}).get("attn1") or told.get("block_modifiers") or told.get("block_inner_modifiers"))
 
 
 def _begins(passing: Pass) -> Callable:
@@ -290,14 +294,15 @@ def joined(args: Options, more: Options) -> Options:
 
     kinds, timestep = [*args["cond_or_uncond"], *more["cond_or_uncond"]], torch.cat([args["timestep"], more["timestep"]])
     c = {name: both(value, more["c"][name]) for name, value in args["c"].items() if name != "transformer_options"}
-    c["transformer_options"] = {**args["c"].get("transformer_options", {}), **rows_said(kinds, more["timestep"])}
+    c["transformer_options"] = rows_said(args["c"].get("transformer_options", {}), kinds, more["timestep"])
     return {"input": torch.cat([args["input"], more["input"]]), "timestep": timestep, "c": c, "cond_or_uncond": kinds}
 
 
-def rows_said(kinds: Sequence[int], level: Tensor) -> Options:
-    """What Forge tells patches of a call's rows: 0 for each image of a prompt, 1 of a negative prompt."""
+def rows_said(told: Options, kinds: Sequence[int], level: Tensor) -> Options:
+    """A call's options with what the host tells patches of rows, as far as it does: 0 for each image of a prompt, 1 of a negative one."""
     images = len(level)
     each = [kind for kind in kinds for _ in range(images)]
     prompts, negatives = ([row for row, kind in enumerate(each) if bool(kind) is negative] for negative in (False, True))
     mark = torch.tensor(each).to(level)
-    return {"cond_or_uncond": list(kinds), "cond_mark": mark, "cond_indices": prompts, "uncond_indices": negatives, "sigmas": level}
+    now = {"cond_or_uncond": list(kinds), "cond_mark": mark, "cond_indices": prompts, "uncond_indices": negatives, "sigmas": level}
+    return told | {name: value for name, value in now.items() if name in told}

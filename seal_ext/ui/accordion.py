@@ -282,13 +282,17 @@ def _pasted(name: str) -> Callable[[Mapping], object]:
 
 
 def pasted(parameters: Mapping) -> dict[str, object]:
-    """The references a picture was made with, as far as they are kept. Without any the slots stay as they are."""
+    """The references a picture was made with, as far as they are kept. Without any the slots stay as they are.
+
+    Further pictures are a plain value, which both the page and the API take: Forge's API takes no update of gradio 4 for one.
+    """
     names = str(parameters.get(REFERENCE_KEY, "")).split()[:MOST_REFERENCES]
     found = [registry.recall(name) for name in names]
     first, *others = found or [None]
     kept = [one.aside() for one in others if one is not None]
     lost = gr.update(value=_said(LOST) if None in found else "")
     if first is None:
-        return dict.fromkeys((*PICTURES, "more", "further"), gr.update()) | {"lost": lost}
-    filled = {"reference": first.picture(), "mask": first.drawing(), "reference_pose": first.posture(), "more": kept}
-    return {name: gr.update(value=value) for name, value in filled.items()} | {"further": gr.update(visible=bool(kept)), "lost": lost}
+        return dict.fromkeys((*PICTURES, "further"), gr.update()) | {"more": None, "lost": lost}
+    filled = {"reference": first.picture(), "mask": first.drawing(), "reference_pose": first.posture()}
+    around = {"more": kept, "further": gr.update(visible=bool(kept)), "lost": lost}
+    return {name: gr.update(value=value) for name, value in filled.items()} | around

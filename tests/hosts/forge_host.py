@@ -1,4 +1,4 @@
-"""A small stand-in for Forge: its patcher, its order of things around a model call, on the U-Net of the other stand-in."""
+"""A small stand-in for Forge and reForge: the patcher, the order of things around a model call, on the U-Net of the other stand-in."""
 
 import copy
 from types import SimpleNamespace
@@ -18,6 +18,8 @@ class UNet(webui.UNet):
         options = transformer_options or {}
         self.calls.append(len(x))
         x = self.first(x) + 0.01 * timesteps[:, None, None, None]
+        for modifier in options.get("block_modifiers", []):
+            x = modifier(x, "after", {**options, "block": ("input", 0)})
         if control is not None:
             x = x + control["input"].pop()
         replaced, patches = (options.get(name, {}) for name in ("patches_replace", "patches"))
@@ -61,15 +63,17 @@ class Predictor:
 class Inner:
     """What a patcher's `model` is: denoises."""
 
-    computation_dtype = torch.float32
-
-    def __init__(self):
+    def __init__(self, forge=True):
         torch.manual_seed(0)
-        self.diffusion_model, self.predictor = UNet().eval(), Predictor()
+        self.diffusion_model, self.scale = UNet().eval(), Predictor()
+        if forge:
+            self.predictor, self.computation_dtype = self.scale, torch.float32
+        else:
+            self.model_sampling, self.manual_cast_dtype, self.get_dtype = self.scale, None, lambda: torch.float32
 
     def apply_model(self, x, sigma, c_crossattn=None, control=None, transformer_options=None, **more):
         wide = sigma[:, None, None, None]
-        t = self.predictor.timestep(sigma).float()
+        t = self.scale.timestep(sigma).float()
         return x - wide * self.diffusion_model(x / (wide**2 + 1) ** 0.5, t, c_crossattn, control, transformer_options)
 
 
@@ -117,13 +121,24 @@ class Model:
     is_sdxl = is_sd2 = False
     current_lora_hash = "[]"
 
-    def __init__(self):
-        self.forge_objects = Objects(unet=Patcher(Inner()), vae=SimpleNamespace(patcher=VaePatcher()))
+    def __init__(self, forge=True):
+        self.forge = forge  # and not reForge
+        # Without a clone(): reForge's forgets some of what an autoencoder needs.
+        self.forge_objects = Objects(unet=Patcher(Inner(forge)), vae=SimpleNamespace(patcher=VaePatcher()))
         self.sd_checkpoint_info = SimpleNamespace(filename="a.safetensors", sha256="1", hash="1")
 
     def encode_first_stage(self, pixels):
         assert self.forge_objects.vae.patcher.regulation
         return nn.functional.avg_pool2d(torch.cat([pixels, pixels[:, :1]], 1), 8)
+
+
+def rows_said(model, kinds, sigma):
+    """What the host tells patches of a call's rows; of single ones reForge tells nothing."""
+    if not model.forge:
+        return {"cond_or_uncond": kinds, "sigmas": sigma}
+    each = [kind for kind in kinds for _ in sigma]
+    prompts, negatives = ([row for row, kind in enumerate(each) if kind == which] for which in (0, 1))
+    return {"cond_or_uncond": kinds, "sigmas": sigma, "cond_indices": prompts, "uncond_indices": negatives, "cond_mark": torch.tensor(each)}
 
 
 def denoise(app, model, p, sampler, step, x, level, split=False, control=False):
@@ -144,7 +159,7 @@ def denoise(app, model, p, sampler, step, x, level, split=False, control=False):
     sums, weights = {0: torch.zeros_like(x), 1: torch.zeros_like(x)}, {0: 1e-37, 1: 1e-37}
     for some in [[chunk] for chunk in chunks] if split or len({c.shape[1] for _, c, _ in chunks}) > 1 else [chunks]:
         kinds, rows = [kind for kind, _, _ in some], len(some) * len(x)
-        told = {**options["transformer_options"], "cond_or_uncond": kinds, "sigmas": sigma}
+        told = {**options["transformer_options"], **rows_said(model, kinds, sigma)}
         c = {"c_crossattn": torch.cat([cond for _, cond, _ in some]), "transformer_options": told}
         if control:
             c["control"] = {"input": [torch.full((rows, webui.WIDTH, 8, 8), 0.1)]}

@@ -49,7 +49,7 @@ class Refused(Exception):
 
     def __init__(self, status: int, said: dict):
         super().__init__(f"{status} {said}")
-        self.status, self.sentence = status, said.get("detail") or said.get("errors")
+        self.status, self.sentence = status, said.get("detail") or said.get("errors") or said.get("message")
 
 
 class WebUI:
@@ -81,7 +81,8 @@ class WebUI:
             (extensions / "sd-webui-controlnet").symlink_to(controlnet)
         arguments = ["--skip-prepare-environment", "--skip-torch-cuda-test", "--skip-version-check", "--skip-python-version-check", "--api",
                      "--no-download-sd-model", "--do-not-download-clip", "--disable-console-progressbars", "--no-prompt-history",
-                     "--server-name", "127.0.0.1", "--port", str(self.port), "--data-dir", str(self.data)]  # fmt: skip
+                     "--server-name", "127.0.0.1", "--port", str(self.port), "--data-dir", str(self.data),
+                     "--gradio-allowed-path", str(self.path)]  # or Forge will not serve its own scripts  # fmt: skip
         if not os.environ.get("SEAL_WEBUI_GPU"):
             arguments += ON_CPU[self.kind]
         if self.kind == "forge":  # its models are in the data folder only if it is told so twice

@@ -19,7 +19,9 @@ spec = importlib.util.spec_from_file_location("webui_stand_in", Path(__file__).w
 webui = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(webui)
 
-BASE = dict(tau_early=0.0, tau_late=0.0, delta_early=1.0, delta_late=1.0, t_app="all", mask_source="whole")
+# Whatever decides whether something shows in so small a U-Net: defaults are tuned for pictures.
+BASE = dict(form="output", blocks="mid up", start=0.0, tau_early=0.0, tau_late=0.0, delta_early=1.0, delta_late=1.0, top_k=0,
+            uncond_rows=0.7, lam_end=0.4, gate_strength=1.0, gate_low=0.5, t_app="all", mask_source="whole")  # fmt: skip
 
 
 @pytest.fixture

@@ -118,9 +118,20 @@ def test_controlnet_in_hires_and_with_long_prompts(webui, unit):
         assert apart(plain[0], drawn[0]) > 1 and len(plain) == len(drawn)
 
 
-def test_reference_only_beside_seal(webui, unit):
-    reference = unit | {"module": "reference_only", "model": "None", "image": live.encoded(live.figure())}
-    assert apart(webui.draw(units=[unit, reference])[0], webui.draw(seal(**DOG), units=[unit, reference])[0]) > 1
+@pytest.mark.parametrize("module", ["reference_only", "reference_adain"])
+def test_reference_units_beside_seal(webui, unit, module):
+    """At a weight at which Forge's act in narrow layers, too."""
+    reference = unit | {"module": module, "model": "None", "image": live.encoded(live.figure()), "weight": 2.0, "threshold_a": 0.5}
+    alone, both = webui.draw(units=[unit, reference])[0], webui.draw(seal(**DOG), units=[unit, reference])[0]
+    assert apart(webui.draw(units=[unit])[0], alone) > 1 and apart(alone, both) > 1
+
+
+def test_style_align_beside_seal(webui):
+    """Forge's own, which lets the images of a batch look at each other."""
+    share, how = {"StyleAlign Integrated": {"args": [True, 1.0]}}, dict(batch_size=2, seed=7)
+    plain, alone = (webui.draw(alwayson_scripts=scripts, **how)[-1] for scripts in ({}, share))
+    both = webui.draw(alwayson_scripts=share | {"seal": {"args": [seal(**DOG)]}}, **how)[-1]
+    assert apart(plain, alone) > 1 and apart(alone, both) > 1 and not live.complaints(webui)
 
 
 def test_inner_passes_are_left_alone_unless_asked_for(webui):

@@ -7,6 +7,57 @@ from live_webui import DOG, HIRES, SMALL, apart, complaints, encoded, figure, se
 pytestmark = [pytest.mark.slow, pytest.mark.live, pytest.mark.usefixtures("tiny", "nothing_stays")]
 
 
+# ---- what changes the model changes what it sees of the reference
+
+
+def reads(webui, **more):
+    """How many passes over the reference a generation made."""
+    before = webui.inside()["cache"]["passes"]
+    webui.draw(seal(**DOG), **SMALL | more)
+    return webui.inside()["cache"]["passes"] - before
+
+
+def test_another_checkpoint_reads_the_reference_anew(webui):
+    reads(webui)
+    assert reads(webui) == 0
+    with webui.using("tiny-sd1-other"):
+        assert reads(webui, seed=2) > 0 and reads(webui, seed=3) == 0
+    assert reads(webui) == 0  # what the first one saw is still there
+
+
+def test_a_lora_reads_the_reference_anew(webui):
+    """And so does another strength of it; without it what was seen before is still true."""
+    reads(webui)
+    for prompt in ("a red cat <lora:tiny-lora:1>", "a red cat <lora:tiny-lora:0.5>"):
+        plain = webui.draw(prompt=prompt, **SMALL)[0]
+        assert apart(plain, webui.draw(**SMALL)[0]) > 1
+        assert reads(webui, prompt=prompt) > 0 and reads(webui, prompt=prompt) == 0
+        assert apart(plain, webui.draw(seal(**DOG), prompt=prompt, **SMALL)[0]) > 1
+    assert reads(webui) == 0
+
+
+REFINED = SMALL | dict(refiner_checkpoint="tiny-sd1-other", refiner_switch_at=0.2, steps=6)
+
+
+def test_a_refiner_is_infused_as_well(webui):
+    """Also where infusion begins after the switch; and the reference is read by both models."""
+    plain, later = (webui.draw(given, **REFINED)[0] for given in (None, seal(start=0.3)))
+    assert apart(plain, webui.draw(**SMALL | {"steps": 6})[0]) > 1 and not complaints(webui)
+    assert not np.array_equal(plain, later)  # little, since the last steps of a random model do little, but without SeAl it is the same
+    assert reads(webui, **REFINED | {"prompt": "a blue cat"}) >= 2
+    assert np.array_equal(plain, webui.draw(**REFINED)[0])
+
+
+def test_hires_with_another_checkpoint(webui):
+    asked = SMALL | HIRES | dict(hr_checkpoint_name="tiny-sd1-other")
+    plain, once, both = (webui.draw(given, **asked)[0] for given in (None, seal(hires=False), seal()))
+    assert apart(plain, once) > 1 and apart(once, both) > 1 and not complaints(webui)
+    assert np.array_equal(plain, webui.draw(**asked)[0])
+
+
+# ---- other kinds of models: they stay loaded from here on
+
+
 @pytest.fixture(scope="module", params=[("tiny-sd2-v", "is_sd2", "v"), ("tiny-sdxl", "is_sdxl", "eps"), ("tiny-inpaint", "is_sd1", "eps")],
                 ids=["SD2-v", "SDXL", "inpainting"])  # fmt: skip
 def kind(request, webui, tiny):
@@ -54,51 +105,3 @@ def test_a_batch_of_four_equals_its_singles_with_every_kind_of_model(webui, kind
     most = max(apart(image, webui.draw(given, seed=1 + i, **SMALL)[0]) for i, image in enumerate(together))
     # What an inpainting model sees of an empty picture the host draws at random, for a batch together: there even plain ones differ.
     assert most > 1 if given is None else most <= 1
-
-
-# ---- what changes the model changes what it sees of the reference
-
-
-def reads(webui, **more):
-    """How many passes over the reference a generation made."""
-    before = webui.inside()["cache"]["passes"]
-    webui.draw(seal(**DOG), **SMALL | more)
-    return webui.inside()["cache"]["passes"] - before
-
-
-def test_another_checkpoint_reads_the_reference_anew(webui):
-    reads(webui)
-    assert reads(webui) == 0
-    with webui.using("tiny-sd1-other"):
-        assert reads(webui, seed=2) > 0 and reads(webui, seed=3) == 0
-    assert reads(webui) == 0  # what the first one saw is still there
-
-
-def test_a_lora_reads_the_reference_anew(webui):
-    """And so does another strength of it; without it what was seen before is still true."""
-    reads(webui)
-    for prompt in ("a red cat <lora:tiny-lora:1>", "a red cat <lora:tiny-lora:0.5>"):
-        plain = webui.draw(prompt=prompt, **SMALL)[0]
-        assert apart(plain, webui.draw(**SMALL)[0]) > 1
-        assert reads(webui, prompt=prompt) > 0 and reads(webui, prompt=prompt) == 0
-        assert apart(plain, webui.draw(seal(**DOG), prompt=prompt, **SMALL)[0]) > 1
-    assert reads(webui) == 0
-
-
-REFINED = SMALL | dict(refiner_checkpoint="tiny-sd1-other", refiner_switch_at=0.2, steps=6)
-
-
-def test_a_refiner_is_infused_as_well(webui):
-    """Also where infusion begins after the switch; and the reference is read by both models."""
-    plain, later = (webui.draw(given, **REFINED)[0] for given in (None, seal(start=0.3)))
-    assert apart(plain, webui.draw(**SMALL | {"steps": 6})[0]) > 1 and not complaints(webui)
-    assert not np.array_equal(plain, later)  # little, since the last steps of a random model do little, but without SeAl it is the same
-    assert reads(webui, **REFINED | {"prompt": "a blue cat"}) >= 2
-    assert np.array_equal(plain, webui.draw(**REFINED)[0])
-
-
-def test_hires_with_another_checkpoint(webui):
-    asked = SMALL | HIRES | dict(hr_checkpoint_name="tiny-sd1-other")
-    plain, once, both = (webui.draw(given, **asked)[0] for given in (None, seal(hires=False), seal()))
-    assert apart(plain, once) > 1 and apart(once, both) > 1 and not complaints(webui)
-    assert np.array_equal(plain, webui.draw(**asked)[0])

@@ -18,8 +18,12 @@ def plot(webui, x, values, given=None, **more):
     script = next(s for s in webui.call("/sdapi/v1/script-info") if s["name"] == "x/y/z plot" and not s["is_img2img"])
     kinds = webui.inside()["axes"]
     text, listed = (values, []) if isinstance(values, str) else ("", values)
-    arguments = [kinds.index(x), text, listed, 0, "", [], 0, "", [], False, True, False, False, False, False, False, 0, False]
-    assert len(arguments) == len(script["args"])
+    arguments = [kinds.index(x), text, listed, 0, "", [], 0, "", []]
+    # The rest by their names: reForge has more of them.
+    wanted = {"draw legend": False, "include sub images": True, "grid margins (px)": 0}
+    rest = [(part["label"].lower(), part["value"]) for part in script["args"][len(arguments) :]]
+    assert set(wanted) <= {label for label, _ in rest} and all(value is not None for _, value in rest)
+    arguments += [wanted.get(label, value) for label, value in rest]
     pictures, info = webui.drawn(given, script_name="x/y/z plot", script_args=arguments, **SMALL | more)
     return pictures[1:], info
 

@@ -14,10 +14,10 @@ BASE = dict(form="output", blocks="mid up", start=0.0, tau_early=0.0, tau_late=0
 BRIDGE = dict(appearance_prompt="a dog", lam=2.0, lam_end=1.0)
 
 
-@pytest.fixture
-def model():
+@pytest.fixture(params=[True, False], ids=["Forge", "reForge"])
+def model(request):
     registry.cache.clear()
-    return forge_host.Model()
+    return forge_host.Model(request.param)
 
 
 @pytest.fixture
@@ -105,6 +105,81 @@ def test_another_extensions_attention_is_blended_with(app, model):
     beside, p = draw(app, model, "a cat", {}, before=replaced)
     assert torch.allclose(plain, beside, atol=1e-4) and not p.comments, "the same attention in another's words is the same picture"
     assert not torch.allclose(draw(app, model, "a cat", {"form": "joint"}, before=replaced)[0], draw(app, model, "a cat")[0])
+
+
+def test_of_more_rows_others_are_told_what_the_host_would_tell(app, model):
+    level = torch.ones(2)
+    told = app.forge.rows_said({"block": 1} | forge_host.rows_said(model, [1, 0], level), [1, 0, 0], level)
+    wanted = {"block": 1} | forge_host.rows_said(model, [1, 0, 0], level)
+    assert told.keys() == wanted.keys() and all(np.array_equal(told[name], wanted[name]) for name in wanted)
+
+
+def reference_unit(model, adain):
+    """Forge's reference_only, or reference_adain: a call of its own is recorded, and every later one has as many rows of the prompt."""
+    unet = model.forge_objects.unet = model.forge_objects.unet.clone()
+    kept, recording = {}, []
+
+    def rows(told):
+        if not model.forge:  # it takes the numbers of prompts for those of rows
+            return tuple([number for number, kind in enumerate(told["cond_or_uncond"]) if bool(kind) is negative]
+                         for negative in (False, True))  # fmt: skip
+        assert sorted([*told["cond_indices"], *told["uncond_indices"]]) == list(range(len(told["cond_mark"])))
+        return told["cond_indices"], told["uncond_indices"]
+
+    def mixed(own, other):
+        return torch.cat([own, other], 1) if len(own) else other
+
+    def joined(told, prompts, negatives):
+        return torch.cat([negatives if kind else prompts for kind in told["cond_or_uncond"]])
+
+    def attention(q, k, v, told):
+        if recording:
+            kept[told["block"]] = k, v
+            return forge_host.plain_attention(q, k, v, told)
+        prompts, negatives = rows(told)
+        more = [mixed(own[prompts], other) for own, other in zip((k, v), kept[told["block"]], strict=True)]
+        parts = (q[prompts], *more), (q[negatives], k[negatives], v[negatives])
+        return joined(told, *(forge_host.plain_attention(*part, told) if len(part[0]) else part[0] for part in parts))
+
+    def statistics(x, when, told):
+        if recording:
+            kept["x"] = x
+            return x
+        prompts, negatives = rows(told)
+        return joined(told, x[prompts] + 0.1 * kept["x"] if prompts else x[prompts], x[negatives])
+
+    def records(inner, x, sigma, *rest):
+        recording.append(True)
+        options = model.forge_objects.unet.model_options
+        c = {"c_crossattn": webui.embed("x", False).expand(len(x), -1, -1),
+             "transformer_options": {**options["transformer_options"], **forge_host.rows_said(model, [0], sigma)}}  # fmt: skip
+        args = {"input": x + 1, "timestep": sigma, "cond_or_uncond": [0], "c": c}
+        wrapper = options.get("model_function_wrapper", lambda apply, args: apply(args["input"], args["timestep"], **args["c"]))
+        wrapper(inner.apply_model, args)
+        recording.clear()
+        return (inner, x, sigma, *rest)
+
+    unet.add_conditioning_modifier(records)
+    options = unet.model_options["transformer_options"]
+    if adain:
+        options["block_modifiers"] = [statistics]
+    else:
+        options["patches_replace"] = {"attn1": {(*block, 0): attention for block in forge_host.UNet.BLOCKS}}
+
+
+@pytest.mark.parametrize("adain", [False, True])
+@pytest.mark.parametrize("settings", [{}, BRIDGE])
+@pytest.mark.parametrize("prompts", ["a cat", ["a cat", "a hat"]])
+def test_reference_units_are_asked_as_the_host_asks_them(app, model, prompts, settings, adain):
+    """They mix what they recorded with the rows of the prompt, and know how many these are; SeAl acts beside them."""
+    if not model.forge and (adain or isinstance(prompts, list)):
+        pytest.skip("reForge makes nothing of the one unit, and of the other only with single pictures")
+    beside = dict(before=lambda: reference_unit(model, adain))
+    alone, _ = draw(app, model, prompts, **beside)
+    drawn, p = draw(app, model, prompts, settings, **beside)
+    assert not p.comments and not torch.allclose(drawn, alone, atol=1e-3)
+    assert not torch.allclose(drawn, draw(app, model, prompts, settings)[0], atol=1e-3)
+    assert torch.allclose(drawn, draw(app, model, prompts, settings, split=True, **beside)[0], atol=1e-4)
 
 
 def test_other_wrappers_and_calls_of_other_extensions_stay_what_they_are(app, model):

@@ -11,6 +11,7 @@ import urllib.error
 import urllib.request
 import zlib
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -88,7 +89,15 @@ class Guarded(live.WebUI):
                                if inputs == ["txt2img_prompt"] and "script_txt2img_seal_reference" in outputs)  # fmt: skip
         status, said = ask(self, "POST", "/run/predict", {"fn_index": number, "data": [text], "session_hash": "test"})
         assert status == 200
-        return {name.removeprefix("script_txt2img_seal_"): value for name, value in zip(outputs, said["data"], strict=True)}
+        return {name.removeprefix("script_txt2img_seal_"): self._shown(value) for name, value in zip(outputs, said["data"], strict=True)}
+
+    def _shown(self, update):
+        """A slot's update; where gradio 4 tells the place of its picture, with the picture, as gradio 3 tells it."""
+        value = update.get("value") if isinstance(update, dict) else None
+        if not isinstance(value, dict) or "path" not in value:
+            return update
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/file={quote(value['path'])}", timeout=60) as answer:
+            return update | {"value": base64.b64encode(answer.read()).decode()}
 
 
 @pytest.fixture(scope="module")
