@@ -25,8 +25,13 @@ class Progress:
         return min(max(self.step / max(self.steps - 1, 1), 0.0), 1.0)
 
     def within(self, start: float, end: float) -> bool:
-        """Whether the whole step lies between two shares of the run, so that a window of 40 % holds at most 40 % of the steps."""
+        """Whether the whole step lies between two shares of the run, so that a window of 40 % holds at most 40 % of the steps.
+
+        A window that is shorter than a step holds the one it begins in: four steps are a run, too.
+        """
         first = min(max(math.floor(self.step), 0), self.steps - 1)
+        if (math.ceil(start * self.steps - _EDGE) + 1) / self.steps > end + _EDGE:
+            return start < end and first == min(math.floor(start * self.steps + _EDGE), self.steps - 1)
         return start - _EDGE <= first / self.steps and (first + 1) / self.steps <= end + _EDGE
 
     @classmethod

@@ -27,7 +27,7 @@ def test_progress_is_found_from_the_noise_level_even_between_steps_and_through_r
 def test_a_window_never_holds_more_than_its_share_of_the_steps(steps, a, b):
     start, end = sorted((a, b))
     inside = sum(Progress(step, steps).within(start, end) for step in range(steps))
-    assert inside <= (end - start) * steps + 1e-6
+    assert inside <= max((end - start) * steps + 1e-6, 1) and (inside or (end - start) * steps < 2 - 1e-6)
     assert all(Progress(step, steps).within(0, 1) for step in range(steps))
 
 
@@ -44,8 +44,14 @@ def test_a_schedule_stays_between_its_ends_and_starts_at_early(early, late, shap
 @given(STEPS, st.floats(0, 1), st.sampled_from(SHAPES))
 def test_lambda_is_exactly_zero_outside_its_window(steps, end, shape):
     values = lambda_schedule(2.0, end, shape).over(steps)
-    assert sum(value > 0 for value in values) <= end * steps + 1e-6
-    assert all(value == 0 for step, value in enumerate(values) if (step + 1) / steps > end + 1e-6)
+    assert sum(value > 0 for value in values) <= max(end * steps + 1e-6, 1)
+    assert all(value == 0 for step, value in enumerate(values) if step and (step + 1) / steps > end + 1e-6)
+
+
+def test_a_window_shorter_than_a_step_holds_the_one_it_begins_in():
+    assert [step for step in range(4) if Progress(step, 4).within(0.0, 0.2)] == [0]
+    assert [step for step in range(4) if Progress(step, 4).within(0.3, 0.4)] == [1]
+    assert not any(Progress(step, 4).within(0.3, 0.3) for step in range(4))
 
 
 def test_lambda_is_strong_first_and_costs_at_most_two_fifths_of_the_steps_by_default():

@@ -78,7 +78,9 @@ class Cases:
             given = self.given(row) | {"reference_pose": pose, "align": False} | settings
         units = [self.unit(live.encoded(picture_of(hint)), "none", self.adapter)]
         if name not in ("none", "seal"):
-            units.append(self.unit(reference, name, "None", threshold_a=fidelity, control_mode=mode))
+            # Forge's reference units act only in wide layers, and the heavier, the narrower these may be: at 2 in all.
+            weight = 2.0 if self.webui.forge else 1.0
+            units.append(self.unit(reference, name, "None", threshold_a=fidelity, control_mode=mode, weight=weight))
         return tensor_of(self.drawn(row, given, units)[0])
 
     def given(self, row: int) -> dict:

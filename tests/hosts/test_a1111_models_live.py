@@ -100,8 +100,9 @@ def test_inpainting_with_every_kind_of_model(webui, kind, full):
 
 
 def test_a_batch_of_four_equals_its_singles_with_every_kind_of_model(webui, kind):
-    given = None if kind == "tiny-inpaint" else seal(**DOG)
+    at_random = kind == "tiny-inpaint" and webui.kind != "reforge"
+    given = None if at_random else seal(**DOG)
     together = webui.draw(given, batch_size=4, **SMALL)[-4:]
     most = max(apart(image, webui.draw(given, seed=1 + i, **SMALL)[0]) for i, image in enumerate(together))
-    # What an inpainting model sees of an empty picture the host draws at random, for a batch together: there even plain ones differ.
-    assert most > 1 if given is None else most <= 1
+    # What an inpainting model sees of an empty picture most hosts draw at random, for a batch together: there even plain ones differ.
+    assert most > 1 if at_random else most <= 1

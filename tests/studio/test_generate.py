@@ -92,13 +92,13 @@ def test_the_command_writes_pictures_with_their_parameters_and_maps(studio, file
     argv = ["generate", "--prompt", "a red cat", "--appearance-prompt", "a blue dog", "--steps", "3", "--size", "64", "--count", "2",
             "--maps", "--reference", str(files / "reference.png"), "--mask", str(files / "mask.png"),
             "--structure", str(files / "pose.png"),
-            "--set", "tau_late=0.1", "--seed", "5", "--out", str(files / "out.png")]  # fmt: skip
+            "--set", "tau_late=0.33", "--seed", "5", "--out", str(files / "out.png")]  # fmt: skip
     assert run(main, argv) == 0
     told = capsys.readouterr().out
     for name in ("1", "2", "1-match", "2-match", "1-disagreement", "mask", "aligned"):
         assert (files / f"out-{name}.png").exists() and f"out-{name}.png" in told
     with Image.open(files / "out-2.png") as image:
-        assert "Seed: 6" in image.info["parameters"] and "SeAl tau late: 0.1" in image.info["parameters"]
+        assert "Seed: 6" in image.info["parameters"] and "SeAl tau late: 0.33" in image.info["parameters"]
 
 
 @pytest.mark.parametrize(("option", "value"), [("--count", "0"), ("--steps", "0"), ("--cfg", "99"), ("--seed", "-1"), ("--size", "30")])
