@@ -16,7 +16,7 @@ from bench.metrics.bootstrap import recovered
 from bench.metrics.identity import identity_error
 from bench.model_report import GUIDANCE, STEPS, Model
 from bench.peers.reference_only import reference_adain, reference_adain_attn, reference_only
-from bench.seeds import DEVELOPMENT
+from bench.seeds import FINAL
 from seal_ext.settings import Settings
 from seal_ext.studio.checkpoint import Expanded, load_diffusers
 from seal_ext.studio.webui import Place
@@ -42,7 +42,7 @@ class Cases:
 
     def __init__(self, webui, name: str = "pose", cases: int = CASES):
         self.webui, self.studio = webui, open_studio(webui)
-        self.task: Task = TASKS[name](torch.arange(DEVELOPMENT.start, DEVELOPMENT.start + cases))
+        self.task: Task = TASKS[name](torch.arange(FINAL.start, FINAL.start + cases))
         self.hints = self.task.skeleton()
         self.references = [picture_of(image) for image in self.task.reference.picture.image]
         self.poses = [picture_of(skeleton) for skeleton in self.task.reference.skeleton]
@@ -78,9 +78,7 @@ class Cases:
             given = self.given(row) | {"reference_pose": pose, "align": False} | settings
         units = [self.unit(live.encoded(picture_of(hint)), "none", self.adapter)]
         if name not in ("none", "seal"):
-            # Forge's reference units act only in wide layers, and the heavier, the narrower these may be: at 2 in all.
-            weight = 2.0 if self.webui.forge else 1.0
-            units.append(self.unit(reference, name, "None", threshold_a=fidelity, control_mode=mode, weight=weight))
+            units.append(self.unit(reference, name, "None", threshold_a=fidelity, control_mode=mode))
         return tensor_of(self.drawn(row, given, units)[0])
 
     def given(self, row: int) -> dict:
