@@ -1,5 +1,7 @@
 """SeAl inside a real AUTOMATIC1111 WebUI, over its API: one thing at a time, on the embedded model and with its adapter."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import live_webui as live
 import numpy as np
 import pytest
@@ -30,6 +32,17 @@ def test_a_batch_of_four_equals_its_singles(webui, more):
 
 def test_a_second_picture_of_a_reference_is_the_same(webui):
     assert apart(webui.draw(seal(**DOG))[0], webui.draw(seal(**DOG))[0]) == 0
+
+
+def test_two_runs_at_once_do_not_mix(webui):
+    """As from two tabs: each with a reference of its own, and one beside them without."""
+    green = live.encoded(live.figure(shirt=(30, 160, 60)))
+    runs = [seal(**DOG), None, seal(reference=green), seal(**DOG)]
+    alone = [webui.draw(given)[0] for given in runs]
+    with ThreadPoolExecutor(len(runs)) as tabs:
+        at_once = list(tabs.map(lambda given: webui.draw(given)[0], runs))
+    assert apart(alone[0], alone[2]) > 1
+    assert all(np.array_equal(one, other) for one, other in zip(alone, at_once, strict=True))
 
 
 def test_hires(webui):
