@@ -81,8 +81,8 @@ class Pass(sampling.Pass):
     def announce(seal, x: Tensor | None) -> None:
         """Encode what has to be encoded while the host may still move its models about, and ask it for room beside the U-Net."""
         model = Model()
-        if x is None or model.unet is None:
-            return
+        if x is None or model.unet is None or not find_sites(model.unet):
+            return  # nothing is encoded for a model of another kind; the pass says so
         p, size, unet = seal.p, tuple(x.shape[-2:]), model.objects.unet
         steps = getattr(p, "hr_second_pass_steps", 0) if getattr(p, "is_hr_pass", False) else 0
         seal.prepared = model.prepare(seal, size, (steps or p.steps) * (getattr(p, "step_multiplier", None) or 1))
