@@ -42,9 +42,10 @@ class Seal:
         self.poses: dict[int, Skeleton] = {}  # the joints of references, by their numbers and in their own pixels
         self.units: list = []  # the user's enabled ControlNet units
         self.disagreement: list[np.ndarray] = []
+        self.matches: list[np.ndarray] = []
         self.subjects = []
-        if self.settings.show_match:
-            self.note("The match map is not available in this WebUI.")
+        if self.settings.show_match and len(request.references) > 1:
+            self.note("The match map shows what was found in one reference; with several there is none.")
         for asked in request.references:
             found, why = subject(asked, self.settings.mask_source)
             self.subjects.append(found)
@@ -129,7 +130,8 @@ class Seal:
 
     def add_pictures(self, processed) -> None:
         """The pictures that were asked for, after those that were drawn."""
-        wanted = {"show_aligned": self.aligned, "show_disagreement": self.disagreement, "show_mask": self._masks()}
+        wanted = {"show_aligned": self.aligned, "show_match": self.matches, "show_disagreement": self.disagreement,
+                  "show_mask": self._masks()}  # fmt: skip
         for name, pictures in wanted.items():
             for picture in pictures if getattr(self.settings, name) else ():
                 processed.images.append(Image.fromarray(picture))

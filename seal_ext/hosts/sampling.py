@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from modules import devices, extra_networks, prompt_parser, sd_samplers_common, sd_vae, shared
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from seal_ext.core.cache import AppearanceKey, fingerprint
 from seal_ext.core.limbs import Body
+from seal_ext.matched import MatchWatch, match_map
 from seal_ext.run import Reference, Run, Site
 
 from . import conds, options, registry
@@ -119,6 +121,7 @@ class Pass:
         self.call: Call | None = None
         self.run: Run | None = None
         self.prompt = None  # c_app as the host schedules prompts, when there is one
+        self.watch = MatchWatch()
 
     # ---- what a host says
 
@@ -165,7 +168,9 @@ class Pass:
         given = [references] * len(call.parts) if per_image else references
         self.levels = self.levels or self._levels()
         bodies = [Body.of(self.seal.skeleton)] if self.seal.skeleton and self.seal.poses else []
-        self.run = Run(settings, given, registry.cache, self._key, self.levels, tuple(self.p.seeds or (0,)),
+        self.watch.seal = self
+        watch = self.watch if settings.show_match and len(references) == 1 else None
+        self.run = Run(settings, given, registry.cache, self._key, self.levels, tuple(self.p.seeds or (0,)), watch,
                        figure=self._figure(), bodies=bodies)  # fmt: skip
         self.call = call  # what the reading asks for is the conditioning of this first model call
         self.undo.append(patch(self.sites, self.link))
@@ -276,8 +281,19 @@ class Pass:
             self._tell_notes()
             if self.settings.show_disagreement and self.run.gate is not None and self.run.gate.map() is not None:
                 self.seal.disagreement = list(self.run.gate.picture())
+            if self.watch.index is not None:
+                self.seal.matches = self._matches()
             self.run.close()
         self.call = self.run = None
+
+
+    def _matches(self) -> list[np.ndarray]:
+        """What every image found in the reference."""
+        height, width = (CELL * n for n in self.params.x.shape[-2:])
+        shown = fit(as_tensor(self.seal.request.references[0].rgb), height, width)[0][0]
+        mask = self.run.references[0][0].mask
+        found = dict(zip(self.watch.images, zip(self.watch.index, self.watch.amount, strict=True), strict=True))
+        return [match_map(shown, mask, *found[image]) for image in sorted(found)]
 
 
 def networks() -> tuple[tuple[str, float], ...]:

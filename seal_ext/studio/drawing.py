@@ -1,18 +1,15 @@
-"""Pictures that explain: a mask on its picture, boxes on a structure, what was matched, and where prompts disagree."""
+"""Pictures that explain: a mask on its picture, boxes on a structure, and where prompts disagree."""
 
 from __future__ import annotations
 
 import cv2
 import numpy as np
-import torch
 
 from seal_ext.core.geometry import Alignment
 from seal_ext.core.masks import Box
-from seal_ext.core.matching import subject_tokens, token_grid
 
 REFERENCE, BEFORE, AFTER = (38, 166, 91), (150, 150, 150), (240, 130, 30)  # green, grey, orange
 SHOWN = 512  # pixels of the shorter side, so that lines look like lines
-PAPER = 96  # grey level of what was not taken from the reference
 
 
 def enlarged(picture: np.ndarray, smooth: bool = False) -> tuple[np.ndarray, float]:
@@ -51,26 +48,6 @@ def _rectangle(canvas: np.ndarray, box: Box, factor: float, colour: tuple[int, i
     edge = max(2, min(canvas.shape[:2]) // 200)
     ends = [tuple(int(np.clip(round(v * factor), -1 << 14, 1 << 14)) for v in point) for point in ((box.x0, box.y0), (box.x1, box.y1))]
     cv2.rectangle(canvas, *ends, colour, edge, cv2.LINE_AA)
-
-
-def match_map(reference: torch.Tensor, mask: torch.Tensor | None, index: torch.Tensor, amount: torch.Tensor) -> np.ndarray:
-    """What each place found in the reference: its patch of the reference, fading to grey the less of it was taken.
-
-    reference: (3, height, width) in [0, 1], as the U-Net saw it. index, amount: (tokens,) of the finest layer; `index` counts
-    the reference's tokens that the mask left.
-    """
-    height, width = reference.shape[-2:]
-    grid = token_grid(len(index), height // 8, width // 8)
-    if grid is None:
-        return np.full((height, width, 3), PAPER, np.uint8)
-    kept = torch.arange(grid[0] * grid[1]) if mask is None else subject_tokens(mask[None].float(), grid)[0].cpu().nonzero()[:, 0]
-    source = kept[index.cpu().clamp(max=len(kept) - 1)]
-    tall, wide = height // grid[0], width // grid[1]
-    patches = reference[:, : tall * grid[0], : wide * grid[1]].cpu().reshape(3, grid[0], tall, grid[1], wide)
-    patches = patches.permute(1, 3, 2, 4, 0).flatten(0, 1)  # (tokens, tall, wide, 3)
-    share = amount.cpu().float().clamp(0, 1)[:, None, None, None]
-    shown = (patches[source] * share + PAPER / 255 * (1 - share)).unflatten(0, grid)
-    return (shown.permute(0, 2, 1, 3, 4).flatten(0, 1).flatten(1, 2) * 255).round().byte().numpy()
 
 
 def disagreement_map(picture: np.ndarray, disagreement: np.ndarray) -> np.ndarray:

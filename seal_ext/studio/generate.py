@@ -13,14 +13,13 @@ import torch
 from seal_ext.core.cache import AppearanceCache
 from seal_ext.core.geometry import Alignment
 from seal_ext.core.masks import Subject, figure_of
-from seal_ext.core.matching import Match
 from seal_ext.core.skeleton import read_skeleton
 from seal_ext.hosts.diffusers import MEGABYTE, Picture, Seal, as_tensor, fit
-from seal_ext.run import CONDITIONAL, Site
+from seal_ext.matched import MatchWatch, match_map
 from seal_ext.settings import Settings
 from seal_ext.studio.align import add_structure, align_structure, on_canvas, read_size, say_alignment
 from seal_ext.studio.cli import Bar, Parser, UserError, add_model, add_reference, add_settings, read_settings
-from seal_ext.studio.drawing import boxes_overlay, disagreement_map, mask_overlay, match_map
+from seal_ext.studio.drawing import boxes_overlay, disagreement_map, mask_overlay
 from seal_ext.studio.mask import find_subject, heat_of, say
 from seal_ext.studio.models import SAMPLERS, Studio, open_studio
 from seal_ext.studio.pictures import beside, on_white, png, read_picture, write_picture
@@ -66,25 +65,6 @@ class Result:
     matches: list[np.ndarray] = field(default_factory=list)
     disagreements: list[np.ndarray] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-
-
-class MatchWatch:
-    """Remembers what the finest layer found in the reference at the last step."""
-
-    def __init__(self):
-        self.seal: Seal | None = None
-        self.index = self.amount = None
-        self.images: list[int] = []
-
-    def __call__(self, site: Site, match: Match, amount: torch.Tensor) -> None:
-        tokens = amount.shape[-1]
-        if self.index is not None and tokens < self.index.shape[-1]:
-            return
-        now = self.seal.run.now
-        taking = [row for row, weight in zip(now.rows, now.weights, strict=True) if weight]
-        rows = [i for i, row in enumerate(taking) if row.kind == CONDITIONAL]
-        self.index, self.amount = match.index[rows, 0, :, 0], amount[rows].mean(1)
-        self.images = [taking[i].image for i in rows]
 
 
 def generate(

@@ -34,6 +34,11 @@ def test_a_second_picture_of_a_reference_is_the_same(webui):
     assert apart(webui.draw(seal(**DOG))[0], webui.draw(seal(**DOG))[0]) == 0
 
 
+def test_the_match_map_on_request(webui, unit):
+    drawn = webui.draw(seal(show_match=True, **DOG), units=[unit], batch_size=2)
+    assert [picture.shape for picture in drawn[-2:]] == [(128, 128, 3)] * 2 and drawn[-1].std() > 10
+
+
 def test_two_runs_at_once_do_not_mix(webui):
     """As from two tabs: each with a reference of its own, and one beside them without."""
     green = live.encoded(live.figure(shirt=(30, 160, 60)))

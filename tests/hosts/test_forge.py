@@ -81,6 +81,18 @@ def test_delta_bridge_rides_along_where_lengths_allow_and_costs_no_call(app, mod
     assert 2 in calls and not any(count > 2 for count in calls)
 
 
+def test_the_match_map_on_request(app, model):
+    p = webui.Processing(["a cat", "a hat"])
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
+    seal = app.begin(p, parse([{"reference": picture} | BASE | BRIDGE | {"show_match": True}]))
+    forge_host.draw(app, model, p, seal)
+    seal.end_pass()
+    processed = webui.SimpleNamespace(images=[], infotexts=[])
+    seal.add_pictures(processed)
+    assert [image.size for image in processed.images] == [(64, 64)] * 2 and set(processed.infotexts) == {"SeAl match"}
+    p.close()
+
+
 def test_delta_bridge_without_guidance(app, model):
     plain, _ = draw(app, model, "a cat", {"infusion": False}, scale=1)
     bridged, _ = draw(app, model, "a cat", BRIDGE | {"infusion": False, "gate": False}, scale=1)

@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 
 from seal_ext.core.masks import subject_of
+from seal_ext.matched import match_map
 from seal_ext.settings import Settings
 from seal_ext.studio import attention, generate
 from seal_ext.studio.__main__ import main
 from seal_ext.studio.cli import Cancelled, UserError, run
-from seal_ext.studio.drawing import match_map
 from seal_ext.studio.generate import Job, Reference
 from seal_ext.studio.models import Studio
 
