@@ -20,7 +20,7 @@ from seal_ext.core.skeleton import Skeleton
 from seal_ext.request import REFERENCE_KEY, Request, subject
 
 from . import a1111, forge, registry
-from .ldm import shadow
+from .ldm import shadow, undo_all
 from .sampling import ATTRIBUTE, Pass, Prepared, Refusal
 
 
@@ -123,7 +123,7 @@ class Seal:
     def end_pass(self) -> None:
         if self.passing is not None:
             self.passing.close()
-        _all(self.listening)
+        undo_all(self.listening)
         self.passing = self.levels = self.prepared = None
 
     # ---- the end
@@ -146,7 +146,7 @@ class Seal:
             return
         self.closed = True
         self.end_pass()
-        _all(self.undo)
+        undo_all(self.undo)
 
 
 def host_pass() -> type[Pass]:
@@ -228,8 +228,3 @@ def refuse(p, sentence: str) -> None:
 
 def _said(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error)[:200]}"
-
-
-def _all(undo: list[Callable[[], None]]) -> None:
-    while undo:
-        undo.pop()()

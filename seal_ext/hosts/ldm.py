@@ -39,9 +39,9 @@ def patch(sites: Mapping[Site, Any], link: Link) -> Callable[[], None]:
         for site, module in sites.items():
             undo.append(shadow(module, "forward", _attention(site, module, vars(module).get("forward"), link)))
     except BaseException:
-        _all(undo)
+        undo_all(undo)
         raise
-    return lambda: _all(undo)
+    return lambda: undo_all(undo)
 
 
 def shadow(owner, name: str, replacement: Callable) -> Callable[[], None]:
@@ -61,7 +61,7 @@ def shadow(owner, name: str, replacement: Callable) -> Callable[[], None]:
     return undo
 
 
-def _all(undo: list[Callable[[], None]]) -> None:
+def undo_all(undo: list[Callable[[], None]]) -> None:
     while undo:
         undo.pop()()
 
