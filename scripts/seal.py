@@ -1,12 +1,35 @@
 """SeAl as an always-on script of AUTOMATIC1111's WebUI and Forge: wiring only."""
 
-from modules import errors, script_callbacks, scripts
-from modules.ui_components import InputAccordion
+from modules import errors, scripts
 
-from seal_ext import api, request
-from seal_ext.hosts import controlnet, generation, options, registry, xyz
-from seal_ext.settings import SettingsError
-from seal_ext.ui import accordion, webui
+from seal_ext.ui import absent
+
+try:
+    from modules import script_callbacks
+    from modules.ui_components import InputAccordion
+
+    from seal_ext import api, request
+    from seal_ext.hosts import controlnet, generation, options, registry, xyz
+    from seal_ext.settings import SettingsError
+    from seal_ext.ui import accordion, webui
+except ImportError as error:  # in a relative of these WebUIs that lacks what SeAl is made for
+    errors.report("SeAl cannot work in this WebUI", exc_info=True)
+    lacking = f"SeAl cannot work in this WebUI ({error}). Pictures are drawn without it."
+else:
+    lacking = ""
+
+
+class AbsentScript(scripts.Script):
+    """What there is of SeAl where it cannot work."""
+
+    def title(self):
+        return "SeAl"
+
+    def show(self, is_img2img):
+        return scripts.AlwaysVisible if lacking else False
+
+    def ui(self, is_img2img):
+        return absent.draw(lacking, self.elem_id)
 
 
 class SealScript(scripts.Script):
@@ -16,10 +39,14 @@ class SealScript(scripts.Script):
         return "SeAl"
 
     def show(self, is_img2img):
-        return scripts.AlwaysVisible
+        return False if lacking else scripts.AlwaysVisible
 
     def ui(self, is_img2img):
-        self.page = drawn = accordion.draw(InputAccordion, self.elem_id, "img2img" if is_img2img else "txt2img")
+        try:
+            self.page = drawn = accordion.draw(InputAccordion, self.elem_id, "img2img" if is_img2img else "txt2img")
+        except Exception as error:  # without its arguments, SeAl would be given those of all other scripts
+            errors.report("SeAl's page could not be drawn", exc_info=True)
+            return absent.draw(f"SeAl cannot draw its page in this WebUI ({error}). Its API works without.", self.elem_id)
         self.infotext_fields, self.paste_field_names = drawn.infotext_fields, drawn.paste_field_names
         return drawn.components
 
@@ -68,11 +95,12 @@ def add_routes(demo, app):
         api.mount(app, options.guards(app))
 
 
-# Once, at import, and never for a single run: they do nothing while no generation has a Seal.
-script_callbacks.on_cfg_denoiser(generation.on_cfg_denoiser)
-script_callbacks.on_cfg_denoised(generation.on_cfg_denoised)
-script_callbacks.on_before_ui(xyz.register)
-script_callbacks.on_ui_settings(options.add_section)
-script_callbacks.on_app_started(add_routes)
-script_callbacks.on_script_unloaded(registry.clear)
-options.settle()
+if not lacking:
+    # Once, at import, and never for a single run: they do nothing while no generation has a Seal.
+    script_callbacks.on_cfg_denoiser(generation.on_cfg_denoiser)
+    script_callbacks.on_cfg_denoised(generation.on_cfg_denoised)
+    script_callbacks.on_before_ui(xyz.register)
+    script_callbacks.on_ui_settings(options.add_section)
+    script_callbacks.on_app_started(add_routes)
+    script_callbacks.on_script_unloaded(registry.clear)
+    options.settle()

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from . import __version__
-from .core.geometry import CROP, FILL, LARGEST_CANVAS, STRETCH, Correction
+from .core.geometry import CROP, FILL, LARGEST_CANVAS, STRETCH
 from .core.geometry import align as aligned
 from .core.masks import LARGEST_SIDE, AlignError, from_control_map
 from .core.warping import apply
@@ -114,12 +114,10 @@ def align(given: object) -> dict:
         raise SettingsError("mask_source", "Mask (mask_source): where the reference's character stands is not known; draw a mask.")
     kind = None if canvas["kind"] == "auto" else canvas["kind"]
     rgb = np.ascontiguousarray(structure[..., :3])
-    hand = Correction(settings.hand_x, settings.hand_y, settings.hand_scale)
     try:
         shown = from_control_map(rgb, kind, keep="all" if kind == "edges" else "large")
         size = canvas["width"], canvas["height"]
-        how = aligned(reference, shown, size, canvas["resize_mode"], FILL, settings.anchor, "auto", settings.margin, hand,
-                      alike=settings.alike)  # fmt: skip
+        how = aligned(reference, shown, size, canvas["resize_mode"], FILL, **settings.alignment())
         moved = apply(rgb, how, kind)
     except AlignError as error:
         raise SettingsError("structure", f"{label('structure')}: {error}") from error

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, make_dataclass, replace
 
 from .core.delta import FILTERS, Disagreement, LowPass
+from .core.geometry import Correction
 from .core.infusion import Blocks, Infusion
 from .core.matching import FEATURES, THRESHOLDS
 from .core.schedule import SHAPES, AppearanceSteps, Progress, Schedule, lambda_schedule
@@ -309,6 +310,11 @@ class _Settings:
 
     def block_weights(self) -> Blocks:
         return Blocks.parse(self.blocks)
+
+    def alignment(self) -> dict[str, object]:
+        """What `core.geometry.align` is told."""
+        hand = Correction(self.hand_x, self.hand_y, self.hand_scale)
+        return {"anchor": self.anchor, "margin": self.margin, "alike": self.alike, "correction": hand}
 
     def appearance_steps(self) -> AppearanceSteps:
         return AppearanceSteps.parse(self.t_app)

@@ -150,6 +150,7 @@ def test_the_schema_is_the_table_and_the_pictures():
 
 
 def test_the_cache_is_told_and_emptied(tmp_path, monkeypatch):
+    registry.clear()
     monkeypatch.setattr(registry, "store", Store(tmp_path, lambda: 1 << 20))
     assert registry.remember(request.taken(REFERENCE)) == ""
     with registry.cache.filling("key", (1.0,)) as filling:

@@ -135,8 +135,7 @@ def anchor_align(task: Task, hints: Tensor, settings: Settings) -> tuple[Tensor,
     for hint, mask in zip(hints, task.reference_mask(), strict=True):
         structure = _map(hint)
         reference = masks.subject_of(mask.numpy(), "drawn")
-        how = dict(anchor=settings.anchor, margin=settings.margin, alike=settings.alike)
-        found = geometry.align(reference, masks.from_control_map(structure), (size, size), **how)
+        found = geometry.align(reference, masks.from_control_map(structure), (size, size), **settings.alignment())
         aligned.append(torch.from_numpy(np.ascontiguousarray(warping.apply(structure, found))).permute(2, 0, 1).float() / 255)
         matrix = np.asarray(found.matrix)
         scales.append(float(matrix[0, 0]))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from modules import errors
 
-from seal_ext.core.geometry import FILL, Alignment, Correction, align
+from seal_ext.core.geometry import FILL, Alignment, align
 from seal_ext.core.masks import AlignError, Box, figure_of, from_control_map
 from seal_ext.core.skeleton import read_skeleton
 from seal_ext.core.warping import apply
@@ -37,12 +37,16 @@ def align_units(seal) -> None:
     """Align every enabled unit that carries a structure. The user's own units come back when the generation ends."""
     p, script = seal.p, _script(seal.p)
     units = [] if script is None else list(p.script_args[script.args_from : script.args_to])
+    if _dialect() is None and any(_get(unit, "enabled", False) for unit in units):
+        seal.note("SeAl does not know the units of this ControlNet, so it leaves them alone.")
+        return
     for unit in units:
         if _get(unit, "enabled", False) and any(word in _names(unit)[0] for word in _dialect().BATCHWISE):
             seal.bridge_refused = (
-                "ControlNet's reference and inpainting units leave no room for the rows that Delta-Bridge adds, so it is off."
+                "ControlNet's reference, inpainting and IP-Adapter units leave no room for the rows that Delta-Bridge adds, so it is off."
             )
-            seal.note(seal.bridge_refused)
+            if seal.settings.bridge and seal.settings.appearance_prompt.strip():
+                seal.note(seal.bridge_refused)
     carrying, ticked = structures(units), Units.parse(seal.settings.units)
     for number, unit in carrying:
         if not ticked.wants(number):
@@ -122,8 +126,8 @@ def infotext(seal) -> dict[str, str]:
 
 
 def _dialect():
-    """How the units of the ControlNet that is there are read and made."""
-    return units_extension if units_extension.MODULE in sys.modules else units_builtin
+    """How the units of the ControlNet that is there are read and made; None for one that is neither the extension's nor Forge's."""
+    return next((one for one in (units_extension, units_builtin) if one.MODULE in sys.modules), None)
 
 
 def _aligned(seal, given: Any, number: int):
@@ -185,15 +189,15 @@ def find(seal, unit) -> Found:
         raise AlignError("where the reference's character stands is not known; draw a mask.")
     if asked.pose is None and _finds_bodies(unit):
         reference = replace(reference, reasons=(*reference.reasons, NO_POSE))
-    hand = Correction(settings.hand_x, settings.hand_y, settings.hand_scale)
     # A second blob in a map is another limb, not another subject.
     subject = from_control_map(found, kind, keep="all" if kind == "edges" else "large")
-    how = align(reference, subject, canvas, mode, FILL, settings.anchor, "auto", settings.margin, hand, alike=settings.alike)
+    how = align(reference, subject, canvas, mode, FILL, **settings.alignment())
     return Found(found, kind, how, detail)
 
 
 def _is_single(unit) -> bool:
-    return getattr(unit.input_mode, "value", unit.input_mode) == "simple"
+    mode = getattr(unit, "input_mode", "simple")  # Forge Neo's units are never anything else
+    return getattr(mode, "value", mode) == "simple"
 
 
 def _structure(p, unit) -> tuple[np.ndarray, str]:

@@ -25,11 +25,15 @@ from torch import Tensor
 from seal_ext.run import APPEARANCE, CONDITIONAL, UNCONDITIONAL, Row, Site
 
 from . import conds, registry, sampling
-from .ldm import Link, clean, find_sites
+from .ldm import Link, clean, find_sites, shadow
 from .sampling import CELL, Call, Refusal, networks, settled
 
 NEEDED = ("clone", "set_model_unet_function_wrapper", "add_conditioning_modifier", "set_model_sampler_post_cfg_function")
 PARTS = {"input_blocks": "input", "middle_block": "middle", "output_blocks": "output"}
+AFTER = "sampler_post_cfg_function"  # what is called when a model call has been guided
+# A relative is known by what it has and hands over, whatever it calls itself.
+UNKNOWN = "SeAl does not know this relative of Forge: its U-Net offers other hooks. The picture is drawn without it."
+SILENT = "This relative of Forge did not ask what SeAl hangs on, so the picture was drawn without it."
 Options = dict[str, Any]
 
 
@@ -44,6 +48,20 @@ class Model(sampling.Model):
     def unet(self):
         return getattr(getattr(getattr(self.objects, "unet", None), "model", None), "diffusion_model", None)
 
+    @property
+    def scale(self):
+        """What counts its noise levels: Forge and reForge name it differently."""
+        inner = self.objects.unet.model
+        return getattr(inner, "predictor", None) or getattr(inner, "model_sampling", None)
+
+    def check(self) -> None:
+        """Refuse one without something that SeAl hangs on, before any of it is used."""
+        unet, vae = self.objects.unet, getattr(self.objects, "vae", None)
+        has = [(unet, name) for name in (*NEEDED, "model_options")] + [(self.scale, name) for name in ("timestep", "sigma")]
+        has += [(self.objects, "shallow_copy"), (self.sd, "encode_first_stage"), (getattr(vae, "patcher", None), "clone")]
+        if not all(hasattr(owner, name) for owner, name in has):
+            raise Refusal(UNKNOWN)
+
     def extras(self) -> tuple[tuple[str, float], ...]:
         # Here LoRAs are told by their files and strengths, as one text.
         return (*networks(), (str(getattr(self.sd, "current_lora_hash", "")), 1.0))
@@ -53,7 +71,7 @@ class Model(sampling.Model):
         before, changed = self.objects, self.objects.shallow_copy()
         changed.vae = copy.copy(before.vae)  # reForge's own clone() forgets some of what it needs
         changed.vae.patcher = before.vae.patcher.clone()
-        changed.vae.patcher.set_model_vae_regulation(lambda posterior: posterior.mode())
+        undo = _middle(changed.vae)
         pixels = image.to(shared.device) * 2 - 1
         self.sd.forge_objects = changed
         try:
@@ -61,6 +79,7 @@ class Model(sampling.Model):
                 return self.sd.encode_first_stage(pixels)
         finally:
             self.sd.forge_objects = before
+            undo()
 
 
 class Pass(sampling.Pass):
@@ -71,11 +90,9 @@ class Pass(sampling.Pass):
     def __init__(self, seal, params, levels: Sequence[float] | None = None):
         super().__init__(seal, params, levels)
         self.expected: Call | None = None  # announced by the callback and not begun yet
-        patcher = self.model.objects.unet
-        # Forge and reForge name it differently.
-        self.scale = getattr(patcher.model, "predictor", None) or getattr(patcher.model, "model_sampling", None)
-        if self.scale is None or not all(hasattr(patcher, name) for name in NEEDED):
-            raise Refusal("SeAl does not know this relative of Forge: its U-Net offers other hooks. The picture is drawn without it.")
+        self.asked = False  # whether any model call ever was
+        self.model.check()
+        self.scale = self.model.scale
 
     @staticmethod
     def announce(seal, x: Tensor | None) -> None:
@@ -83,6 +100,7 @@ class Pass(sampling.Pass):
         model = Model()
         if x is None or model.unet is None or not find_sites(model.unet):
             return  # nothing is encoded for a model of another kind; the pass says so
+        model.check()
         p, size, unet = seal.p, tuple(x.shape[-2:]), model.objects.unet
         steps = getattr(p, "hr_second_pass_steps", 0) if getattr(p, "is_hr_pass", False) else 0
         seal.prepared = model.prepare(seal, size, (steps or p.steps) * (getattr(p, "step_multiplier", None) or 1))
@@ -115,16 +133,17 @@ class Pass(sampling.Pass):
     # ---- model calls
 
     def step(self, params) -> None:
-        self.expected, self.call = self._call_of(params), None
+        self.expected, self.call = self._in_size(params), None
 
     def take_hold(self) -> None:
         # Plain functions: a host that clones a patcher copies its options deeply, and with a bound method all that belongs to it.
         objects = self.model.objects
         before = objects.unet
         mine = before.clone()
-        mine.add_conditioning_modifier(_begins(self))
+        ends = _ends(self)
+        mine.add_conditioning_modifier(_begins(self, ends))
         mine.set_model_unet_function_wrapper(_wrapper(self, before.model_options.get("model_function_wrapper")))
-        mine.set_model_sampler_post_cfg_function(_ends(self))
+        mine.set_model_sampler_post_cfg_function(ends)
         objects.unet = mine
 
         def undo():
@@ -135,6 +154,9 @@ class Pass(sampling.Pass):
 
     def unet_call(self, own: Callable[[Options], Tensor], args: Options) -> Tensor:
         """A U-Net call of the sampler, its rows told apart; `own` is what would be done without SeAl."""
+        if "cond_or_uncond" not in args or "c_crossattn" not in args["c"]:
+            self.seal.give_up(UNKNOWN)
+            return own(args)
         call, x, kinds = self.call, args["input"], args["cond_or_uncond"]
         images = 0 if call is None else len(call.params.x)
         if call is None or len(x) != images * len(kinds) or x.shape[-2:] != call.params.x.shape[-2:]:
@@ -205,7 +227,24 @@ class Pass(sampling.Pass):
         call, self.call = self.call, None
         if call is None or call.appearance is None:
             return args["denoised"]
+        if "cond_denoised" not in args or "sigma" not in args:
+            raise Refusal(UNKNOWN)
         return args["denoised"] + self.bridge(call, args["cond_denoised"], -1 / float(args["sigma"][0])).to(args["denoised"])
+
+    def close(self) -> None:
+        if self.expected is not None and not self.asked:
+            self.seal.note(SILENT)
+        self.expected = None
+        super().close()
+
+
+def _middle(vae) -> Callable[[], None]:
+    """Let an autoencoder with a patcher of its own say the middle of its distribution; the answer undoes what of it others can see."""
+    if hasattr(vae.patcher, "set_model_vae_regulation"):
+        vae.patcher.set_model_vae_regulation(lambda posterior: posterior.mode())
+    elif isinstance(getattr(draws := getattr(vae.first_stage_model, "regularization", None), "sample", None), bool):  # Forge Classic's
+        return shadow(draws, "sample", False)
+    return lambda: None  # then it draws, the same each time
 
 
 def _may_count(told: Options) -> bool:
@@ -213,12 +252,18 @@ def _may_count(told: Options) -> bool:
     return bool(told.get("patches_replace", {}).get("attn1") or told.get("block_modifiers") or told.get("block_inner_modifiers"))
 
 
-def _begins(passing: Pass) -> Callable:
+def _begins(passing: Pass, ends: Callable) -> Callable:
     def begins(*state):
-        passing.call, passing.expected = passing.expected, None
-        return state
+        passing.call, passing.expected, passing.asked = passing.expected, None, True
+        if len(state) < 7 or not isinstance(state[6], Mapping):
+            raise Refusal(UNKNOWN)
+        model, x, level, negative, positive, scale, told, *rest = state
+        after = told.get(AFTER, [])
+        if ends not in after:  # reForge's CFG++ samplers put a function of theirs in the place of all others
+            told = {**told, AFTER: [*after, ends]}
+        return (model, x, level, negative, positive, scale, told, *rest)
 
-    return begins
+    return lambda *state: passing.seal.trying(lambda: begins(*state), state)
 
 
 def _wrapper(passing: Pass, before: Callable | None) -> Callable:
@@ -232,7 +277,7 @@ def _wrapper(passing: Pass, before: Callable | None) -> Callable:
 
 
 def _ends(passing: Pass) -> Callable:
-    return lambda args: passing.finish(args)
+    return lambda args: passing.seal.trying(lambda: passing.finish(args), args["denoised"])
 
 
 def room(unet: torch.nn.Module, size: tuple[int, int], settings, steps: int) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from modules import errors, shared
@@ -33,6 +34,7 @@ class Seal:
         self.undo: list[Callable[[], None]] = []  # at the end of the generation
         self.listening: list[Callable[[], None]] = []  # at the end of a pass
         self.levels, self.heard = None, ""  # what the sampler said its σ or timesteps are, and when asked for which of them
+        self.size: tuple[int, int] | None = None  # of the pass's latents, where the host says
         self.prepared: Prepared | None = None  # for the pass to come, where the host wants that before it samples
         self.passing: Pass | None = None
         self.given_up = self.closed = False
@@ -65,13 +67,14 @@ class Seal:
     def before_sampling(self, x: Tensor | None = None) -> None:
         """A pass is about to begin with latents like x, a new sampler and perhaps another checkpoint."""
         self.end_pass()
+        self.size = None if x is None else tuple(x.shape[-2:])
         sampler = self.p.sampler
         for name in ("get_sigmas", "get_timesteps"):
             own = getattr(sampler, name, None)
             if own is not None:
                 self.listening.append(shadow(sampler, name, self._heard(name, own)))
         if not self.closed and not self.given_up:
-            self._trying(lambda: host_pass().announce(self, x))
+            self.trying(lambda: host_pass().announce(self, x))
 
     def _heard(self, name: str, own: Callable) -> Callable:
         def listening(*args, **kwargs):
@@ -83,7 +86,7 @@ class Seal:
     def step(self, params) -> None:
         """A model call is about to be made."""
         if not self.closed and not self.given_up:
-            self._trying(lambda: self._step(params))
+            self.trying(lambda: self._step(params))
 
     def _step(self, params) -> None:
         levels = None
@@ -96,24 +99,22 @@ class Seal:
             self.passing.start()
         self.passing.step(params)
 
-    def _trying(self, act: Callable[[], None]) -> None:
+    def trying(self, act: Callable[[], Any], instead: Any = None) -> Any:
+        """What an act of SeAl's answers. After one that fails there are no more, and this is the answer."""
         try:
-            act()
+            return act()
         except Refusal as refusal:
             self.give_up(str(refusal))
         except Exception as error:
             # The host would swallow it: say so, and let the user have the picture.
             errors.report("SeAl stopped", exc_info=True)
             self.give_up(f"SeAl stopped because of an error ({_said(error)}); from there on the picture is drawn without it.")
+        return instead
 
     def denoised(self, params) -> None:
         """A model call was made."""
-        try:
-            if self.passing is not None:
-                self.passing.denoised(params)
-        except Exception as error:
-            errors.report("SeAl stopped", exc_info=True)
-            self.give_up(f"SeAl stopped because of an error in Delta-Bridge ({_said(error)}).")
+        if self.passing is not None:
+            self.trying(lambda: self.passing.denoised(params))
 
     def give_up(self, sentence: str) -> None:
         self.given_up = True
@@ -214,7 +215,9 @@ def on_cfg_denoised(params) -> None:
 
 def refuse(p, sentence: str) -> None:
     """An API call gets the sentence as an error; on the page it stands under a picture that is drawn without SeAl."""
-    if not getattr(p, "is_api", False):
+    # The host swallows what a script raises, and not what its own work raises: this is the first thing it does after asking scripts.
+    first = next((name for name in ("fill_fields_from_opts", "setup_prompts") if hasattr(p, name)), None)
+    if first is None or not getattr(p, "is_api", False):
         p.comment(sentence)
         return
     from fastapi import HTTPException
@@ -222,8 +225,7 @@ def refuse(p, sentence: str) -> None:
     def refused(*args, **kwargs):
         raise HTTPException(status_code=422, detail=sentence)
 
-    # The host swallows what a script raises, and not what its own work raises. This is the first thing it does after asking scripts.
-    shadow(p, "fill_fields_from_opts", refused)
+    shadow(p, first, refused)
 
 
 def _said(error: Exception) -> str:

@@ -88,7 +88,8 @@ class Model:
         text, prompt = seal.settings.appearance_prompt, None
         if text.strip():
             words = prompt_parser.SdConditioning([extra_networks.parse_prompt(text)[0]], width=seal.p.width, height=seal.p.height)
-            prompt = prompt_parser.get_learned_conditioning(self.sd, words, steps, None, shared.opts.use_old_scheduling)
+            how = (shared.opts.use_old_scheduling,) if hasattr(shared.opts, "use_old_scheduling") else ()  # Forge Neo knows one way alone
+            prompt = prompt_parser.get_learned_conditioning(self.sd, words, steps, None, *how)
         return Prepared(self.checkpoint, size, references, prompt)
 
     def _reference(self, asked, found, size: tuple[int, int], pose) -> Reference:
@@ -115,6 +116,7 @@ class Pass:
         self.sites: dict[Site, torch.nn.Module] = find_sites(self.unet) if self.unet is not None else {}
         if not self.sites:
             raise Refusal("SeAl needs a U-Net of the SD1, SD2 or SDXL kind, and this model has none; the picture is drawn without it.")
+        self.size = seal.size or tuple(params.x.shape[-2:])  # of its latents; a sampler's first call may have another
         self.hires = bool(getattr(self.p, "is_hr_pass", False))
         self.link, self.undo = Link(), []
         self.link.stranger = seal.note
@@ -155,7 +157,7 @@ class Pass:
         """Sizes, steps and conditioning are known now: read the references and take hold of the U-Net."""
         settings = self.settings = self.settings.for_architecture(self.model.architecture())
         registry.cache.resize(options.cache_mb(self.seal.settings.cache_mb, settings.cache_mb) * registry.MEGABYTE)
-        call, size = self._call_of(self.params), tuple(self.params.x.shape[-2:])
+        call, size = self._call_of(self.params), self.size
         prepared = self.seal.prepared
         if prepared is None or prepared.checkpoint is not self.model.checkpoint or prepared.size != size:
             prepared = self.model.prepare(self.seal, size, self.denoiser.total_steps or self.p.steps)
@@ -209,8 +211,7 @@ class Pass:
         """Where the structures' figures are, of all units together."""
         if not self.seal.figures or not self.settings.on_figure:
             return None
-        size = self.params.x.shape[-2:]
-        maps = [F.interpolate(torch.from_numpy(figure)[None, None].float(), size=size, mode="area")[0] for figure in self.seal.figures]
+        maps = [F.interpolate(torch.from_numpy(figure)[None, None].float(), self.size, mode="area")[0] for figure in self.seal.figures]
         return torch.cat(maps).amax(0, keepdim=True).to(self.params.x.device)
 
     def _here(self, reference: Reference) -> Reference:
@@ -243,6 +244,9 @@ class Pass:
     def _call_of(self, params) -> Call:
         """The prompts of every image in a model call."""
         groups = params.denoiser.sampler.sampler_extra_args["cond"].batch
+        if len(params.x) < len(groups):
+            raise Refusal("This sampler draws the pictures of a batch one by one and does not say which, so they are drawn without SeAl; "
+                          "with a batch size of 1 it takes part.")  # fmt: skip
         if self.unlike(params, groups):
             raise Refusal("SeAl cannot tell which of this model's rows belong to the prompt; the picture is drawn without it.")
         parts, row = [], 0
@@ -266,7 +270,15 @@ class Pass:
 
     def step(self, params) -> None:
         """The host is about to make this model call."""
-        self.call = self._call_of(params)
+        self.call = self._in_size(params)
+
+    def _in_size(self, params) -> Call | None:
+        """A model call, unless it looks at the picture in another size, as some samplers do now and then.
+
+        Those are left alone: the figure is another there for the U-Net, and infused they made worse pictures. Also the Δ-gate, the joints
+        and the match map are on the pass's own grid.
+        """
+        return self._call_of(params) if tuple(params.x.shape[-2:]) == self.size else None
 
     def bridge(self, call: Call, gen: Tensor, to_epsilon: float) -> Tensor:
         """λ·LowPass(Δ) of a model call whose images' predictions for c_gen are these."""
@@ -286,10 +298,9 @@ class Pass:
             self.run.close()
         self.call = self.run = None
 
-
     def _matches(self) -> list[np.ndarray]:
         """What every image found in the reference."""
-        height, width = (CELL * n for n in self.params.x.shape[-2:])
+        height, width = (CELL * n for n in self.size)
         shown = fit(as_tensor(self.seal.request.references[0].rgb), height, width)[0][0]
         mask = self.run.references[0][0].mask
         found = dict(zip(self.watch.images, zip(self.watch.index, self.watch.amount, strict=True), strict=True))

@@ -61,7 +61,10 @@ def resize_mode(value: Any) -> str:
 
 def preprocessed(unit, rgb: np.ndarray, canvas: tuple[int, int], mode: str) -> Any:
     """What the unit's preprocessor makes of a picture."""
-    preprocessor = sys.modules["lib_controlnet.global_state"].get_preprocessor(unit.module)
+    try:
+        preprocessor = sys.modules["lib_controlnet.global_state"].get_preprocessor(unit.module)
+    except KeyError:  # Forge Classic's way of saying None
+        preprocessor = None
     if preprocessor is None:
         raise AlignError(f"there is no preprocessor {unit.module}.")
     fallback = {"resolution": (preprocessor.slider_resolution, 512), "slider_1": (preprocessor.slider_1, 1.0),

@@ -11,7 +11,8 @@ from seal_ext.core.geometry import STRETCH
 from seal_ext.core.masks import AlignError
 
 MODULE = "internal_controlnet.external_code"
-BATCHWISE = ("reference", "inpaint_only", "colorfix")  # these units size their latents by the first U-Net call's batch
+# These units keep what they made for the rows of the first U-Net call: latents, or an adapter's tokens.
+BATCHWISE = ("reference", "inpaint_only", "colorfix", "ip-adapter", "instant_id")
 
 
 def _external():

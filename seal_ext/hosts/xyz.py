@@ -31,9 +31,10 @@ def register() -> None:
     """Add the axes to the plot, once for every time that it is loaded."""
     for loaded in scripts.scripts_data:
         plot = loaded.module
-        if loaded.script_class.__module__ in ("xyz_grid.py", "xy_grid.py") and hasattr(plot, "axis_options"):
-            known = {option.label for option in plot.axis_options}
-            plot.axis_options.extend(option for option in axes(plot.AxisOption) if option.label not in known)
+        known = all(hasattr(plot, name) for name in ("axis_options", "AxisOption"))
+        if known and loaded.script_class.__module__ in ("xyz_grid.py", "xy_grid.py"):
+            labels = {option.label for option in plot.axis_options}
+            plot.axis_options.extend(option for option in axes(plot.AxisOption) if option.label not in labels)
 
 
 def axes(option: type) -> list:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from seal_ext.core.geometry import FILL, Alignment, Correction, align
+from seal_ext.core.geometry import FILL, Alignment, align
 from seal_ext.core.masks import BLACK_BEHIND, AlignError, Box, Subject, from_control_map
 from seal_ext.core.warping import apply
 from seal_ext.settings import Settings
@@ -57,11 +57,9 @@ def align_structure(
         off = ("AnchorAlign is off: the structure is only resized.",)
         found = Alignment(canvas, structure.shape[1::-1], FILL, FILL, whole, whole, reasons=off)
         return found, apply(structure, found, known)
-    hand = Correction(settings.hand_x, settings.hand_y, settings.hand_scale)
     try:
         subject = from_control_map(structure, known)
-        how = dict(anchor=settings.anchor, margin=settings.margin, correction=hand, alike=settings.alike)
-        found = align(reference, subject, canvas, FILL, **how)
+        found = align(reference, subject, canvas, FILL, **settings.alignment())
     except AlignError as error:
         raise UserError(f"{error} To use the structure as it is: --set align=off") from None
     return found, apply(structure, found, known)

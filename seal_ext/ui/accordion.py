@@ -39,7 +39,7 @@ POSE = ("When your unit's map is ready-made: the skeleton of the reference itsel
         "openpose preprocessor finds it by itself.")  # fmt: skip
 HOW = "Click the preview; then drag, turn the wheel, or use the arrow keys, + and −. 0 takes your correction back."
 LOST = "The picture was made with a reference that is no longer kept. Put it in here again, or another one."
-NOTHING_READ = "The interrogator of the WebUI could not read the reference; its console says why."
+NOTHING_READ = "The WebUI has no interrogator, or it could not read the reference; then its console says why."
 
 
 @dataclass

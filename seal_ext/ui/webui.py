@@ -32,7 +32,8 @@ def prompt_of(picture: Image.Image | None) -> str:
 
 def interrogated(picture: Image.Image) -> str:
     """A picture in words. The WebUI's interrogator loads a model of its own, and says `<error>` where that fails."""
-    return str(shared.interrogator.interrogate(picture.convert("RGB")))
+    own = getattr(shared, "interrogator", None)  # Forge Classic has none any more
+    return str(own.interrogate(picture.convert("RGB"))) if own is not None else ""
 
 
 def units() -> list:
@@ -44,7 +45,8 @@ def units() -> list:
 
 def has_picture(unit) -> bool:
     """Whether a unit brings a picture of its own: in img2img it may follow that tab's."""
-    return controlnet._dialect().picture(unit) is not None
+    dialect = controlnet._dialect()
+    return dialect is not None and dialect.picture(unit) is not None
 
 
 def report(what: str) -> None:

@@ -41,8 +41,8 @@ def pytest_collection_modifyitems(config, items):
         for item in lives:
             item.add_marker(pytest.mark.skip(reason=ABSENT))
         return
-    kind = live.kind_of(Path(os.environ["SEAL_WEBUI"]).resolve())
-    reasons = {item: left_out.reason(kind, item.nodeid) for item in lives}
+    name = live.name_of(Path(os.environ["SEAL_WEBUI"]).resolve())
+    reasons = {item: left_out.reason(name, item.nodeid) for item in lives}
     absent = {item: reason for item, reason in reasons.items() if reason}
     config.stash[results]["left_out"] = [{"test": item.nodeid, "reason": reason} for item, reason in absent.items()]
     config.hook.pytest_deselected(items=list(absent))
@@ -99,7 +99,7 @@ def report(request):
 def first(webui):
     """What stood in the host before SeAl ever ran, and with every checkpoint the plain picture."""
     pictures, inside = {webui.checkpoint: webui.draw(**live.SMALL)[0]}, webui.inside()
-    for checkpoint in live.tiny_of(webui.kind):
+    for checkpoint in webui.tiny:
         with webui.using(checkpoint):
             pictures[checkpoint] = webui.draw(**live.SMALL)[0]
     return pictures, inside

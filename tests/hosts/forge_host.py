@@ -35,7 +35,11 @@ class UNet(webui.UNet):
             else:
                 attn = block.attn1
                 flat = flat + attn.to_out(other(attn.to_q(n), attn.to_k(n), attn.to_v(n), told))
-            flat = flat + block.attn2(block.norm(flat), context=context)
+            n, attn, other = block.norm(flat), block.attn2, replaced.get("attn2", {}).get((part, number))
+            if other is None:
+                flat = flat + attn(n, context=context)
+            else:
+                flat = flat + attn.to_out(other(attn.to_q(n), attn.to_k(context), attn.to_v(context), told))
             x = flat.transpose(1, 2).reshape(x.shape)
         return self.last(x)
 
@@ -115,6 +119,13 @@ class VaePatcher:
         self.regulation = regulation
 
 
+class Unasked:
+    """That of an autoencoder in Forge Classic and Neo: there nobody is asked what to make of its distribution."""
+
+    def clone(self):
+        return Unasked()
+
+
 class Model:
     """As much of Forge's engine as the adapter looks at."""
 
@@ -128,8 +139,12 @@ class Model:
         self.sd_checkpoint_info = SimpleNamespace(filename="a.safetensors", sha256="1", hash="1")
 
     def encode_first_stage(self, pixels):
-        assert self.forge_objects.vae.patcher.regulation
-        return nn.functional.avg_pool2d(torch.cat([pixels, pixels[:, :1]], 1), 8)
+        vae, middle = self.forge_objects.vae, nn.functional.avg_pool2d(torch.cat([pixels, pixels[:, :1]], 1), 8)
+        if isinstance(vae.patcher, Unasked):
+            draws = getattr(vae.first_stage_model, "regularization", None)  # Classic's own part for that; Neo has none
+            return middle if draws is not None and not draws.sample else middle + 0.1 * torch.randn(middle.shape)
+        assert vae.patcher.regulation
+        return middle
 
 
 def rows_said(model, kinds, sigma):
@@ -141,19 +156,22 @@ def rows_said(model, kinds, sigma):
     return {"cond_or_uncond": kinds, "sigmas": sigma, "cond_indices": prompts, "uncond_indices": negatives, "cond_mark": torch.tensor(each)}
 
 
-def denoise(app, model, p, sampler, step, x, level, split=False, control=False):
-    """One model call, as Forge makes it: negative prompts first, all of a kind side by side, together or one after the other."""
-    groups = sampler.sampler_extra_args["cond"].batch
+def denoise(app, model, p, denoiser, x, level, split=False, control=False, told=None):
+    """One model call, as Forge makes it: negative prompts first, all of a kind side by side, together or one after the other.
+
+    `told`: what a sampler puts in the place of some of the patcher's options.
+    """
+    groups = denoiser.sampler.sampler_extra_args["cond"].batch
     text = torch.cat([part.cond for group in groups for part in group])
     sigma = torch.full((len(x),), level)
-    denoiser = SimpleNamespace(p=p, sampler=sampler, step=step, total_steps=p.steps)
     app.on_cfg_denoiser(SimpleNamespace(x=x, sigma=sigma, denoiser=denoiser, text_cond=text, text_uncond=p.negative, image_cond=None))
     patcher = model.forge_objects.unet
-    options, inner = patcher.model_options, patcher.model
+    options, inner = patcher.model_options | (told or {}), patcher.model
     state = (inner, x, sigma, None, None, p.scale, options, 0)
     for modifier in options.get("conditioning_modifiers", []):
         state = modifier(*state)
-    firsts = [sum(map(len, groups[:i])) for i in range(len(groups))]
+    options = state[6]
+    firsts = [sum(map(len, groups[:i])) for i in range(len(x))]  # a sampler that shows fewer pictures gets the first prompts
     chunks = [] if p.scale == 1 else [(1, p.negative.expand(len(x), -1, -1), 1.0)]
     chunks += [(0, text[[first + n for first in firsts]], groups[0][n].weight) for n in range(len(groups[0]))]
     sums, weights = {0: torch.zeros_like(x), 1: torch.zeros_like(x)}, {0: 1e-37, 1: 1e-37}
@@ -176,8 +194,11 @@ def denoise(app, model, p, sampler, step, x, level, split=False, control=False):
     return result
 
 
-def draw(app, model, p, seal=None, before=lambda: None, **more):
-    """What the host does for one generation, between the script's `before_process` and `postprocess`."""
+def draw(app, model, p, seal=None, before=lambda: None, looks=(), alone=False, **more):
+    """What the host does for one generation, between the script's `before_process` and `postprocess`.
+
+    `looks`: how much larger the sampler sees the picture, in model calls before its own of every step; `alone`: one picture at a time.
+    """
     levels = torch.tensor([9.0, 4.0, 1.5, 0.4, 0.0])
     sampler = p.sampler = SimpleNamespace(sampler_extra_args={"cond": SimpleNamespace(batch=p.prompts)}, get_sigmas=lambda: levels)
     x = torch.stack([torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(seed)) for seed in p.seeds])
@@ -187,8 +208,12 @@ def draw(app, model, p, seal=None, before=lambda: None, **more):
         if seal is not None:
             seal.before_sampling(x)
         sampler.get_sigmas()
-        for step, level in enumerate(levels[:-1].tolist()):
-            x = denoise(app, model, p, sampler, step, x, level, **more)
+        denoiser = SimpleNamespace(p=p, sampler=sampler, step=0, total_steps=p.steps)
+        for denoiser.step, level in enumerate(levels[:-1].tolist()):
+            for scale in looks:
+                seen = denoise(app, model, p, denoiser, nn.functional.interpolate(x, scale_factor=scale), level, **more)
+                x = nn.functional.interpolate(seen, x.shape[-2:])
+            x = torch.cat([denoise(app, model, p, denoiser, some, level, **more) for some in (x.split(1) if alone else [x])])
         return x
     finally:
         p.preserved = model.forge_objects.unet.preserved

@@ -1,6 +1,7 @@
 """A real WebUI for a test run: started on loopback with a data folder of its own, driven over its API, stopped at the end.
 
-SEAL_WEBUI=PATH             the folder of an AUTOMATIC1111 WebUI, a Forge or a reForge; its interpreter is PATH/venv, else SEAL_WEBUI_PYTHON
+SEAL_WEBUI=PATH             the folder of an AUTOMATIC1111 WebUI, a Forge, a reForge, a Forge Classic or a Forge Neo; its interpreter is
+                            PATH/venv, else SEAL_WEBUI_PYTHON
 SEAL_WEBUI_CHECKPOINTS      a folder with a checkpoint to test with, else the embedded model
 SEAL_WEBUI_CONTROLS         a folder with a T2I-Adapter that fits that checkpoint, else the embedded model's
 SEAL_WEBUI_CONTROLNET       sd-webui-controlnet's folder, else PATH/extensions/sd-webui-controlnet; the Forges have one of their own
@@ -25,23 +26,28 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from seal_ext.studio.webui import Place, kind_of
+from tests.hosts.ip_adapter import write_ip_adapter
 
 HERE = Path(__file__).resolve().parent
 STARTS = 600  # seconds within which a WebUI is up, on a busy machine too
 TINY = ("tiny-sd1", "tiny-sd1-other", "tiny-inpaint", "tiny-sd2-v", "tiny-sdxl")  # what tiny_models.py makes
-SD1 = TINY[:3]  # those of SD1's layout
 EMBEDDED = "seal-embedded"
 # What each kind needs to run on the CPU and to draw there as the others do.
 ON_CPU = {
     "a1111": ["--use-cpu", "all", "--no-half"],
     "forge": ["--always-cpu", "--all-in-fp32", "--clip-in-fp32", "--vae-in-fp32", "--attention-pytorch"],
     "reforge": ["--always-cpu", "--all-in-fp32", "--no-half"],
+    "classic": ["--always-cpu", "--all-in-fp32", "--no-half"],
+    "neo": ["--cpu", "--force-fp32", "--use-pytorch-cross-attention"],
 }
+# What tells a relative from the one whose kind it is.
+RELATIVES = {"classic": ("reforge", "extensions-builtin/xyz"), "neo": ("forge", "modules_forge/packages")}
 
 
-def tiny_of(kind: str) -> tuple[str, ...]:
-    """The tiny checkpoints that this kind of WebUI can open; see left_out.py."""
-    return TINY if kind == "a1111" else SD1
+def name_of(path: Path) -> str:
+    """Whose WebUI this is; a relative of its kind has a name of its own."""
+    kind = kind_of(path)
+    return next((name for name, (like, mark) in RELATIVES.items() if like == kind and (path / mark).is_dir()), kind)
 
 
 class Refused(Exception):
@@ -57,7 +63,8 @@ class WebUI:
 
     def __init__(self, path: Path, data: Path):
         self.path, self.data, self.port = path, data, free_port()
-        self.kind = kind_of(path)
+        self.kind, self.name = kind_of(path), name_of(path)
+        self.tiny = TINY if self.name == self.kind else TINY[:3]  # Forge Classic and Neo: those of SD1's layout; see left_out.py
         self.forge = self.kind != "a1111"  # one of them
         self.adapters: list[str] = []  # as ControlNet calls them
         self.log = data / "webui.log"
@@ -70,11 +77,17 @@ class WebUI:
         for folder in (extensions / "probe" / "scripts", models / "Stable-diffusion"):
             folder.mkdir(parents=True)
         # The other kind of preview would be downloaded for SDXL.
-        settings = {"sd_model_checkpoint": self.checkpoint, "show_progress_type": "Approx cheap"}
+        settings = {"sd_model_checkpoint": self.checkpoint, "show_progress_type": "Approx cheap", "CLIP_stop_at_last_layers": 1}
+        if self.name == "neo":  # it asks its user about settings that it did not write itself
+            settings["VERSION_UID"] = re.search(r'^VERSION_UID.*"(.+)"', (self.path / "modules" / "launch_utils.py").read_text(), re.M)[1]
         (self.data / "config.json").write_text(json.dumps(settings))
         place = Place(self.data, self.forge)
         place.install()
-        (extensions / "probe" / "scripts" / "probe.py").write_bytes((HERE / "probe.py").read_bytes())
+        for name in ("probe.py", "eyes.py"):
+            (extensions / "probe" / "scripts" / name).write_bytes((HERE / name).read_bytes())
+        if self.forge and self.tiny == TINY:  # in the order of their names, it comes after the one for the embedded model
+            (extensions / "tiny-kinds" / "scripts").mkdir(parents=True)
+            (extensions / "tiny-kinds" / "scripts" / "kinds.py").write_bytes((HERE / "kinds.py").read_bytes())
         self._make_tiny(models / "Stable-diffusion", extensions / "probe" / "scripts")
         controlnet = Path(os.environ.get("SEAL_WEBUI_CONTROLNET") or self.path / "extensions" / "sd-webui-controlnet")
         if controlnet.is_dir() and not self.forge:
@@ -84,7 +97,7 @@ class WebUI:
                      "--server-name", "127.0.0.1", "--port", str(self.port), "--data-dir", str(self.data),
                      "--gradio-allowed-path", str(self.path)]  # or Forge will not serve its own scripts  # fmt: skip
         if not os.environ.get("SEAL_WEBUI_GPU"):
-            arguments += ON_CPU[self.kind]
+            arguments += ON_CPU[self.name]
         if self.kind == "forge":  # its models are in the data folder only if it is told so twice
             arguments += ["--models-dir", str(models)]
         controls = os.environ.get("SEAL_WEBUI_CONTROLS")
@@ -95,8 +108,9 @@ class WebUI:
             if folder and not (self.forge and flag == "--controlnet-dir"):
                 arguments += [flag, folder]
         # Nothing is asked of the network, and no browser is opened: a Forge opens one unless it takes this for a restart.
+        # One that lacks a flag does without.
         alone = {"HF_HUB_OFFLINE": "1", "GRADIO_ANALYTICS_ENABLED": "False", "no_proxy": "127.0.0.1", "PYTHONUNBUFFERED": "1",
-                 "HF_HOME": str(self.data / "hf"), "SD_WEBUI_RESTARTING": "1"}  # fmt: skip
+                 "HF_HOME": str(self.data / "hf"), "SD_WEBUI_RESTARTING": "1", "IGNORE_CMD_ARGS_ERRORS": "1"}  # fmt: skip
         # On a machine that others use, threads that wait for each other by spinning stand still.
         threads = {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // 2))}
         with self.log.open("w") as log:
@@ -116,6 +130,7 @@ class WebUI:
             raise RuntimeError("The tiny checkpoints could not be made:\n" + made.stderr[-3000:])
         for described in models.glob("*.json"):  # the text encoder of some of them
             described.rename(scripts / described.name)
+        write_ip_adapter(models / "tiny-sd1.safetensors", models.parent / "ControlNet")
 
     def _python(self) -> Path:
         own = [self.path / "venv" / "bin" / "python", self.path / "venv" / "Scripts" / "python.exe"]
@@ -187,6 +202,7 @@ class WebUI:
         body |= more
         if self.forge and body.get("enable_hr"):  # without the first it does without guidance there, and without the second not at all
             body = {"hr_cfg": body["cfg_scale"], "hr_additional_modules": ["Use same choices"]} | body
+            body |= {"hr_upscaler": "None"} if self.name == "neo" else {}  # it has none for latents
         answer = self.call(f"/sdapi/v1/{route}", body)
         return [opened(text) for text in answer["images"]], json.loads(answer["info"])["infotexts"][0]
 

@@ -5,15 +5,20 @@ In a prompt, `explode N` and `halt N` act at the U-Net's N-th call; `inner pass`
 
 import gc
 import re
+import sys
 from contextlib import closing
 from copy import copy
+from importlib.util import find_spec
 from pathlib import Path
 
-import open_clip
 import torch
-from modules import processing, script_callbacks, scripts, sd_hijack, sd_models, shared
+from modules import processing, script_callbacks, scripts, sd_models, shared
 
-open_clip.add_model_config(Path(__file__).parent)  # the text encoder of the tiny checkpoints
+if find_spec("open_clip"):  # Forge Neo does without
+    import open_clip
+
+    open_clip.add_model_config(Path(__file__).parent)  # the text encoder of the tiny checkpoints
+FAMILIES = {"SD15": "is_sd1", "SD20": "is_sd2", "SDXL": "is_sdxl"}  # what the Forges call them, and what all do
 said: list[str] = []
 hooks: list = []
 
@@ -74,10 +79,26 @@ def network():
     return (patched.unet if patched else shared.sd_model).model.diffusion_model
 
 
+def kind():
+    """The family that the model was opened as. To look for it in reForge's engine would not do: that calls an SD2 an SD1."""
+    patched = getattr(shared.sd_model, "forge_objects", None)
+    if patched is None:
+        return [name for name in FAMILIES.values() if getattr(shared.sd_model, name, False)]
+    inner = patched.unet.model
+    opened = inner.model_config if hasattr(inner, "model_config") else inner.config
+    return [FAMILIES[base.__name__] for base in type(opened).__mro__ if base.__name__ in FAMILIES]
+
+
 def parameterization():
-    if hasattr(shared.sd_model, "parameterization"):
+    """Whether what the U-Net says is taken for v, or for the noise."""
+    patched = getattr(shared.sd_model, "forge_objects", None)
+    if patched is None:
         return shared.sd_model.parameterization
-    return "v" if shared.sd_model.forge_objects.unet.model.predictor.prediction_type.startswith("v") else "eps"
+    inner = patched.unet.model
+    if hasattr(inner, "predictor"):
+        return {"v_prediction": "v", "epsilon": "eps"}[inner.predictor.prediction_type]
+    kinds = {"V_PREDICTION": "v", "EPS": "eps"}
+    return next(kinds[kind.__name__] for kind in type(inner.model_sampling).__mro__ if kind.__name__ in kinds)
 
 
 def inside():
@@ -93,10 +114,9 @@ def inside():
     callbacks = {name: len(found) for name, found in vars(script_callbacks)["callback_map"].items()}
     lines = Path("/proc/self/status").read_text().splitlines() if Path("/proc/self/status").exists() else []
     resident = next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS")), None)
-    kind = [name for name in ("is_sd1", "is_sd2", "is_sdxl") if getattr(shared.sd_model, name, False)]
-    return {"said": said, "patched": patched, "hooked": hooked, "callbacks": callbacks, "resident": resident, "kind": kind,
+    return {"said": said, "patched": patched, "hooked": hooked, "callbacks": callbacks, "resident": resident, "kind": kind(),
             "cache": registry.cache.stats(), "parameterization": parameterization(), "axes": axes(),
-            "optimisers": [one.title() for one in getattr(sd_hijack, "optimizers", ())]}  # fmt: skip
+            "optimisers": [one.title() for one in getattr(sys.modules.get("modules.sd_hijack"), "optimizers", ())]}  # fmt: skip
 
 
 def axes():

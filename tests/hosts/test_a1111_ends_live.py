@@ -71,7 +71,7 @@ def test_another_attention_optimiser_between_two_pictures(webui):
 
 def test_another_checkpoint_between_two_pictures(webui, first):
     before = webui.draw(seal())[0]
-    other = live.tiny_of(webui.kind)[-1]
+    other = webui.tiny[-1]
     with webui.using(other):
         webui.draw(seal())
         assert np.array_equal(webui.draw(**SMALL)[0], first[0][other])

@@ -100,7 +100,7 @@ def test_inpainting_with_every_kind_of_model(webui, kind, full):
 
 
 def test_a_batch_of_four_equals_its_singles_with_every_kind_of_model(webui, kind):
-    at_random = kind == "tiny-inpaint" and webui.kind != "reforge"
+    at_random = kind == "tiny-inpaint" and webui.name != "reforge"
     given = None if at_random else seal(**DOG)
     together = webui.draw(given, batch_size=4, **SMALL)[-4:]
     most = max(apart(image, webui.draw(given, seed=1 + i, **SMALL)[0]) for i, image in enumerate(together))

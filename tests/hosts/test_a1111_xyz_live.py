@@ -19,11 +19,11 @@ def plot(webui, x, values, given=None, **more):
     kinds = webui.inside()["axes"]
     text, listed = (values, []) if isinstance(values, str) else ("", values)
     arguments = [kinds.index(x), text, listed, 0, "", [], 0, "", []]
-    # The rest by their names: reForge has more of them.
-    wanted = {"draw legend": False, "include sub images": True, "grid margins (px)": 0}
+    # The rest by their names: reForge has more of them, and Forge Neo no margins.
+    wanted = {"draw legend": False, "include sub images": True}
     rest = [(part["label"].lower(), part["value"]) for part in script["args"][len(arguments) :]]
     assert set(wanted) <= {label for label, _ in rest} and all(value is not None for _, value in rest)
-    arguments += [wanted.get(label, value) for label, value in rest]
+    arguments += [(wanted | {"grid margins (px)": 0}).get(label, value) for label, value in rest]
     pictures, info = webui.drawn(given, script_name="x/y/z plot", script_args=arguments, **SMALL | more)
     return pictures[1:], info
 

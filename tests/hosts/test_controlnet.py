@@ -196,10 +196,12 @@ def test_looking_at_a_unit_changes_nothing(controlnet):
     assert [number for number, _ in controlnet.structures([Unit(enabled=False), given, Unit(module="reference_only")])] == [1]
 
 
-def test_reference_units_leave_no_room_for_delta_bridge(controlnet):
-    run = seal([Unit(module="reference_adain", model="None")])
+@pytest.mark.parametrize("module", ["reference_adain", "ip-adapter_clip_h", "ip-adapter-auto", "instant_id_face_embedding"])
+@pytest.mark.parametrize("words", ["", "a blue dog"])
+def test_some_units_leave_no_room_for_delta_bridge(controlnet, module, words):
+    run = seal([Unit(module=module, model="None")], appearance_prompt=words)
     controlnet.align_units(run)
-    assert run.bridge_refused
+    assert run.bridge_refused and (run.bridge_refused in run.notes) == bool(words), "said where it would have done something"
 
 
 def test_without_controlnet(controlnet):

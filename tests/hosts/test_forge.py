@@ -1,13 +1,17 @@
 """The Forge adapter beside a stand-in of the host: rows are told apart however they come, and nothing stays behind."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from seal_ext.core.skeleton import read_skeleton
 from seal_ext.hosts import ldm, registry
 from seal_ext.request import parse
 from tests.hosts import forge_host, webui
+from tests.skeletons import painted
 
 BASE = dict(form="output", blocks="mid up", start=0.0, tau_early=0.0, tau_late=0.0, delta_early=1.0, delta_late=1.0, uncond_rows=1.0,
             t_app="all", mask_source="whole")  # fmt: skip
@@ -91,6 +95,47 @@ def test_the_match_map_on_request(app, model):
     seal.add_pictures(processed)
     assert [image.size for image in processed.images] == [(64, 64)] * 2 and set(processed.infotexts) == {"SeAl match"}
     p.close()
+
+
+def posed(app, p, settings):
+    """A seal whose reference's joints are known, and the structure's too."""
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
+    seal = app.begin(p, parse([{"reference": picture} | BASE | settings]))
+    pose = read_skeleton(np.asarray(painted(size=(64, 64))))
+    seal.skeleton, seal.poses = pose.moved((1 / 64, 1 / 64)), {0: pose}
+    return seal
+
+
+@pytest.mark.parametrize("looks", [(0.5,), (1.25,), (1.5, 0.5)])
+def test_a_sampler_may_look_at_the_picture_in_another_size(app, model, looks):
+    """As "Euler SMEA Dy" does, with the first model call as well: those calls are as without SeAl, and the others take no harm."""
+    settings = BRIDGE | {"limbs": 1.0, "gate": True, "show_match": True, "show_disagreement": True}
+    drawn, calls = {}, model.forge_objects.unet.model.diffusion_model.calls
+    for name, more in (("plain", None), ("infused", settings | {"appearance_prompt": ""}), ("both", settings)):
+        p = webui.Processing(["a cat", "a hat"])
+        seal = None if more is None else posed(app, p, more)
+        calls.clear()
+        drawn[name] = forge_host.draw(app, model, p, seal, looks=looks)
+        assert not p.comments
+        if name == "both":
+            assert [rows for rows in calls if rows > 1] == [*[4] * len(looks), 6] * 3 + [4] * (len(looks) + 1)  # reading is a row alone
+            seal.end_pass()
+            assert all(picture.shape == (64, 64, 3) and picture.std() > 1 for picture in seal.matches)
+            assert [picture.shape for picture in seal.disagreement] == [(8, 8)] * 2
+        p.close()
+    assert len({tuple(x.flatten().tolist()) for x in drawn.values()}) == 3 and all(x.isfinite().all() for x in drawn.values())
+
+
+def test_delta_bridge_beside_a_sampler_that_replaces_what_comes_after_guidance(app, model):
+    """As reForge's CFG++ samplers do, which want to know what the negative prompt alone says."""
+    seen = []
+
+    def listens(args):
+        seen.append(args["uncond_denoised"])
+        return args["denoised"]
+
+    drawn, _ = draw(app, model, "a cat", BRIDGE, told={"sampler_post_cfg_function": [listens]})
+    assert len(seen) == 4 and torch.equal(drawn, draw(app, model, "a cat", BRIDGE)[0])
 
 
 def test_delta_bridge_without_guidance(app, model):
@@ -191,7 +236,44 @@ def test_reference_units_are_asked_as_the_host_asks_them(app, model, prompts, se
     drawn, p = draw(app, model, prompts, settings, **beside)
     assert not p.comments and not torch.allclose(drawn, alone, atol=1e-3)
     assert not torch.allclose(drawn, draw(app, model, prompts, settings)[0], atol=1e-3)
-    assert torch.allclose(drawn, draw(app, model, prompts, settings, split=True, **beside)[0], atol=1e-4)
+    assert torch.allclose(drawn, draw(app, model, prompts, settings, split=True, **beside)[0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("settings", [{"appearance_prompt": ""}, BRIDGE])
+@pytest.mark.parametrize("prompts", ["a cat", "a cat AND a hat", ["a cat", "a hat"]])
+def test_an_ip_adapter_meets_its_own_rows(app, model, monkeypatch, prompts, settings):
+    """It replaces cross-attention, and takes from cond_or_uncond and the number of rows whose these are: those for c_app are a prompt's."""
+    tokens, negatives = torch.randn(2, 4, webui.WIDTH, generator=torch.Generator().manual_seed(3)), []
+
+    def adapter(q, k, v, told):
+        negatives.append(told["cond_or_uncond"].count(1))
+        images = len(q) // len(told["cond_or_uncond"])
+        own = torch.cat([tokens[kind].expand(images, -1, -1) for kind in told["cond_or_uncond"]])
+        return forge_host.plain_attention(q, k, v, told) + forge_host.plain_attention(q, own, own, told)
+
+    def adapts():
+        unet = model.forge_objects.unet = model.forge_objects.unet.clone()
+        unet.model_options["transformer_options"]["patches_replace"] = {"attn2": dict.fromkeys(forge_host.UNet.BLOCKS, adapter)}
+
+    alone, _ = draw(app, model, prompts, before=adapts)
+    before = sum(negatives)
+    drawn, p = draw(app, model, prompts, settings, before=adapts)
+    assert not p.comments and not torch.allclose(drawn, alone, atol=1e-3)
+    assert sum(negatives) == 2 * before
+    assert not torch.allclose(drawn, draw(app, model, prompts, settings)[0], atol=1e-3)
+    assert torch.allclose(drawn, draw(app, model, prompts, settings, split=True, before=adapts)[0], atol=1e-3)
+    monkeypatch.setattr(app.forge, "_may_count", lambda told: True)  # in calls of their own the rows cannot be mistaken
+    assert torch.allclose(drawn, draw(app, model, prompts, settings, before=adapts)[0], atol=1e-3)
+
+
+def test_sdxl_is_told_the_pooled_words_of_c_app(app):
+    """Beside the words themselves, in the rows of c_app and no others."""
+    words = {"crossattn": torch.ones(1, 3, 8), "vector": torch.full((1, 5), 2.0)}
+    c = {"c_crossattn": torch.zeros(4, 3, 8), "y": torch.zeros(4, 5), "transformer_options": {}}
+    args = {"input": torch.zeros(4, 4, 8, 8), "timestep": torch.full((4,), 9.0), "cond_or_uncond": [1, 0], "c": c}
+    theirs = app.forge.Pass._of_appearance(SimpleNamespace(_app=lambda: words), args, 2, 2)
+    assert torch.equal(theirs["c"]["y"], torch.full((2, 5), 2.0)) and torch.equal(theirs["c"]["c_crossattn"], torch.ones(2, 3, 8))
+    assert app.forge.joined(args, theirs)["c"]["y"][:, 0].tolist() == [0, 0, 0, 0, 2, 2]
 
 
 def test_other_wrappers_and_calls_of_other_extensions_stay_what_they_are(app, model):
@@ -247,6 +329,14 @@ def test_a_model_without_a_unet_is_said_and_drawn_without(app, model):
     flat.places = lambda: (flat.other_input_blocks[0][0], flat.other_middle_block[0], *(x[0] for x in flat.other_output_blocks))
     drawn, p = draw(app, model, "a cat", {})
     assert torch.equal(drawn, plain) and any("needs a U-Net" in said for said in p.comments)
+
+
+def test_a_sampler_that_draws_a_batch_one_by_one_is_said_and_left_alone(app, model):
+    """As reForge's ODE samplers do."""
+    drawn, p = draw(app, model, ["a cat", "a hat"], {}, alone=True)
+    assert torch.equal(drawn, draw(app, model, ["a cat", "a hat"], alone=True)[0])
+    [said] = p.comments
+    assert "batch size of 1" in said
 
 
 def test_a_relative_with_other_hooks_is_said_and_drawn_without(app, model, monkeypatch):

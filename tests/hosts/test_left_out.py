@@ -21,8 +21,8 @@ def test_each_is_a_test_and_has_its_reason(kind, pattern):
 
 
 def test_only_where_it_says_so():
-    test = "tests/hosts/test_a1111_models_live.py::test_kinds_of_models[hires-SDXL]"
-    assert left_out.reason("forge", test) and left_out.reason("reforge", test)
-    assert left_out.reason("a1111", test) is left_out.reason("forge", test.replace("SDXL", "inpainting")) is None
+    test = "tests/hosts/test_a1111_live.py::test_reference_units_beside_seal[reference_adain]"
+    assert left_out.reason("reforge", test)
+    assert left_out.reason("forge", test) is left_out.reason("reforge", test.replace("adain", "only")) is None
     # A case may hold anything, a path as well.
-    assert left_out.reason("forge", "tests/hosts/test_routes_live.py::test_pictures_that_are_none[/etc/SDXL]") is None
+    assert left_out.reason("reforge", "tests/hosts/test_routes_live.py::test_pictures_that_are_none[/etc/adain]") is None

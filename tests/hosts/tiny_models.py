@@ -2,12 +2,11 @@
 
 python tiny_models.py REPOSITORIES CHECKPOINTS LORAS
 
-Forge comes without the packages that these models are written in. There, the ones of SD1's layout are built from this project's modules.
+Forge comes without the packages that these models are written in. There they are built from this project's modules.
 """
 
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 REPOSITORIES, FOLDER, LORAS = (Path(argument).resolve() for argument in sys.argv[1:])
@@ -31,6 +30,7 @@ except ModuleNotFoundError:
 
 ARCH = "seal-tiny"  # a text encoder of the OpenCLIP kind; a WebUI has to be told of it, too
 WIDTH = 64  # of a token
+SIZE = 256  # of what SDXL is told of each of a picture's six sizes: the Forges know no other
 OPEN_CLIP = dict(embed_dim=WIDTH, vision_cfg=dict(image_size=32, layers=1, width=64, patch_size=16),
                  text_cfg=dict(context_length=77, vocab_size=49408, width=WIDTH, heads=2, layers=2))  # fmt: skip
 CLIP = dict(model_type="clip_text_model", vocab_size=49408, hidden_size=WIDTH, intermediate_size=128, num_hidden_layers=2,
@@ -81,7 +81,7 @@ def sdxl(tokenizer: Path) -> dict:
         return dict(is_trainable=False, input_key="txt", target=f"{encoders}.{kind}", params=params)
 
     def size(key: str) -> dict:
-        return dict(is_trainable=False, input_key=key, target=f"{encoders}.ConcatTimestepEmbedderND", params=dict(outdim=32))
+        return dict(is_trainable=False, input_key=key, target=f"{encoders}.ConcatTimestepEmbedderND", params=dict(outdim=SIZE))
 
     embedders = [text("FrozenCLIPEmbedder", version=str(tokenizer), layer="hidden", layer_idx=1),
                  text("FrozenOpenCLIPEmbedder2", arch=ARCH, version=None, freeze=True, layer="penultimate", always_return_pooled=True,
@@ -90,7 +90,7 @@ def sdxl(tokenizer: Path) -> dict:
     denoiser = dict(num_idx=1000, weighting_config=dict(target=f"{parts}.denoiser_weighting.EpsWeighting"),
                     scaling_config=dict(target=f"{parts}.denoiser_scaling.EpsScaling"),
                     discretization_config=dict(target=f"{parts}.discretizer.LegacyDDPMDiscretization"))  # fmt: skip
-    network = unet("sgm", 2 * WIDTH, adm_in_channels=WIDTH + 6 * 32, num_classes="sequential", attention_resolutions=[4, 2],
+    network = unet("sgm", 2 * WIDTH, adm_in_channels=WIDTH + 6 * SIZE, num_classes="sequential", attention_resolutions=[4, 2],
                    channel_mult=[1, 2, 4], transformer_depth=[1, 1, 2], use_linear_in_transformer=True)  # fmt: skip
     params = dict(scale_factor=0.13025, disable_first_stage_autocast=True, network_config=network,
                   denoiser_config=dict(target=f"{parts}.denoiser.DiscreteDenoiser", params=denoiser),
@@ -100,23 +100,64 @@ def sdxl(tokenizer: Path) -> dict:
 
 
 class Own(torch.nn.Module):
-    """The SD1 that a description speaks of, from this project's modules: they have LDM's names."""
+    """The model that a description speaks of, from this project's modules: they have LDM's names, and what SD1 lacks is put in."""
 
     def __init__(self, params: dict):
         from bench.model.autoencoder import AutoencoderKL
         from bench.model.shape import Shape
         from bench.model.unet import UNet
 
+        class Levelled(Shape):
+            @property
+            def attention_levels(self):
+                return tuple(2**level in said["attention_resolutions"] for level in range(len(self.multipliers)))
+
         super().__init__()
-        tokenizer = Path(params["cond_stage_config"]["params"]["version"])
-        said = Shape.from_files({"model": {"params": params}}, tokenizer)
-        inputs, shape = said.latent, replace(said, latent=4)  # an inpainting model sees more than the latent
-        self.model, self.cond_stage_model = torch.nn.Module(), torch.nn.Module()
-        self.model.diffusion_model = UNet(shape)
-        if inputs != shape.latent:
-            self.model.diffusion_model.input_blocks[0][0] = torch.nn.Conv2d(inputs, shape.width, 3, padding=1)
-        self.first_stage_model = AutoencoderKL(shape)
-        self.cond_stage_model.transformer = transformers.CLIPTextModel(transformers.CLIPTextConfig.from_pretrained(tokenizer))
+        said = params.get("unet_config", params.get("network_config"))["params"]
+        vae = params["first_stage_config"]["params"]["ddconfig"]
+        shape = Levelled(width=said["model_channels"], multipliers=said["channel_mult"], blocks=said["num_res_blocks"],
+                         context=said["context_dim"], head=said["num_head_channels"],
+                         vae_width=vae["ch"], vae_multipliers=vae["ch_mult"], vae_blocks=vae["num_res_blocks"])  # fmt: skip
+        self.model, self.first_stage_model = torch.nn.Module(), AutoencoderKL(shape)
+        self.model.diffusion_model = filled(UNet(shape), said)
+        if "cond_stage_config" in params:
+            self.cond_stage_model = text_encoder(params["cond_stage_config"])
+        else:
+            self.conditioner = torch.nn.Module()
+            encoders = (part for part in params["conditioner_config"]["params"]["emb_models"] if part["input_key"] == "txt")
+            self.conditioner.embedders = torch.nn.ModuleList(map(text_encoder, encoders))
+
+
+def filled(unet: torch.nn.Module, said: dict) -> torch.nn.Module:
+    """SD1's U-Net with what a description says beyond it."""
+    from bench.model.unet import SpatialTransformer, TransformerBlock
+
+    width, inputs, told = said["model_channels"], said["in_channels"], said.get("adm_in_channels")
+    if inputs != 4:  # an inpainting model sees more than the latent
+        unet.input_blocks[0][0] = torch.nn.Conv2d(inputs, width, 3, padding=1)
+    if told:
+        unet.label_emb = torch.nn.Sequential(torch.nn.Sequential(torch.nn.Linear(told, 4 * width), torch.nn.SiLU(),
+                                                                 torch.nn.Linear(4 * width, 4 * width)))  # fmt: skip
+    for part in [part for part in unet.modules() if isinstance(part, SpatialTransformer)]:
+        own, depth = part.proj_in.in_channels, said["transformer_depth"]
+        if isinstance(depth, list):
+            depth = depth[said["channel_mult"].index(own // width)]
+        while len(part.transformer_blocks) < depth:
+            part.transformer_blocks.append(TransformerBlock(own, said["context_dim"], said["num_head_channels"]))
+        if said.get("use_linear_in_transformer"):
+            part.proj_in, part.proj_out = torch.nn.Linear(own, own), torch.nn.Linear(own, own)
+    return unet
+
+
+def text_encoder(description: dict) -> torch.nn.Module:
+    """CLIP's as transformers builds it, or OpenCLIP's."""
+    encoder, params = torch.nn.Module(), description["params"]
+    if "arch" in params:
+        encoder.model = open_clip.create_model(params["arch"])
+        del encoder.model.visual
+    else:
+        encoder.transformer = transformers.CLIPTextModel(transformers.CLIPTextConfig.from_pretrained(params["version"]))
+    return encoder
 
 
 def write_lora(state: dict[str, torch.Tensor]) -> None:
@@ -174,8 +215,6 @@ def main() -> None:
         write_lora(write("tiny-sd1", plain, 0))
         write("tiny-sd1-other", plain, 1)
         write("tiny-inpaint", ldm(unet("ldm", WIDTH, in_channels=9), clip, "LatentInpaintDiffusion", "hybrid", finetune_keys=None), 2)
-        if sgm is None:
-            return
         write("tiny-sd2-v", ldm(unet("ldm", WIDTH, use_linear_in_transformer=True), open_text, parameterization="v"), 3)
         write("tiny-sdxl", sdxl(tokenizer), 4)
     finally:

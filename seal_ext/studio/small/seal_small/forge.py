@@ -1,4 +1,4 @@
-"""Forge: one more kind of model in the list that it goes through, tried before its own.
+"""Forge and Forge Neo: one more kind of model in the list that they go through, tried before their own.
 
 Everything that Forge wants to know of a kind beyond its size lies in a folder of diffusers' layout, one for each kind among its own files.
 The name of that folder may be an absolute path, so the kind brings a folder of its own, written from the description.
@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from backend.diffusion_engine.sd15 import StableDiffusion
 from huggingface_guess import model_list
 from modules import sd_models
 
@@ -45,6 +46,7 @@ class SealSmall(model_list.SD15):  # SD1's, so that Forge gives it SD1's engine
         described = opening()
         self.unet_config |= described.heads
         self.huggingface_repo = str(written(described))
+        self.latent_format.scale_factor = described.scale  # where Forge Neo looks for it
 
 
 def written(described: Described) -> Path:
@@ -88,3 +90,4 @@ def scheduler(described: Described) -> dict[str, Any]:
 
 
 model_list.models.insert(0, SealSmall)
+StableDiffusion.matched_guesses = [*StableDiffusion.matched_guesses, SealSmall]  # Forge Neo asks for a kind itself, not for one like it

@@ -1,27 +1,35 @@
-"""reForge: one more kind of model in the list that it goes through, tried before its own.
+"""reForge and Forge Classic: one more kind of model in the list that they go through, tried before their own.
 
-The list is asked without the file's name, so the two functions that open a checkpoint are told to remember it. And the autoencoder is
-built in SD1's own size unless whoever builds it says another, so the one call that does for a checkpoint says it.
+The list is asked without the file's name, and by Classic without its tensors, so the functions that open a checkpoint are told to
+remember them. And the autoencoder is built in SD1's own size unless whoever builds it says another, so the one call that does for a
+checkpoint says it.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import hashlib
+import inspect
+import json
+import tempfile
+from collections.abc import Callable, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
 
 from ldm_patched.modules import latent_formats, sd1_clip, supported_models, supported_models_base
-from modules import sd_text_encoder
 from modules_forge import forge_loader
 
 from .described import Described, read
 
-opened: list[Described | None] = []  # of the checkpoints that are being opened, the innermost last
+opened: list[tuple[Described | None, Mapping | None]] = []  # checkpoints that are being opened and their tensors, the innermost last
+# Read while a checkpoint is opened, and gone with the process.
+folder = tempfile.TemporaryDirectory(prefix="seal-small-")
 
 
 @contextmanager
-def opening(checkpoint: str | None):
-    opened.append(read(checkpoint))
+def opening(checkpoint: str | None, state: Mapping | None = None):
+    opened.append((read(checkpoint), state))
     try:
         yield
     finally:
@@ -37,10 +45,11 @@ class Weights(dict):
 class SealSmall(supported_models.SD15):
     @classmethod
     def matches(cls, unet_config, state_dict=None):
-        return bool(opened) and opened[-1] is not None and opened[-1].fits(unet_config, state_dict)
+        described, state = opened[-1] if opened else (None, None)
+        return described is not None and described.fits(unet_config, state if state_dict is None else state_dict)
 
     def __init__(self, unet_config):
-        self.described = described = opened[-1]
+        self.described = described = opened[-1][0]
         self.unet_extra_config = described.heads
         self.latent_format = functools.partial(latent_formats.SD15, scale_factor=described.scale)
         self.sampling_settings = {name: described.params[name] for name in ("linear_start", "linear_end", "timesteps")}
@@ -53,26 +62,35 @@ class SealSmall(supported_models.SD15):
 
     def clip_target(self, state_dict=None):
         # Classes of their own, since the host looks into how it may call what it is given.
-        text, folder = dict(self.described.text), str(self.described.tokenizer)
+        text, words = dict(self.described.text), str(self.described.tokenizer)
         ends = {"start": text["bos_token_id"], "end": text["eos_token_id"], "pad": text["pad_token_id"]}
 
         class Words(sd1_clip.SDTokenizer):
             def __init__(self, **kwargs):
-                super().__init__(tokenizer_path=folder, embedding_size=text["hidden_size"], **kwargs)
+                super().__init__(tokenizer_path=words, embedding_size=text["hidden_size"], **kwargs)
 
         class Encoder(sd1_clip.SDClipModel):
             def __init__(self, device="cpu", dtype=None, model_options=None):
-                super().__init__(device=device, dtype=dtype, model_options=model_options or {}, return_projected_pooled=False,
-                                 textmodel_json_config=text, special_tokens=ends)  # fmt: skip
+                told = {"model_options": model_options or {}, "return_projected_pooled": False}  # as far as it asks for them
+                told = {name: value for name, value in told.items() if name in inspect.signature(sd1_clip.SDClipModel).parameters}
+                super().__init__(device=device, dtype=dtype, textmodel_json_config=written(text), special_tokens=ends, **told)
 
-        words = functools.partial(sd1_clip.SD1Tokenizer, tokenizer=Words)
-        return supported_models_base.ClipTarget(words, functools.partial(sd1_clip.SD1ClipModel, clip_model=Encoder))
+        tokenizer = functools.partial(sd1_clip.SD1Tokenizer, tokenizer=Words)
+        return supported_models_base.ClipTarget(tokenizer, functools.partial(sd1_clip.SD1ClipModel, clip_model=Encoder))
+
+
+def written(text: dict) -> str:
+    """A file that says how large the text encoder is: Classic does not take it otherwise."""
+    content = json.dumps(text)
+    file = Path(folder.name, hashlib.sha256(content.encode()).hexdigest()[:16] + ".json")
+    file.write_text(content, encoding="utf-8")
+    return str(file)
 
 
 def remembering(load: Callable) -> Callable:
     @functools.wraps(load)
     def loading(timer, checkpoint_info=None, state_dict=None):
-        with opening(checkpoint_info and checkpoint_info.filename):
+        with opening(checkpoint_info and checkpoint_info.filename, state_dict):
             return load(timer, checkpoint_info=checkpoint_info, state_dict=state_dict)
 
     return loading
@@ -100,5 +118,7 @@ def of_its_size(build: Callable) -> Callable:
 supported_models.models.insert(0, SealSmall)
 forge_loader.load_model_for_a1111 = remembering(forge_loader.load_model_for_a1111)
 forge_loader.VAE = of_its_size(forge_loader.VAE)
-encoder = sd_text_encoder.CheckpointTextEncoder
-encoder._load_clip_from_checkpoint = remembering_too(encoder._load_clip_from_checkpoint)
+if find_spec("modules.sd_text_encoder"):  # reForge
+    from modules.sd_text_encoder import CheckpointTextEncoder
+
+    CheckpointTextEncoder._load_clip_from_checkpoint = remembering_too(CheckpointTextEncoder._load_clip_from_checkpoint)

@@ -1,0 +1,15 @@
+"""What stands on the page in SeAl's place where that cannot be: a sentence that says why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from html import escape
+
+import gradio as gr
+
+
+def draw(sentence: str, elem_id: Callable[[str], str]) -> list:
+    """The sentence, and the one argument of a SeAl that is switched off."""
+    with gr.Accordion("SeAl", open=False, elem_id=elem_id("absent")):
+        gr.HTML(f'<p class="seal-said">{escape(sentence)}</p>')
+    return [gr.Checkbox(False, label="SeAl enabled", visible=False, elem_id=elem_id("off"))]

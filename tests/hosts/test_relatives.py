@@ -1,0 +1,263 @@
+"""Relatives of Forge: what some of them lack is done without, and what SeAl does not know is said, and the picture drawn without it."""
+
+import importlib
+import importlib.util
+import sys
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from seal_ext.hosts import registry
+from seal_ext.request import parse
+from seal_ext.studio.webui import ROOT
+from tests.hosts import forge_host, webui
+from tests.hosts.test_controlnet import seal
+from tests.hosts.test_forge import BRIDGE, draw, footprint
+
+
+@pytest.fixture
+def model():
+    registry.cache.clear()
+    registry.clear()
+    return forge_host.Model()
+
+
+@pytest.fixture
+def named(model):
+    return webui.modules(model)
+
+
+@pytest.fixture
+def app(named):
+    return webui.load(named)
+
+
+# ---- what some of them lack
+
+
+@pytest.mark.parametrize("classic", [True, False], ids=["Classic", "Neo"])
+def test_an_autoencoder_that_nobody_asks(app, model, classic):
+    """It tells the middle where that can be had, else it draws the same each time; and others find it as it was."""
+    usual, _ = draw(app, model, "a cat", {})
+    part = SimpleNamespace(sample=True)
+    first = SimpleNamespace(regularization=part) if classic else SimpleNamespace()
+    model.forge_objects.vae = SimpleNamespace(patcher=forge_host.Unasked(), first_stage_model=first)
+    drawn = []
+    for _ in range(2):
+        registry.clear()
+        torch.manual_seed(len(drawn))
+        before = torch.get_rng_state()
+        x, p = draw(app, model, "a cat", {})
+        drawn.append(x)
+        assert not p.comments and torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(*drawn) and torch.equal(drawn[0], usual) == classic and vars(part) == {"sample": True}
+
+
+def test_only_one_way_of_scheduling_prompts(app, named, model):
+    usual, _ = draw(app, model, "a cat", BRIDGE)
+    del named["modules.shared"].opts.use_old_scheduling
+    before = named["modules.prompt_parser"].get_learned_conditioning
+    named["modules.prompt_parser"].get_learned_conditioning = lambda model, texts, steps, hires: before(model, texts, steps, hires, False)
+    drawn, p = draw(app, model, "a cat", BRIDGE)
+    assert torch.equal(drawn, usual) and not p.comments
+
+
+@pytest.mark.parametrize("first", ["setup_prompts", None])
+def test_a_refusal_where_generations_begin_otherwise(app, monkeypatch, first):
+    class HTTPException(Exception):
+        def __init__(self, status_code, detail):
+            super().__init__(status_code, detail)
+
+    monkeypatch.setitem(sys.modules, "fastapi", SimpleNamespace(HTTPException=HTTPException))
+    p = SimpleNamespace(is_api=True, said=[], comment=lambda sentence: p.said.append(sentence))
+    if first is None:
+        app.refuse(p, "No.")
+        assert p.said == ["No."]
+        return
+    setattr(p, first, lambda: None)
+    app.refuse(p, "No.")
+    with pytest.raises(HTTPException) as caught:
+        getattr(p, first)()
+    assert caught.value.args == (422, "No.") and not p.said
+
+
+# ---- what SeAl does not know
+
+
+def refused(p, words):
+    return len(p.comments) == 1 and words in next(iter(p.comments))
+
+
+@pytest.mark.parametrize(("owner", "name"), [
+    (forge_host.Patcher, "set_model_unet_function_wrapper"), (forge_host.Patcher, "set_model_sampler_post_cfg_function"),
+    (forge_host.Objects, "shallow_copy"), (forge_host.VaePatcher, "clone"), (forge_host.Predictor, "sigma"),
+])  # fmt: skip
+def test_one_without_something_that_seal_hangs_on(app, model, monkeypatch, owner, name):
+    """It is told before any of it is used."""
+    plain, was = draw(app, model, "a cat")[0], footprint(model)
+    monkeypatch.setattr(app.forge.Model, "encode", lambda *args: pytest.fail("a reference was encoded"))
+    monkeypatch.delattr(owner, name)
+    p = webui.Processing(["a cat"])
+    p.sampler = SimpleNamespace()
+    picture = Image.fromarray(np.full((64, 64, 3), 200, np.uint8))
+    app.begin(p, parse([{"reference": picture, "mask_source": "whole"}])).before_sampling(torch.zeros(1, 4, 8, 8))
+    p.close()
+    monkeypatch.undo()
+    assert refused(p, "does not know this relative") and footprint(model) == was and torch.equal(draw(app, model, "a cat")[0], plain)
+
+
+def without(name):
+    """A function of one mapping that is told all but this."""
+    return lambda function: lambda args: function({key: value for key, value in args.items() if key != name})
+
+
+@pytest.mark.parametrize(("slot", "told"), [
+    ("add_conditioning_modifier", lambda function: lambda *state: (*function(*state[:6]), *state[6:])),
+    ("set_model_unet_function_wrapper", lambda function: lambda apply, args: without("cond_or_uncond")(lambda a: function(apply, a))(args)),
+    ("set_model_sampler_post_cfg_function", without("sigma")), ("set_model_sampler_post_cfg_function", without("cond_denoised")),
+])  # fmt: skip
+def test_one_that_tells_less(app, model, monkeypatch, slot, told):
+    """The hook is there, and is called in another way than SeAl knows: from the first such call on the picture is drawn without it."""
+    plain, was = draw(app, model, "a cat")[0], footprint(model)
+    own = getattr(forge_host.Patcher, slot)
+    monkeypatch.setattr(forge_host.Patcher, slot, lambda self, function: own(self, told(function)))
+    drawn, p = draw(app, model, "a cat", BRIDGE)
+    monkeypatch.undo()
+    assert refused(p, "does not know this relative") and drawn.isfinite().all()
+    assert torch.equal(drawn, plain) or "post_cfg" in slot  # by then the first U-Net call was made
+    assert footprint(model) == was and torch.equal(draw(app, model, "a cat")[0], plain)
+
+
+def test_one_that_never_asks(app, model, monkeypatch):
+    plain, _ = draw(app, model, "a cat")
+    monkeypatch.setattr(forge_host.Patcher, "add_conditioning_modifier", lambda self, function: None)
+    drawn, p = draw(app, model, "a cat", BRIDGE)
+    assert torch.equal(drawn, plain) and refused(p, "did not ask")
+
+
+def test_an_error_after_guidance_is_told_and_the_picture_drawn(app, model, monkeypatch):
+    def fails(*args):
+        raise ValueError("no such size")
+
+    plain, was = draw(app, model, "a cat")[0], footprint(model)
+    monkeypatch.setattr(app.forge.Pass, "bridge", fails)
+    drawn, p = draw(app, model, "a cat", BRIDGE)
+    assert refused(p, "no such size") and drawn.isfinite().all()
+    assert footprint(model) == was and torch.equal(draw(app, model, "a cat")[0], plain)
+
+
+# ---- its ControlNet
+
+
+@pytest.fixture
+def controlnet(monkeypatch):
+    """The adapter beside a ControlNet that is neither the extension nor Forge's."""
+    packages = {"modules": ModuleType("modules"), "modules.errors": ModuleType("modules.errors")}
+    packages["modules"].errors, packages["modules.errors"].report = packages["modules.errors"], lambda *args, **kwargs: pytest.fail(args)
+    for name, module in packages.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    for name in ("internal_controlnet.external_code", "lib_controlnet.external_code", "seal_ext.hosts.controlnet"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    yield importlib.import_module("seal_ext.hosts.controlnet")
+    sys.modules.pop("seal_ext.hosts.controlnet", None)
+
+
+@pytest.mark.parametrize("given", [
+    {"enabled": True, "image": 1}, SimpleNamespace(enabled=True), {"enabled": True, "module": "reference_only"},
+])  # fmt: skip
+def test_units_of_an_unknown_controlnet_are_left_alone(controlnet, given):
+    run = seal([given])
+    controlnet.align_units(run)
+    assert run.p.script_args[1] is given and ["does not know the units" in note for note in run.notes] == [True]
+    assert controlnet.infotext(run) == {}
+
+
+@pytest.mark.parametrize("units", [[], [SimpleNamespace(enabled=False)], [None, 7]])
+def test_where_no_unit_is_enabled_nothing_is_said_of_them(controlnet, units):
+    run = seal(units)
+    controlnet.align_units(run)
+    assert ["from the prompt alone" in note for note in run.notes] == [True]
+
+
+# ---- its modules and its page
+
+MADE = []
+
+
+class Script:
+    def elem_id(self, name):
+        return f"script_{name}"
+
+
+class Part:
+    """A component of gradio."""
+
+    def __init__(self, value=None, **told):
+        self.value = value
+        MADE.append(self)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *what):
+        pass
+
+
+CALLBACKS = ("on_cfg_denoiser", "on_cfg_denoised", "on_before_ui", "on_ui_settings", "on_app_started", "on_script_unloaded")
+OURS = ("api", "request", "ui.webui", *(f"hosts.{name}" for name in ("controlnet", "generation", "options", "registry", "xyz")))
+
+
+def wired(monkeypatch, page=None):
+    """scripts/seal.py as a WebUI loads it: one without most of its modules, or one where drawing the page does this."""
+    reported, MADE[:] = [], []
+    packages = {"modules": {}, "modules.errors": {"report": lambda sentence, **more: reported.append(sentence)},
+                "modules.scripts": {"Script": Script, "AlwaysVisible": "always"},
+                "gradio": {"Accordion": Part, "HTML": Part, "Checkbox": Part}}  # fmt: skip
+    if page is not None:
+        packages |= {"modules.script_callbacks": dict.fromkeys(CALLBACKS, lambda function: None)}
+        packages |= {"modules.ui_components": {"InputAccordion": None}, "seal_ext.ui.accordion": {"draw": page}}
+        names = dict.fromkeys(("on_cfg_denoiser", "on_cfg_denoised", "register", "add_section", "clear"))
+        packages |= {f"seal_ext.{name}": names | {"settle": lambda: None} for name in OURS}
+    for name, content in packages.items():
+        made = ModuleType(name)
+        vars(made).update(content)
+        monkeypatch.setitem(sys.modules, name, made)
+        parent, _, own = name.rpartition(".")
+        if parent:  # `from … import` looks there first
+            monkeypatch.setattr(importlib.import_module(parent), own, made, raising=False)
+    # Imported anew, with this gradio, and never seen by another test.
+    monkeypatch.setitem(sys.modules, "seal_ext.ui.absent", None)
+    monkeypatch.delitem(sys.modules, "seal_ext.ui.absent")
+    monkeypatch.setattr(importlib.import_module("seal_ext.ui"), "absent", None, raising=False)
+    monkeypatch.delattr("seal_ext.ui.absent")
+    spec = importlib.util.spec_from_file_location("seal_script", ROOT / "scripts" / "seal.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module, reported
+
+
+def said(words):
+    return any(words in str(part.value) for part in MADE)
+
+
+def test_a_webui_without_one_of_the_modules_says_so_on_its_page(monkeypatch):
+    module, reported = wired(monkeypatch)
+    assert module.AbsentScript().show(False) == "always" and module.SealScript().show(False) is False and len(reported) == 1
+    (off,) = module.AbsentScript().ui(False)
+    assert off.value is False and said("cannot work in this WebUI")
+
+
+def test_a_page_that_cannot_be_drawn_leaves_seal_off(monkeypatch):
+    """A script without arguments of its own would be called with those of all."""
+
+    def fails(*args):
+        raise TypeError("no such <argument>")
+
+    module, reported = wired(monkeypatch, fails)
+    assert module.SealScript().show(False) == "always" and module.AbsentScript().show(False) is False and not reported
+    (off,) = module.SealScript().ui(True)
+    assert off.value is False and len(reported) == 1 and said("no such &lt;argument&gt;")
+    assert not parse([off.value]).settings.enabled
