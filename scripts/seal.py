@@ -13,8 +13,8 @@ try:
     from seal_ext.settings import SettingsError
     from seal_ext.ui import accordion, webui
 except ImportError as error:  # in a relative of these WebUIs that lacks what SeAl is made for
-    errors.report("SeAl cannot work in this WebUI", exc_info=True)
-    lacking = f"SeAl cannot work in this WebUI ({error}). Pictures are drawn without it."
+    lacking = absent.sentence(error)
+    errors.report(lacking, exc_info=True)
 else:
     lacking = ""
 
@@ -30,6 +30,10 @@ class AbsentScript(scripts.Script):
 
     def ui(self, is_img2img):
         return absent.draw(lacking, self.elem_id)
+
+    def before_process(self, p, *args):
+        if any(args):  # over the API: the page's own argument is off
+            p.comment(lacking)
 
 
 class SealScript(scripts.Script):
@@ -96,11 +100,15 @@ def add_routes(demo, app):
 
 
 if not lacking:
-    # Once, at import, and never for a single run: they do nothing while no generation has a Seal.
-    script_callbacks.on_cfg_denoiser(generation.on_cfg_denoiser)
-    script_callbacks.on_cfg_denoised(generation.on_cfg_denoised)
-    script_callbacks.on_before_ui(xyz.register)
-    script_callbacks.on_ui_settings(options.add_section)
-    script_callbacks.on_app_started(add_routes)
-    script_callbacks.on_script_unloaded(registry.clear)
-    options.settle()
+    try:
+        # Once, at import, and never for a single run: they do nothing while no generation has a Seal.
+        script_callbacks.on_cfg_denoiser(generation.on_cfg_denoiser)
+        script_callbacks.on_cfg_denoised(generation.on_cfg_denoised)
+        script_callbacks.on_before_ui(xyz.register)
+        script_callbacks.on_ui_settings(options.add_section)
+        script_callbacks.on_app_started(add_routes)
+        script_callbacks.on_script_unloaded(registry.clear)
+        options.settle()
+    except AttributeError as error:
+        lacking = absent.sentence(error)
+        errors.report(lacking, exc_info=True)

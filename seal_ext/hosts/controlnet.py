@@ -37,8 +37,8 @@ def align_units(seal) -> None:
     """Align every enabled unit that carries a structure. The user's own units come back when the generation ends."""
     p, script = seal.p, _script(seal.p)
     units = [] if script is None else list(p.script_args[script.args_from : script.args_to])
-    if _dialect() is None and any(_get(unit, "enabled", False) for unit in units):
-        seal.note("SeAl does not know the units of this ControlNet, so it leaves them alone.")
+    if sentence := strange(units):
+        seal.note(sentence)
         return
     for unit in units:
         if _get(unit, "enabled", False) and any(word in _names(unit)[0] for word in _dialect().BATCHWISE):
@@ -65,8 +65,22 @@ def align_units(seal) -> None:
     _put(seal, script, units)
 
 
+def strange(units: Sequence) -> str:
+    """What there is to say of enabled units that are neither the extension's nor Forge's."""
+    if _dialect() is not None or not any(_get(unit, "enabled", False) for unit in units):
+        return ""
+    return "SeAl does not know the units of this ControlNet, so it leaves them alone."
+
+
+def has_picture(unit) -> bool:
+    """Whether a unit brings a picture of its own: in img2img it may follow that tab's."""
+    return _dialect().picture(unit) is not None
+
+
 def structures(units: Sequence) -> list[tuple[int, Any]]:
     """The enabled units that say where things are, with their numbers."""
+    if _dialect() is None:
+        return []
     return [(number, unit) for number, unit in enumerate(units) if _get(unit, "enabled", False) and carries_structure(*_names(unit))]
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -30,10 +31,14 @@ from .sampling import CELL, Call, Refusal, networks, settled
 
 NEEDED = ("clone", "set_model_unet_function_wrapper", "add_conditioning_modifier", "set_model_sampler_post_cfg_function")
 PARTS = {"input_blocks": "input", "middle_block": "middle", "output_blocks": "output"}
+BEGUN, DRAWN, ENDED = "begun", "drawn", "ended"  # what a model call has to come through
 AFTER = "sampler_post_cfg_function"  # what is called when a model call has been guided
 # A relative is known by what it has and hands over, whatever it calls itself.
 UNKNOWN = "SeAl does not know this relative of Forge: its U-Net offers other hooks. The picture is drawn without it."
-SILENT = "This relative of Forge did not ask what SeAl hangs on, so the picture was drawn without it."
+SILENT = "This WebUI, or an extension in it, does not ask what SeAl hangs on; from there on the picture is drawn without it."
+TILES = "Another extension draws the picture in parts; these are drawn without the reference."
+SWAPPED = ("A refiner that is loaded into the U-Net of the model before it cannot be told from that one; from there on the picture is "
+           "drawn without SeAl.")  # fmt: skip
 Options = dict[str, Any]
 
 
@@ -61,6 +66,17 @@ class Model(sampling.Model):
         has += [(self.objects, "shallow_copy"), (self.sd, "encode_first_stage"), (getattr(vae, "patcher", None), "clone")]
         if not all(hasattr(owner, name) for owner, name in has):
             raise Refusal(UNKNOWN)
+        if _swapped():
+            raise Refusal(SWAPPED)
+
+    def is_loaded(self) -> bool:
+        return super().is_loaded() and not _swapped()
+
+    def weights(self) -> str:
+        return f"{super().weights()} {_parts()}"
+
+    def vae(self) -> str:
+        return f"{super().vae()} {_parts()}"
 
     def extras(self) -> tuple[tuple[str, float], ...]:
         # Here LoRAs are told by their files and strengths, as one text.
@@ -71,8 +87,8 @@ class Model(sampling.Model):
         before, changed = self.objects, self.objects.shallow_copy()
         changed.vae = copy.copy(before.vae)  # reForge's own clone() forgets some of what it needs
         changed.vae.patcher = before.vae.patcher.clone()
-        undo = _middle(changed.vae)
         pixels = image.to(shared.device) * 2 - 1
+        undo = _middle(changed.vae)
         self.sd.forge_objects = changed
         try:
             with settled(pixels):
@@ -90,7 +106,8 @@ class Pass(sampling.Pass):
     def __init__(self, seal, params, levels: Sequence[float] | None = None):
         super().__init__(seal, params, levels)
         self.expected: Call | None = None  # announced by the callback and not begun yet
-        self.asked = False  # whether any model call ever was
+        self.heard: set[str] = set()  # which of the hooks were called since the callback
+        self.guided = True  # whether there are negative prompts in this model call
         self.model.check()
         self.scale = self.model.scale
 
@@ -106,7 +123,7 @@ class Pass(sampling.Pass):
         seal.prepared = model.prepare(seal, size, (steps or p.steps) * (getattr(p, "step_multiplier", None) or 1))
         if hasattr(unet, "add_extra_preserved_memory_during_sampling"):
             mine = unet.clone()
-            mine.add_extra_preserved_memory_during_sampling(room(model.unet, size, seal.settings, steps or p.steps))
+            mine.add_extra_preserved_memory_during_sampling(_wanted(model, seal, x, steps or p.steps))
             model.objects.unet = mine  # until the host drops it, before the next pass
 
     def timestep(self, level: Tensor) -> float:
@@ -115,6 +132,16 @@ class Pass(sampling.Pass):
     def signal(self, t: float) -> tuple[float, float]:
         sigma = float(self.scale.sigma(torch.tensor([t])))
         return (1 + sigma**2) ** -0.5, sigma * (1 + sigma**2) ** -0.5
+
+    def prepare(self) -> sampling.Prepared:
+        """A refiner's references. Its U-Net was in place, and the encoders may have sent it away."""
+        prepared, unet = super().prepare(), self.model.objects.unet
+        management = sys.modules.get("backend.memory_management") or sys.modules.get("ldm_patched.modules.model_management")
+        if management is not None:
+            control, rows = unet.controlnet_linked_list, (2 * len(self.params.x), *self.params.x.shape[1:])
+            models = [unet, *unet.extra_model_patchers_during_sampling, *(control.get_models() if control is not None else ())]
+            management.load_models_gpu(models, memory_required=unet.memory_required(list(rows)))
+        return prepared
 
     # ---- the reference pass
 
@@ -133,7 +160,10 @@ class Pass(sampling.Pass):
     # ---- model calls
 
     def step(self, params) -> None:
+        if self.expected is not None or (self.heard and self.heard != {BEGUN, DRAWN, ENDED}):
+            raise Refusal(SILENT)  # the model call before this one was made past SeAl
         self.expected, self.call = self._in_size(params), None
+        self.heard.clear()
 
     def take_hold(self) -> None:
         # Plain functions: a host that clones a patcher copies its options deeply, and with a bound method all that belongs to it.
@@ -161,6 +191,7 @@ class Pass(sampling.Pass):
         images = 0 if call is None else len(call.params.x)
         if call is None or len(x) != images * len(kinds) or x.shape[-2:] != call.params.x.shape[-2:]:
             return own(args)
+        self.heard.add(DRAWN)
         rows = tuple(Row(UNCONDITIONAL if kind else CONDITIONAL, image) for kind in kinds for image in range(images))
         t, latent = self.timestep(args["timestep"][0]), tuple(x.shape[-2:])
         args = {**args, "c": self._over_others(args["c"])}
@@ -174,7 +205,8 @@ class Pass(sampling.Pass):
             third = tuple(Row(APPEARANCE, image) for image in range(images))
             theirs = self._of_appearance(args, kinds.index(0) * images, images)
             alike = theirs["c"]["c_crossattn"].shape[1] == args["c"]["c_crossattn"].shape[1]
-            if alike and not _may_count(args["c"].get("transformer_options", {})):
+            batched = len(kinds) > 1 or not self.guided  # what the host takes apart for want of memory is not put together here
+            if alike and batched and not _may_count(args["c"].get("transformer_options", {})):
                 self.run.begin(t, (*rows, *third), latent, self.hires)
                 out = own(joined(args, theirs))
                 call.appearance = out[len(x) :]
@@ -225,17 +257,13 @@ class Pass(sampling.Pass):
     def finish(self, args: Mapping) -> Tensor:
         """A model call was made and guided."""
         call, self.call = self.call, None
+        if call is not None:
+            self.heard.add(ENDED)
         if call is None or call.appearance is None:
             return args["denoised"]
         if "cond_denoised" not in args or "sigma" not in args:
             raise Refusal(UNKNOWN)
         return args["denoised"] + self.bridge(call, args["cond_denoised"], -1 / float(args["sigma"][0])).to(args["denoised"])
-
-    def close(self) -> None:
-        if self.expected is not None and not self.asked:
-            self.seal.note(SILENT)
-        self.expected = None
-        super().close()
 
 
 def _middle(vae) -> Callable[[], None]:
@@ -254,10 +282,13 @@ def _may_count(told: Options) -> bool:
 
 def _begins(passing: Pass, ends: Callable) -> Callable:
     def begins(*state):
-        passing.call, passing.expected, passing.asked = passing.expected, None, True
+        passing.call, passing.expected = passing.expected, None
+        if passing.call is not None:
+            passing.heard.add(BEGUN)
         if len(state) < 7 or not isinstance(state[6], Mapping):
             raise Refusal(UNKNOWN)
         model, x, level, negative, positive, scale, told, *rest = state
+        passing.guided = not math.isclose(scale, 1)
         after = told.get(AFTER, [])
         if ends not in after:  # reForge's CFG++ samplers put a function of theirs in the place of all others
             told = {**told, AFTER: [*after, ends]}
@@ -269,18 +300,58 @@ def _begins(passing: Pass, ends: Callable) -> Callable:
 def _wrapper(passing: Pass, before: Callable | None) -> Callable:
     def wrapper(apply: Callable, args: Options) -> Tensor:
         def own(args: Options) -> Tensor:
-            return apply(args["input"], args["timestep"], **args["c"]) if before is None else before(apply, args)
+            if before is None:
+                return apply(args["input"], args["timestep"], **args["c"])
+            return before(_whole(passing, apply, tuple(args["input"].shape[-2:])), args)
 
         return passing.unet_call(own, args)
 
     return wrapper
 
 
+def _whole(passing: Pass, apply: Callable, size: tuple[int, int]) -> Callable:
+    """The U-Net as another extension's wrapper calls it: SeAl knows where things are in the whole picture, and leaves parts alone."""
+
+    def applied(x: Tensor, *args, **kwargs):
+        if tuple(x.shape[-2:]) == size:
+            return apply(x, *args, **kwargs)
+        passing.seal.note(TILES)
+        run, passing.link.run = passing.link.run, None
+        try:
+            return apply(x, *args, **kwargs)
+        finally:
+            passing.link.run = run
+
+    return applied
+
+
 def _ends(passing: Pass) -> Callable:
     return lambda args: passing.seal.trying(lambda: passing.finish(args), args["denoised"])
 
 
-def room(unet: torch.nn.Module, size: tuple[int, int], settings, steps: int) -> int:
+def _parts() -> str:
+    """Of what the model is made up, beside its checkpoint: modules that the user chose, and how its weights are stored."""
+    return str(getattr(getattr(sys.modules.get("modules.sd_models"), "model_data", None), "forge_hash", ""))
+
+
+def _swapped() -> bool:
+    """Whether the U-Net has a refiner's weights in the name of the model before it, as Forge Neo may give it."""
+    return getattr(sys.modules.get("modules.sd_samplers_common"), "ORIGINAL_CHECKPOINT", None) is not None
+
+
+def _wanted(model: Model, seal, x: Tensor, steps: int) -> int:
+    """How many bytes a pass takes beside what the host counts: for the references, and for the third row of Delta-Bridge."""
+    settings, unet, words = model.settings(seal), model.objects.unet, seal.prepared.prompt
+    alone = settings.noise == "noised" and settings.seed_policy == "image"  # each image reads for itself
+    alone |= words is None and len({str(prompt) for prompt in seal.p.prompts}) > 1
+    kept = room(model.unet, tuple(x.shape[-2:]), settings, steps, len(seal.prepared.references) * (len(x) if alone else 1))
+    if not settings.bridge or words is None or not hasattr(unet, "memory_required"):
+        return kept
+    two, three = (int(unet.memory_required([len(x) * rows, *x.shape[1:]])) for rows in (2, 3))
+    return kept + three - two
+
+
+def room(unet: torch.nn.Module, size: tuple[int, int], settings, steps: int, readings: int = 1) -> int:
     """How many bytes of the U-Net's memory the references may take in a pass: no more than the cache still has."""
     sites = {site.name: site for site in find_sites(unet)}
     blocks, shrunk, each = settings.block_weights(), 1, 0
@@ -292,7 +363,7 @@ def room(unet: torch.nn.Module, size: tuple[int, int], settings, steps: int) -> 
             weight = next(module.to_k.parameters())
             each += 3 * tokens * len(weight) * weight.element_size()  # k, v and the feature to match on
     kept = len(settings.appearance_steps().select([float(step) for step in range(steps, 0, -1)]))
-    return min(each * kept, max(registry.cache.budget - registry.cache.bytes, 0))
+    return min(each * kept * readings, max(registry.cache.budget - registry.cache.bytes, 0))
 
 
 def block_of(site: Site) -> tuple[str, int, int]:

@@ -74,12 +74,26 @@ class Model:
         """A picture (1, 3, height, width) in 0 … 1 as the U-Net sees it."""
         raise NotImplementedError
 
+    def weights(self) -> str:
+        """What tells its weights, in the form they are in, from any other's."""
+        return f"{self.checkpoint.filename} {self.checkpoint.sha256 or self.checkpoint.hash} {devices.dtype_unet}"
+
+    def vae(self) -> str:
+        """What its autoencoder is known by, beside the checkpoint."""
+        return str(sd_vae.loaded_vae_file)
+
     def is_loaded(self) -> bool:
         """Whether it is still the one that the WebUI draws with."""
         return shared.sd_model is self.sd and self.sd.sd_checkpoint_info is self.checkpoint
 
     def architecture(self) -> str:
         return "sdxl" if getattr(self.sd, "is_sdxl", False) else "sd2" if getattr(self.sd, "is_sd2", False) else "sd1"
+
+    def settings(self, seal):
+        """The run's settings as they are for this kind of model, and a cache of the size that they ask for."""
+        settings = seal.settings.for_architecture(self.architecture())
+        registry.cache.resize(options.cache_mb(seal.settings.cache_mb, settings.cache_mb) * registry.MEGABYTE)
+        return settings
 
     def prepare(self, seal, size: tuple[int, int], steps: int) -> Prepared:
         """Everything that other networks than the U-Net have to say."""
@@ -95,7 +109,7 @@ class Model:
     def _reference(self, asked, found, size: tuple[int, int], pose) -> Reference:
         height, width = (CELL * n for n in size)
         image, inside = fit(as_tensor(asked.rgb), height, width)
-        name = (asked.hash, height, width, str(self.checkpoint.filename), str(sd_vae.loaded_vae_file))
+        name = (asked.hash, height, width, str(self.checkpoint.filename), self.vae())
         latent = registry.latent(name, lambda: _finite(self.encode(image)))
         mask = inside if found is None else fit(torch.from_numpy(found.mask)[None].float(), height, width)[0][0, 0] > 0.5
         body = None if pose is None else body_on(pose, asked.rgb.shape[:2], height, width)
@@ -117,6 +131,7 @@ class Pass:
         if not self.sites:
             raise Refusal("SeAl needs a U-Net of the SD1, SD2 or SDXL kind, and this model has none; the picture is drawn without it.")
         self.size = seal.size or tuple(params.x.shape[-2:])  # of its latents; a sampler's first call may have another
+        self.sizes: set[tuple[int, int]] = set()  # in which the sampler looked at the picture
         self.hires = bool(getattr(self.p, "is_hr_pass", False))
         self.link, self.undo = Link(), []
         self.link.stranger = seal.note
@@ -155,12 +170,11 @@ class Pass:
 
     def start(self) -> None:
         """Sizes, steps and conditioning are known now: read the references and take hold of the U-Net."""
-        settings = self.settings = self.settings.for_architecture(self.model.architecture())
-        registry.cache.resize(options.cache_mb(self.seal.settings.cache_mb, settings.cache_mb) * registry.MEGABYTE)
+        settings = self.settings = self.model.settings(self.seal)
         call, size = self._call_of(self.params), self.size
         prepared = self.seal.prepared
         if prepared is None or prepared.checkpoint is not self.model.checkpoint or prepared.size != size:
-            prepared = self.model.prepare(self.seal, size, self.denoiser.total_steps or self.p.steps)
+            prepared = self.prepare()
         self.prompt = prepared.prompt
         if self.prompt is not None and all(conds.alike(self._app(), self._gen(call, image)) for image in range(len(call.parts))):
             self.prompt = None
@@ -182,6 +196,10 @@ class Pass:
         self._tell_notes()
         self.call = None
         self.take_hold()
+
+    def prepare(self) -> Prepared:
+        """What nobody prepared before the sampling: this is a refiner's pass, or a host that does not mind when."""
+        return self.model.prepare(self.seal, self.size, self.denoiser.total_steps or self.p.steps)
 
     def _read_references(self) -> None:
         self.link.run = self.run
@@ -236,10 +254,8 @@ class Pass:
         return fingerprint(*(cond.values() if isinstance(cond, dict) else [cond]))
 
     def _key(self, image: int) -> AppearanceKey:
-        checkpoint = self.model.checkpoint
-        weights = f"{checkpoint.filename} {checkpoint.sha256 or checkpoint.hash} {devices.dtype_unet}"
         words = self._words(self.call, image)
-        return AppearanceKey(weights, str(sd_vae.loaded_vae_file), self.model.extras(), "", "", words, (0, 0), (), (), "")
+        return AppearanceKey(self.model.weights(), self.model.vae(), self.model.extras(), "", "", words, (0, 0), (), (), "")
 
     def _call_of(self, params) -> Call:
         """The prompts of every image in a model call."""
@@ -278,7 +294,9 @@ class Pass:
         Those are left alone: the figure is another there for the U-Net, and infused they made worse pictures. Also the Δ-gate, the joints
         and the match map are on the pass's own grid.
         """
-        return self._call_of(params) if tuple(params.x.shape[-2:]) == self.size else None
+        size = tuple(params.x.shape[-2:])
+        self.sizes.add(size)
+        return self._call_of(params) if size == self.size else None
 
     def bridge(self, call: Call, gen: Tensor, to_epsilon: float) -> Tensor:
         """λ·LowPass(Δ) of a model call whose images' predictions for c_gen are these."""
@@ -291,6 +309,8 @@ class Pass:
             self.undo.pop()()
         if self.run is not None:
             self._tell_notes()
+            if self.sizes and self.size not in self.sizes:
+                self.seal.note("The sampler never looked at the picture in its own size, so it was drawn without SeAl.")
             if self.settings.show_disagreement and self.run.gate is not None and self.run.gate.map() is not None:
                 self.seal.disagreement = list(self.run.gate.picture())
             if self.watch.index is not None:

@@ -90,7 +90,7 @@ def look(values: Sequence, canvas: tuple, units: Sequence, host, thorough: bool 
             host.report(f"SeAl could not preview ControlNet unit {number}")
             told.append(f"ControlNet unit {number} could not be aligned ({type(error).__name__}: {str(error)[:200]}).")
     if not carrying:
-        told.append(NO_UNIT)
+        told.append(host.strange(units) or NO_UNIT)
     elif not settings.align:
         told.append(OFF)
     return Look(tuple(told), shown, picture)

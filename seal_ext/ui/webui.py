@@ -7,10 +7,9 @@ from collections.abc import Iterable
 from modules import errors, images, infotext_utils, scripts, shared
 from PIL import Image
 
-from seal_ext.hosts import controlnet
-from seal_ext.hosts.controlnet import find, structures
+from seal_ext.hosts.controlnet import find, has_picture, strange, structures
 
-__all__ = ["find", "from_gallery", "has_picture", "interrogated", "opened", "prompt_of", "report", "structures", "units"]
+__all__ = ["find", "from_gallery", "has_picture", "interrogated", "opened", "prompt_of", "report", "strange", "structures", "units"]
 
 
 def opened(files: Iterable | None) -> list[Image.Image]:
@@ -41,12 +40,6 @@ def units() -> list:
     runner = scripts.scripts_current
     found = [script for script in runner.alwayson_scripts if script.title().lower() == "controlnet"]
     return list(runner.inputs[found[0].args_from : found[0].args_to]) if found else []
-
-
-def has_picture(unit) -> bool:
-    """Whether a unit brings a picture of its own: in img2img it may follow that tab's."""
-    dialect = controlnet._dialect()
-    return dialect is not None and dialect.picture(unit) is not None
 
 
 def report(what: str) -> None:

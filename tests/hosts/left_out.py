@@ -10,20 +10,28 @@ MODES = "Reference units of Forge and reForge have no control modes: their fidel
 COPY = ("The bench has a copy of the extension's reference_only. That of Forge and reForge is another, made for wide layers: in a model "
         "as narrow as the embedded one it keeps nothing of a character, at its weights 1 and 2 and all fidelities.")  # fmt: skip
 MASK = "Where there is a mask this sampler fails in reForge without SeAl, too: it halves the picture, but not the mask."
-ONE_BY_ONE = ("reForge's ODE samplers draw the pictures of a batch one by one and do not say which: with a mask they fail without SeAl, "
-              "too, and without one SeAl says so and leaves them alone.")  # fmt: skip
-GIVES_UP = ("These solvers of the second order give up after 250 steps where what they follow changes abruptly, as a random model does "
-            "at double strength and with few steps; Adaptive Heun without SeAl, too.")  # fmt: skip
+ONE_BY_ONE = ("reForge's ODE samplers draw the pictures of a batch one by one and do not say which. That SeAl says so and leaves them "
+              "alone has a test of its own; with a mask they fail without SeAl, too.")  # fmt: skip
+NO_ODE = "Only reForge has samplers that draw the pictures of a batch one by one."
+AT_RANDOM = "What an inpainting model sees of an empty picture this WebUI draws at random, for a batch together: even plain ones differ."
+GIVES_UP = ("This solver of the second order gives up after 250 steps where what it follows changes abruptly, as a random model does with "
+            "few steps; without SeAl, too.")  # fmt: skip
 FLOW = "This sampler is for models of rectified flows: what it draws with one of SD1's kind is black without SeAl, too."
 STYLE_ALIGN = "StyleAlign is a part of Forge; here it would be another extension."
 KINDS = "Of Forge Classic and Forge Neo the tests know tiny models of SD1's layout alone, and Neo has given SD2 up."
 SAMPLERS = "The whole matrix is drawn on AUTOMATIC1111's WebUI, Forge and reForge; what these two have for samplers is not listed."
 BATCHED = "Forge Classic and Forge Neo have no setting that splits calls."
-CFG_PP = "Forge Classic and Forge Neo have no sampler of the CFG++ kind."
+CFG_PP = "Forge Classic has no sampler of the CFG++ kind."
 
 LEFT_OUT = {
-    "a1111": {"test_a1111_live.py::test_style_align_beside_seal": STYLE_ALIGN},
+    "a1111": {
+        "test_a1111_live.py::test_style_align_beside_seal": STYLE_ALIGN,
+        "test_a1111_live.py::test_a_sampler_that_draws_a_batch_one_by_one": NO_ODE,
+        "test_a1111_models_live.py::test_a_batch_of_four_equals_its_singles_with_every_kind_of_model*inpainting*": AT_RANDOM,
+    },
     "forge": {
+        "test_a1111_live.py::test_a_sampler_that_draws_a_batch_one_by_one": NO_ODE,
+        "test_a1111_models_live.py::test_a_batch_of_four_equals_its_singles_with_every_kind_of_model*inpainting*": AT_RANDOM,
         "test_a1111_ends_live.py::test_another_attention_optimiser_between_two_pictures": ATTENTION,
         "test_a1111_measures_live.py::test_control_modes_are_fidelities": MODES,
         "test_a1111_measures_live.py::test_the_copy_of_reference_only_is_worth_what_the_real_one_is*": COPY,
@@ -35,7 +43,6 @@ LEFT_OUT = {
         "test_a1111_live.py::test_style_align_beside_seal": STYLE_ALIGN,
         "test_a1111_matrix_live.py::test_matrix*DPM++ 2S Ancestral Comfy RF-*": FLOW,
         "test_a1111_matrix_live.py::test_matrix*ODE*batch 2*": ONE_BY_ONE,
-        "test_a1111_matrix_live.py::test_matrix*ODE (Fehlberg2)-txt2img-*": GIVES_UP,
         "test_a1111_matrix_live.py::test_matrix*ODE (Adaptive Heun)-*": GIVES_UP,
         "test_a1111_matrix_live.py::test_matrix*CFG++ Intern-inpaint-*": MASK,
         "test_a1111_matrix_live.py::test_matrix*CFG++ Intern-only masked-*": MASK,
@@ -49,16 +56,24 @@ BOTH = {
     "test_a1111_models_live.py::*SD2-v*": KINDS,
     "test_a1111_models_live.py::*SDXL*": KINDS,
     "test_a1111_matrix_live.py::*": SAMPLERS,
-    "test_a1111_live.py::test_infusion_and_delta_bridge_each_act*CFG++*": CFG_PP,
     "test_a1111_live.py::test_split_calls_draw_the_same*": BATCHED,
     "test_a1111_models_live.py::*split calls*": BATCHED,
 }
 ADAIN = "test_a1111_live.py::test_reference_units_beside_seal*adain*"  # acts in Classic
-LEFT_OUT["classic"] = {test: why for test, why in LEFT_OUT["reforge"].items() if test != ADAIN} | BOTH
+LIKE = {test: why for test, why in LEFT_OUT["reforge"].items() if test != ADAIN and "_matrix_" not in test}
+LEFT_OUT["classic"] = LIKE | BOTH | {
+    "test_a1111_live.py::test_infusion_and_delta_bridge_each_act*CFG++*": CFG_PP,
+    "test_a1111_live.py::test_a_sampler_that_draws_a_batch_one_by_one": NO_ODE,
+}
 LEFT_OUT["neo"] = LEFT_OUT["forge"] | BOTH | {"test_a1111_live.py::test_style_align_beside_seal": STYLE_ALIGN}
 
 
-def reason(kind: str, test: str) -> str | None:
-    """Why this kind of WebUI leaves a test out; None if it does not."""
-    name = test.rsplit("/", 1)[-1] if "[" not in test else test[: test.index("[")].rsplit("/", 1)[-1] + test[test.index("[") :]
-    return next((why for pattern, why in LEFT_OUT.get(kind, {}).items() if fnmatchcase(name, pattern)), None)
+def line(name: str, test: str) -> str | None:
+    """The pattern that leaves a test out in this WebUI; None if none does."""
+    test = test.rsplit("/", 1)[-1] if "[" not in test else test[: test.index("[")].rsplit("/", 1)[-1] + test[test.index("[") :]
+    return next((pattern for pattern in LEFT_OUT.get(name, {}) if fnmatchcase(test, pattern)), None)
+
+
+def reason(name: str, test: str) -> str | None:
+    """Why."""
+    return LEFT_OUT.get(name, {}).get(line(name, test))

@@ -52,6 +52,14 @@ def test_two_runs_at_once_do_not_mix(webui):
     assert all(np.array_equal(one, other) for one, other in zip(alone, at_once, strict=True))
 
 
+def test_a_sampler_that_draws_a_batch_one_by_one(webui):
+    """It does not say which of the pictures it shows."""
+    how = dict(sampler_name="ODE (Bosh3)", batch_size=2)
+    plain, drawn = webui.draw(**how), webui.draw(seal(**DOG), **how)
+    assert ["one by one" in said for said in live.complaints(webui)] == [True]
+    assert all(np.array_equal(*pair) for pair in zip(plain, drawn, strict=True))
+
+
 def test_hires(webui):
     plain, both, once = (webui.draw(given, **HIRES)[0] for given in (None, seal(), seal(hires=False)))
     assert plain.shape == (192, 192, 3) and apart(plain, both) > 2 and apart(both, once) > 0

@@ -29,7 +29,8 @@ def request_of(case):
     if way in ("inpaint", "only masked"):
         mask = live.figure(50, black=True).resize((64, 96))
         asked |= dict(mask=live.encoded(mask), inpainting_fill=1, inpaint_full_res=way == "only masked")
-    return asked, {"strength": 2.0} | ({"appearance_prompt": words} if words else {})
+    strength = 1.0 if sampler.startswith("ODE") else 2.0  # a solver that adapts its steps gives up where too much changes at once
+    return asked, {"strength": strength} | ({"appearance_prompt": words} if words else {})
 
 
 def test_the_matrix_knows_all_that_the_host_offers(webui):

@@ -96,13 +96,15 @@ def test_kinds_of_models(webui, kind, how):
 def test_inpainting_with_every_kind_of_model(webui, kind, full):
     start = dict(init_images=[encoded(figure(50, shirt=(20, 160, 60)))], mask=encoded(figure(50, black=True)), inpainting_fill=1)
     asked = SMALL | start | dict(route="img2img", denoising_strength=0.75, steps=6, inpaint_full_res=full)
-    assert apart(webui.draw(**asked)[0], webui.draw(seal(**DOG), **asked)[0]) > 1 and not complaints(webui)
+
+    def drawn(given=None):
+        webui.draw(**SMALL)  # the host encodes a picture with random numbers that the generation before left behind: the same each time
+        return webui.draw(given, **asked)[0]
+
+    plain, infused = drawn(), drawn(seal(**DOG))
+    assert not complaints(webui) and apart(plain, infused) > 1 and np.array_equal(plain, drawn())
 
 
 def test_a_batch_of_four_equals_its_singles_with_every_kind_of_model(webui, kind):
-    at_random = kind == "tiny-inpaint" and webui.name != "reforge"
-    given = None if at_random else seal(**DOG)
-    together = webui.draw(given, batch_size=4, **SMALL)[-4:]
-    most = max(apart(image, webui.draw(given, seed=1 + i, **SMALL)[0]) for i, image in enumerate(together))
-    # What an inpainting model sees of an empty picture most hosts draw at random, for a batch together: there even plain ones differ.
-    assert most > 1 if at_random else most <= 1
+    together = webui.draw(seal(**DOG), batch_size=4, **SMALL)[-4:]
+    assert max(apart(image, webui.draw(seal(**DOG), seed=1 + i, **SMALL)[0]) for i, image in enumerate(together)) <= 1

@@ -56,6 +56,46 @@ def test_an_autoencoder_that_nobody_asks(app, model, classic):
     assert torch.equal(*drawn) and torch.equal(drawn[0], usual) == classic and vars(part) == {"sample": True}
 
 
+def test_an_autoencoder_is_as_before_when_its_host_fails(app, model, monkeypatch):
+    part = SimpleNamespace(sample=True)
+    model.forge_objects.vae = SimpleNamespace(patcher=forge_host.Unasked(), first_stage_model=SimpleNamespace(regularization=part))
+    monkeypatch.setattr(forge_host.Model, "encode_first_stage", lambda *args: 1 / 0)
+    _, p = draw(app, model, "a cat", {})
+    assert refused(p, "ZeroDivisionError") and vars(part) == {"sample": True}
+
+
+def test_an_engine_of_other_parts_sees_the_reference_anew(app, named, model, monkeypatch):
+    """Forge and Neo make a new one of the same checkpoint when their user chooses another autoencoder, and say so in one place alone."""
+    asked, own, drawn = [], forge_host.Model.encode_first_stage, []
+    for parts in ("one", "one", "other"):
+        engine = forge_host.Model()
+        named["modules.shared"].sd_model = engine
+        monkeypatch.setitem(sys.modules, "modules.sd_models", SimpleNamespace(model_data=SimpleNamespace(forge_hash=parts)))
+        shift = 0.5 * (parts == "other")
+        monkeypatch.setattr(forge_host.Model, "encode_first_stage",
+                            lambda self, pixels, shift=shift: asked.append(shift) or own(self, pixels) + shift)  # fmt: skip
+        engine.sd_checkpoint_info = model.sd_checkpoint_info
+        drawn.append(draw(app, engine, "a cat", {})[0])
+    assert asked == [0, 0.5] and torch.equal(*drawn[:2]) and not torch.equal(*drawn[1:])
+
+
+def test_a_refiner_in_the_name_of_the_model_before_it(app, model, monkeypatch):
+    swapped = SimpleNamespace(ORIGINAL_CHECKPOINT=None)
+    monkeypatch.setitem(sys.modules, "modules.sd_samplers_common", swapped)
+    plain, was = draw(app, model, "a cat")[0], footprint(model)
+    finish = app.forge.Pass.finish
+
+    def finishes(self, args):
+        swapped.ORIGINAL_CHECKPOINT = "a.safetensors"  # after the first model call
+        return finish(self, args)
+
+    monkeypatch.setattr(app.forge.Pass, "finish", finishes)
+    drawn, p = draw(app, model, "a cat", {})
+    assert refused(p, "A refiner that is loaded") and footprint(model) == was and not torch.equal(drawn, plain)
+    drawn, p = draw(app, model, "a cat", {})
+    assert refused(p, "A refiner that is loaded") and torch.equal(drawn, plain)
+
+
 def test_only_one_way_of_scheduling_prompts(app, named, model):
     usual, _ = draw(app, model, "a cat", BRIDGE)
     del named["modules.shared"].opts.use_old_scheduling
@@ -92,8 +132,9 @@ def refused(p, words):
 
 
 @pytest.mark.parametrize(("owner", "name"), [
-    (forge_host.Patcher, "set_model_unet_function_wrapper"), (forge_host.Patcher, "set_model_sampler_post_cfg_function"),
-    (forge_host.Objects, "shallow_copy"), (forge_host.VaePatcher, "clone"), (forge_host.Predictor, "sigma"),
+    (forge_host.Patcher, "set_model_unet_function_wrapper"), (forge_host.Patcher, "add_conditioning_modifier"),
+    (forge_host.Patcher, "set_model_sampler_post_cfg_function"), (forge_host.Objects, "shallow_copy"),
+    (forge_host.VaePatcher, "clone"), (forge_host.Predictor, "sigma"),
 ])  # fmt: skip
 def test_one_without_something_that_seal_hangs_on(app, model, monkeypatch, owner, name):
     """It is told before any of it is used."""
@@ -131,11 +172,47 @@ def test_one_that_tells_less(app, model, monkeypatch, slot, told):
     assert footprint(model) == was and torch.equal(draw(app, model, "a cat")[0], plain)
 
 
-def test_one_that_never_asks(app, model, monkeypatch):
-    plain, _ = draw(app, model, "a cat")
-    monkeypatch.setattr(forge_host.Patcher, "add_conditioning_modifier", lambda self, function: None)
+@pytest.mark.parametrize("slot", ["add_conditioning_modifier", "set_model_unet_function_wrapper", "set_model_sampler_post_cfg_function"])
+def test_one_that_never_asks(app, model, monkeypatch, slot):
+    """Whichever of them it is, the second model call shows it."""
+    plain, was = draw(app, model, "a cat")[0], footprint(model)
+    monkeypatch.setattr(forge_host.Patcher, slot, lambda self, function: None)
+    if "post_cfg" in slot:  # or SeAl puts itself back into the list
+        monkeypatch.setattr(app.forge, "AFTER", "somewhere else")
     drawn, p = draw(app, model, "a cat", BRIDGE)
-    assert torch.equal(drawn, plain) and refused(p, "did not ask")
+    assert refused(p, "does not ask") and footprint(model) == was
+    assert torch.equal(drawn, plain) or "post_cfg" in slot  # by then the first U-Net call was made
+
+
+def test_a_picture_drawn_in_parts_is_drawn_without_the_reference(app, model):
+    """As Forge's own MultiDiffusion does in the place of a U-Net call."""
+    widths = []
+
+    def tiles(apply, args):
+        widths.append(args["input"].shape[-1])
+        halves = [apply(x, args["timestep"], **args["c"]) for x in args["input"].chunk(2, 3)]
+        return torch.cat(halves, 3)
+
+    def tiled():
+        model.forge_objects.unet = model.forge_objects.unet.clone()
+        model.forge_objects.unet.set_model_unet_function_wrapper(tiles)
+
+    plain, _ = draw(app, model, "a cat", before=tiled)
+    drawn, p = draw(app, model, "a cat", {}, before=tiled)
+    assert set(widths) == {8} and torch.equal(drawn, plain) and refused(p, "draws the picture in parts")
+    bridged, _ = draw(app, model, "a cat", BRIDGE, before=tiled)
+    assert bridged.isfinite().all() and not torch.equal(bridged, plain)  # the words that differ still have their say
+
+
+def test_a_sampler_that_never_looks_in_the_pictures_own_size(app, model):
+    plain, _ = draw(app, model, "a cat")
+    p = webui.Processing(["a cat"])
+    seal = app.begin(p, parse([{"reference": Image.new("RGB", (64, 64), (200, 30, 40)), "mask_source": "whole"}]))
+    own = seal.before_sampling
+    seal.before_sampling = lambda x: own(torch.zeros(1, 4, 16, 16))
+    drawn = forge_host.draw(app, model, p, seal)
+    p.close()
+    assert torch.equal(drawn, plain) and refused(p, "never looked")
 
 
 def test_an_error_after_guidance_is_told_and_the_picture_drawn(app, model, monkeypatch):

@@ -39,6 +39,9 @@ class Host:
     def structures(self, units):
         return list(enumerate(units))
 
+    def strange(self, units):
+        return ""
+
     def find(self, seal, unit):
         if unit.image is None:
             raise AlignError("it has no picture.")
