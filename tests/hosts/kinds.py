@@ -1,6 +1,7 @@
-"""An extension for test runs in Forge and reForge, which know SD2 and SDXL by the size of Stability's own: the tiny ones join them.
+"""An extension for test runs in WebUIs that know a kind of model by the size of its first ones: the tiny ones join them.
 
-How large these are stands in the descriptions that tiny_models.py puts beside them. All else that makes an SD2 or SDXL is the host's.
+How large these are stands in the descriptions that tiny_models.py puts beside them. All else that makes an SD2 or SDXL is the host's. So
+it is with models that have no U-Net, where a host opens such: Flux and SD3 in Forge, SD3 in AUTOMATIC1111's WebUI.
 """
 
 import functools
@@ -11,12 +12,14 @@ from pathlib import Path
 
 import torch
 import yaml
+from transformers import CLIPTokenizer
 
 EXTENSION = Path(__file__).resolve().parents[1]
 MODELS = EXTENSION.parents[1] / "models" / "Stable-diffusion"
 SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "projection_dim")  # of a text encoder
 CLIP = json.loads((MODELS / "tokenizer" / "config.json").read_text())
 OPEN_CLIP = CLIP | dict(hidden_act="gelu", intermediate_size=4 * CLIP["hidden_size"])  # the same width, as OpenCLIP expands it
+FLOWS = json.loads((MODELS / "flows" / "sizes.json").read_text())  # of models without a U-Net
 
 
 class Tiny:
@@ -36,24 +39,38 @@ def forge() -> None:
     from backend import loader
     from huggingface_guess import model_list
 
-    def folder(kind, tiny: Tiny, texts: dict[str, dict]) -> str:
-        made, vae = EXTENSION / kind.huggingface_repo, tiny.first["ddconfig"]
+    def folder(kind, parts: dict[str, dict]) -> str:
+        made = EXTENSION / kind.huggingface_repo
         shutil.copytree(Path(loader.dir_path, "huggingface", kind.huggingface_repo), made, dirs_exist_ok=True)
-        parts = {name: {size: text[size] for size in SIZES} for name, text in texts.items()}
-        parts["vae"] = {"block_out_channels": [vae["ch"] * times for times in vae["ch_mult"]], "layers_per_block": vae["num_res_blocks"]}
         for name, sizes in parts.items():
             file = made / name / "config.json"
             file.write_text(json.dumps(json.loads(file.read_text()) | sizes))
         return str(made)
 
+    def sized(text: dict) -> dict:
+        return {size: text[size] for size in SIZES}
+
     def add(kind, tiny: Tiny, texts: dict[str, dict]) -> None:
+        vae = tiny.first["ddconfig"]
+        vae = {"block_out_channels": [vae["ch"] * times for times in vae["ch_mult"]], "layers_per_block": vae["num_res_blocks"]}
         own = dict(unet_config=tiny.found, unet_extra_config=kind.unet_extra_config | tiny.heads,
-                   huggingface_repo=folder(kind, tiny, texts))  # fmt: skip
+                   huggingface_repo=folder(kind, {name: sized(text) for name, text in texts.items()} | {"vae": vae}))  # fmt: skip
+        model_list.models.insert(0, type(f"Tiny{kind.__name__}", (kind,), own))
+
+    def add_flow(kind, parts: dict[str, dict], **sizes) -> None:
+        own = dict(huggingface_repo=folder(kind, parts | {"vae": FLOWS["vae"]}), unet_extra_config=kind.unet_extra_config | sizes)
         model_list.models.insert(0, type(f"Tiny{kind.__name__}", (kind,), own))
 
     # Of SD2's text encoder Forge leaves the last layer away instead of looking at the last but one.
     add(model_list.SD20, Tiny("tiny-sd2-v"), {"text_encoder": OPEN_CLIP | dict(num_hidden_layers=CLIP["num_hidden_layers"] - 1)})
     add(model_list.SDXL, Tiny("tiny-sdxl"), {"text_encoder": CLIP, "text_encoder_2": OPEN_CLIP})
+    clip, open_clip = sized(FLOWS["clip"]), sized(FLOWS["open_clip"])
+    add_flow(model_list.Flux, {"text_encoder": clip, "text_encoder_2": FLOWS["t5"]}, **FLOWS["flux"])
+    add_flow(model_list.SD3, {"text_encoder": clip, "text_encoder_2": open_clip, "text_encoder_3": FLOWS["t5"]})
+    # The words of Flux's T5 are the same, in a form that no further package has to read.
+    words, same = EXTENSION / model_list.SD3.huggingface_repo / "tokenizer_3", EXTENSION / model_list.Flux.huggingface_repo / "tokenizer_2"
+    shutil.rmtree(words)
+    shutil.copytree(same, words)
 
 
 def reforge() -> None:
@@ -93,4 +110,25 @@ def reforge() -> None:
     add(supported_models.SDXL, Tiny("tiny-sdxl"), ClipTarget(sdxl_clip.SDXLTokenizer, TwoEncoders))
 
 
-forge() if find_spec("huggingface_guess") else reforge()
+def a1111() -> None:
+    """A1111 opens the others by their descriptions. Of SD3 it has all sizes but the transformer's in its code, and its words elsewhere."""
+    from modules.models.sd3 import other_impls, sd3_cond, sd3_impls
+
+    class Words:
+        """CLIP's; T5's are asked for, too, but never looked up while that encoder is off."""
+
+        @staticmethod
+        def from_pretrained(name: str) -> CLIPTokenizer:
+            return CLIPTokenizer.from_pretrained(MODELS / "tokenizer")
+
+    for module in (other_impls, sd3_cond):
+        module.CLIPTokenizer = module.T5TokenizerFast = Words
+    for config, name in ((sd3_cond.CLIPL_CONFIG, "clip"), (sd3_cond.CLIPG_CONFIG, "open_clip")):
+        config |= {size: FLOWS[name][size] for size in config if size in SIZES}
+    first, *_ = widths = FLOWS["vae"]["block_out_channels"]
+    shape = dict(ch=first, ch_mult=tuple(width // first for width in widths), num_res_blocks=FLOWS["vae"]["layers_per_block"])
+    for part in ("VAEEncoder", "VAEDecoder"):
+        setattr(sd3_impls, part, functools.partial(getattr(sd3_impls, part), **shape))
+
+
+forge() if find_spec("huggingface_guess") else reforge() if find_spec("ldm_patched") else a1111()

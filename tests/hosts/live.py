@@ -85,9 +85,6 @@ class WebUI:
         place.install()
         for name in ("probe.py", "eyes.py"):
             (extensions / "probe" / "scripts" / name).write_bytes((HERE / name).read_bytes())
-        if self.forge and self.tiny == TINY:  # in the order of their names, it comes after the one for the embedded model
-            (extensions / "tiny-kinds" / "scripts").mkdir(parents=True)
-            (extensions / "tiny-kinds" / "scripts" / "kinds.py").write_bytes((HERE / "kinds.py").read_bytes())
         self._make_tiny(models / "Stable-diffusion", extensions / "probe" / "scripts")
         controlnet = Path(os.environ.get("SEAL_WEBUI_CONTROLNET") or self.path / "extensions" / "sd-webui-controlnet")
         if controlnet.is_dir() and not self.forge:
@@ -130,6 +127,10 @@ class WebUI:
             raise RuntimeError("The tiny checkpoints could not be made:\n" + made.stderr[-3000:])
         for described in models.glob("*.json"):  # the text encoder of some of them
             described.rename(scripts / described.name)
+        if self.tiny == TINY:  # in the order of their names, it comes after the one for the embedded model
+            kinds = scripts.parents[1] / "tiny-kinds" / "scripts"
+            kinds.mkdir(parents=True)
+            (kinds / "kinds.py").write_bytes((HERE / "kinds.py").read_bytes())
         write_ip_adapter(models / "tiny-sd1.safetensors", models.parent / "ControlNet")
 
     def _python(self) -> Path:

@@ -18,7 +18,8 @@ if find_spec("open_clip"):  # Forge Neo does without
     import open_clip
 
     open_clip.add_model_config(Path(__file__).parent)  # the text encoder of the tiny checkpoints
-FAMILIES = {"SD15": "is_sd1", "SD20": "is_sd2", "SDXL": "is_sdxl"}  # what the Forges call them, and what all do
+# What the Forges call them, and what all do; a Flux is in the Forges alone.
+FAMILIES = {"SD15": "is_sd1", "SD20": "is_sd2", "SDXL": "is_sdxl", "SD3": "is_sd3", "Flux": "is_flux"}
 said: list[str] = []
 hooks: list = []
 
@@ -74,7 +75,7 @@ class Probe(scripts.Script):
 
 
 def network():
-    """The U-Net."""
+    """The U-Net, or what there is in its place."""
     patched = getattr(shared.sd_model, "forge_objects", None)  # of Forge and reForge
     return (patched.unet if patched else shared.sd_model).model.diffusion_model
 
@@ -90,13 +91,13 @@ def kind():
 
 
 def parameterization():
-    """Whether what the U-Net says is taken for v, or for the noise."""
+    """Whether what the network says is taken for v, for the noise, or for where a flow goes."""
     patched = getattr(shared.sd_model, "forge_objects", None)
     if patched is None:
         return shared.sd_model.parameterization
     inner = patched.unet.model
     if hasattr(inner, "predictor"):
-        return {"v_prediction": "v", "epsilon": "eps"}[inner.predictor.prediction_type]
+        return {"v_prediction": "v", "epsilon": "eps", "const": "flow"}[inner.predictor.prediction_type]
     kinds = {"V_PREDICTION": "v", "EPS": "eps"}
     return next(kinds[kind.__name__] for kind in type(inner.model_sampling).__mro__ if kind.__name__ in kinds)
 

@@ -21,6 +21,7 @@ import transformers  # noqa: E402
 import yaml  # noqa: E402
 from open_clip import tokenizer as bpe  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
+from tiny_flows import write_flows  # noqa: E402
 
 try:
     import sgm.models.diffusion
@@ -219,6 +220,7 @@ def main() -> None:
         write("tiny-sdxl", sdxl(tokenizer), 4)
     finally:
         transformers.CLIPTextModel.from_pretrained = by_name
+    write_flows(FOLDER, CLIP)
 
 
 main()
