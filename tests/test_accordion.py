@@ -181,6 +181,7 @@ class Host:
     """As much of the WebUI as the accordion asks."""
 
     structures = staticmethod(lambda units: [])
+    strange = staticmethod(lambda units: "")
     opened = staticmethod(list)
     prompt_of = staticmethod(lambda picture: (getattr(picture, "info", None) or {}).get("parameters", ""))
     from_gallery = staticmethod(lambda file: file)

@@ -125,6 +125,12 @@ def test_an_error_is_reported_and_said():
     assert "ZeroDivisionError" in look(values(), (64, 64), [unit()], host).told[0] and host.reports
 
 
+def test_units_of_an_unknown_controlnet_are_said():
+    host = Host()
+    host.structures, host.strange = lambda units: [], lambda units: "Nobody knows these."
+    assert look(values(), (64, 64), [unit()], host).told == ("Nobody knows these.",)
+
+
 def test_switched_off_it_looks_at_nothing():
     seen = look(values("no picture", enabled=False), (64, 64), [unit()], Host())
     assert not seen.told and "base" not in json.loads(seen.picture)
