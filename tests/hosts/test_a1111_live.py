@@ -60,6 +60,13 @@ def test_a_sampler_that_draws_a_batch_one_by_one(webui):
     assert all(np.array_equal(*pair) for pair in zip(plain, drawn, strict=True))
 
 
+def test_a_solver_that_adapts_its_steps(webui):
+    """It looks at the picture as often as it likes, at any noise, and gives up where too much changes at once."""
+    how = live.SMALL | dict(sampler_name="ODE (Adaptive Heun)")
+    plain, drawn = (webui.draw(given, **how)[0] for given in (None, {"reference": live.encoded(live.figure())}))
+    assert apart(plain, drawn) > 2 and not live.complaints(webui)
+
+
 def test_hires(webui):
     plain, both, once = (webui.draw(given, **HIRES)[0] for given in (None, seal(), seal(hires=False)))
     assert plain.shape == (192, 192, 3) and apart(plain, both) > 2 and apart(both, once) > 0
