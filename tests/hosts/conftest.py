@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.hosts import webui as stand_in
+
 
 def beside(name: str, file: str):
     """A module of this folder, by a name, so that every test file has the same one."""
@@ -79,6 +81,18 @@ def pytest_terminal_summary(terminalreporter, config):
     for name in ("ratios", "identity"):
         if found[name]:
             terminalreporter.write_line(f"{name}: {json.dumps(found[name])}")
+
+
+@pytest.fixture
+def named(model):
+    """A stand-in of a WebUI's modules around a test's model."""
+    return stand_in.modules(model)
+
+
+@pytest.fixture
+def app(named):
+    """SeAl's adapter, loaded inside them."""
+    return stand_in.load(named)
 
 
 @pytest.fixture(scope="session")

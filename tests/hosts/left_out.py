@@ -18,6 +18,7 @@ GIVES_UP = ("This solver of the second order gives up after 250 steps where what
             "SeAl at its strongest. On the embedded model, with the defaults, it has a test of its own.")  # fmt: skip
 FLOW = "This sampler is for models of rectified flows: what it draws with one of SD1's kind is black without SeAl, too."
 STYLE_ALIGN = "StyleAlign is a part of Forge; here it would be another extension."
+TILES = "MultiDiffusion is a part of Forge, reForge and Forge Neo; here it would be another extension."
 KINDS = "Of Forge Classic and Forge Neo the tests know tiny models of SD1's layout alone, and Neo has given SD2 up."
 SAMPLERS = "The whole matrix is drawn on AUTOMATIC1111's WebUI, Forge and reForge; what these two have for samplers is not listed."
 BATCHED = "Forge Classic and Forge Neo have no setting that splits calls."
@@ -31,6 +32,7 @@ ADAPTED = "Forge lets a T2I-Adapter, which is made for U-Nets, act on an SD3: wi
 LEFT_OUT = {
     "a1111": {
         "test_a1111_live.py::test_style_align_beside_seal": STYLE_ALIGN,
+        "test_a1111_live.py::test_multidiffusion_beside_seal": TILES,
         "test_other_models_live.py::*Flux*": NO_FLUX,
         "test_a1111_live.py::test_a_sampler_that_draws_a_batch_one_by_one": NO_ODE,
         "test_a1111_live.py::test_a_solver_that_adapts_its_steps": NO_ODE,
@@ -77,6 +79,7 @@ LEFT_OUT["classic"] = LIKE | BOTH | {
     "test_a1111_live.py::test_infusion_and_delta_bridge_each_act*CFG++*": CFG_PP,
     "test_a1111_live.py::test_a_sampler_that_draws_a_batch_one_by_one": NO_ODE,
     "test_a1111_live.py::test_a_solver_that_adapts_its_steps": NO_ODE,
+    "test_a1111_live.py::test_multidiffusion_beside_seal": TILES,
     "test_a1111_models_live.py::test_a_batch_of_four_equals_its_singles_with_every_kind_of_model*inpainting*": AT_RANDOM,
 }
 LIKE = {test: why for test, why in LEFT_OUT["forge"].items() if why != ADAPTED}

@@ -1,8 +1,6 @@
 """The A1111 adapter beside a stand-in of the host: rows are told apart in every way the host splits them, and nothing stays behind."""
 
 import copy
-import importlib.util
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,11 +11,8 @@ from seal_ext.core.skeleton import Skeleton
 from seal_ext.hosts import conds, ldm, registry
 from seal_ext.request import parse
 from seal_ext.run import Site
+from tests.hosts import webui
 from tests.skeletons import STANDING
-
-spec = importlib.util.spec_from_file_location("webui_stand_in", Path(__file__).with_name("webui.py"))
-webui = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(webui)
 
 # Whatever decides whether something shows in so small a U-Net: defaults are tuned for pictures.
 BASE = dict(form="output", blocks="mid up", start=0.0, tau_early=0.0, tau_late=0.0, delta_early=1.0, delta_late=1.0, top_k=0,
@@ -29,16 +24,6 @@ def model():
     torch.manual_seed(0)  # of some random models hardly a token finds its like
     registry.cache.clear()
     return webui.Model()
-
-
-@pytest.fixture
-def named(model):
-    return webui.modules(model)
-
-
-@pytest.fixture
-def app(named):
-    return webui.load(named)
 
 
 def reference(seed=0):

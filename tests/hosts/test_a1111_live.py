@@ -169,6 +169,15 @@ def test_style_align_beside_seal(webui):
     assert apart(plain, alone) > 1 and apart(alone, both) > 1 and not live.complaints(webui)
 
 
+def test_multidiffusion_beside_seal(webui):
+    """The Forges' own, which draws the picture in tiles: SeAl says so and leaves them alone."""
+    tiles = {"MultiDiffusion Integrated": {"args": [True, "MultiDiffusion", 64, 64, 32, 4]}}
+    plain, alone = (webui.draw(alwayson_scripts=scripts)[0] for scripts in ({}, tiles))
+    both = webui.draw(alwayson_scripts=tiles | {"seal": {"args": [seal()]}})[0]
+    assert apart(plain, alone) > 1 and np.array_equal(alone, both)
+    assert ["draws the picture in parts" in said for said in live.complaints(webui)] == [True]
+
+
 def test_inner_passes_are_left_alone_unless_asked_for(webui):
     """What ADetailer does after a picture: drawing it over once more, with the same script arguments."""
     how = dict(prompt="an inner pass")

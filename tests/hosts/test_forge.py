@@ -24,16 +24,6 @@ def model(request):
     return forge_host.Model(request.param)
 
 
-@pytest.fixture
-def named(model):
-    return webui.modules(model)
-
-
-@pytest.fixture
-def app(named):
-    return webui.load(named)
-
-
 def draw(app, model, prompts, settings=None, scale=4.0, **more):
     p = webui.Processing([prompts] if isinstance(prompts, str) else prompts, scale=scale)
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))

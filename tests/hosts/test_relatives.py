@@ -25,16 +25,6 @@ def model():
     return forge_host.Model()
 
 
-@pytest.fixture
-def named(model):
-    return webui.modules(model)
-
-
-@pytest.fixture
-def app(named):
-    return webui.load(named)
-
-
 # ---- what some of them lack
 
 
