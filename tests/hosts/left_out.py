@@ -18,7 +18,7 @@ GIVES_UP = ("This solver of the second order gives up after 250 steps where what
             "SeAl at its strongest. On the embedded model, with the defaults, it has a test of its own.")  # fmt: skip
 FLOW = "This sampler is for models of rectified flows: what it draws with one of SD1's kind is black without SeAl, too."
 STYLE_ALIGN = "StyleAlign is a part of Forge; here it would be another extension."
-TILES = "MultiDiffusion is a part of Forge, reForge and Forge Neo; here it would be another extension."
+TILES = "In txt2img, MultiDiffusion is a part of Forge and reForge alone."
 KINDS = "Of Forge Classic and Forge Neo the tests know tiny models of SD1's layout alone, and Neo has given SD2 up."
 SAMPLERS = "The whole matrix is drawn on AUTOMATIC1111's WebUI, Forge and reForge; what these two have for samplers is not listed."
 BATCHED = "Forge Classic and Forge Neo have no setting that splits calls."
@@ -83,7 +83,10 @@ LEFT_OUT["classic"] = LIKE | BOTH | {
     "test_a1111_models_live.py::test_a_batch_of_four_equals_its_singles_with_every_kind_of_model*inpainting*": AT_RANDOM,
 }
 LIKE = {test: why for test, why in LEFT_OUT["forge"].items() if why != ADAPTED}
-LEFT_OUT["neo"] = LIKE | BOTH | {"test_a1111_live.py::test_style_align_beside_seal": STYLE_ALIGN}
+LEFT_OUT["neo"] = LIKE | BOTH | {
+    "test_a1111_live.py::test_style_align_beside_seal": STYLE_ALIGN,
+    "test_a1111_live.py::test_multidiffusion_beside_seal": TILES,
+}
 
 
 def line(name: str, test: str) -> str | None:
