@@ -35,7 +35,7 @@ COMMANDS = {
     "demo": Command("draw one character in three poses, measured against the truth", ("studio",), (("bench.demo",),)),
     "train": Command("train the embedded model, or resume", ("studio",), (("bench.train",),)),
     "webui": Command("link the extension into a WebUI, with the embedded model; --remove undoes it", ("studio",),
-                     (("seal_ext.studio.webui",),), "the WebUI's folder", path=True),
+                     (("seal_ext.install.webui",),), "the WebUI's folder", path=True),
 }  # fmt: skip
 # Words that stand for tests of their own: `test hosts` is the suite that a real WebUI takes part in.
 SUITES = {"hosts": ("-m", "live", "tests/hosts")}

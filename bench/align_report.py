@@ -18,8 +18,8 @@ from bench.world.render import Camera, body
 from bench.world.structure import draw_skeleton
 from bench.world.words import POSE
 from seal_ext.core.geometry import RULES, align
-from seal_ext.core.masks import AlignError, Subject, from_control_map, subject_of
 from seal_ext.core.skeleton import read_skeleton
+from seal_ext.core.subject import AlignError, Subject, from_control_map, subject_of
 
 SIZE = 128
 # What is known of the reference, and what of the structure.

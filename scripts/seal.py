@@ -9,7 +9,8 @@ try:
     from modules.ui_components import InputAccordion
 
     from seal_ext import api, request
-    from seal_ext.hosts import controlnet, generation, options, registry, xyz
+    from seal_ext.hosts.webui import options, process_state, session, xyz
+    from seal_ext.hosts.webui.controlnet import align as controlnet
     from seal_ext.settings import SettingsError
     from seal_ext.ui import accordion, webui
 except ImportError as error:  # in a relative of these WebUIs that lacks what SeAl is made for
@@ -59,39 +60,39 @@ class SealScript(scripts.Script):
             self.page.seen(component, webui)
 
     def before_process(self, p, *args):
-        generation.end(p)
+        session.end(p)
         try:
-            asked = generation.for_inner_pass(p, xyz.changed(p, request.parse(args)))
+            asked = session.for_inner_pass(p, xyz.changed(p, request.parse(args)))
             if asked.settings.enabled:
-                controlnet.align_units(generation.begin(p, asked))
+                controlnet.align_units(session.begin(p, asked))
         except SettingsError as refusal:
-            generation.end(p)
-            generation.refuse(p, str(refusal))
+            session.end(p)
+            session.refuse(p, str(refusal))
         except Exception as error:
-            generation.end(p)
+            session.end(p)
             errors.report("SeAl could not begin", exc_info=True)
-            generation.refuse(p, f"SeAl could not begin because of an error ({type(error).__name__}: {str(error)[:200]}).")
+            session.refuse(p, f"SeAl could not begin because of an error ({type(error).__name__}: {str(error)[:200]}).")
 
     def process_batch(self, p, *args, **kwargs):
-        seal = generation.of(p)
+        seal = session.of(p)
         if seal is not None:
             p.extra_generation_params.update(seal.infotext() | controlnet.infotext(seal))
 
     def process_before_every_sampling(self, p, *args, **kwargs):
-        seal = generation.of(p)
+        seal = session.of(p)
         if seal is not None:
             seal.before_sampling(kwargs.get("x"))
 
     def post_sample(self, p, *args):
-        seal = generation.of(p)
+        seal = session.of(p)
         if seal is not None:
             seal.end_pass()
 
     def postprocess(self, p, processed, *args):
-        seal = generation.of(p)
+        seal = session.of(p)
         if seal is not None:
             seal.add_pictures(processed)
-            generation.end(p)
+            session.end(p)
 
 
 def add_routes(demo, app):
@@ -102,12 +103,12 @@ def add_routes(demo, app):
 if not lacking:
     try:
         # Once, at import, and never for a single run: they do nothing while no generation has a Seal.
-        script_callbacks.on_cfg_denoiser(generation.on_cfg_denoiser)
-        script_callbacks.on_cfg_denoised(generation.on_cfg_denoised)
+        script_callbacks.on_cfg_denoiser(session.on_cfg_denoiser)
+        script_callbacks.on_cfg_denoised(session.on_cfg_denoised)
         script_callbacks.on_before_ui(xyz.register)
         script_callbacks.on_ui_settings(options.add_section)
         script_callbacks.on_app_started(add_routes)
-        script_callbacks.on_script_unloaded(registry.clear)
+        script_callbacks.on_script_unloaded(process_state.clear)
         options.settle()
     except AttributeError as error:
         lacking = absent.sentence(error)

@@ -16,9 +16,9 @@ from PIL import Image
 from . import __version__
 from .core.geometry import CROP, FILL, LARGEST_CANVAS, STRETCH
 from .core.geometry import align as aligned
-from .core.masks import LARGEST_SIDE, AlignError, from_control_map
+from .core.subject import LARGEST_SIDE, AlignError, from_control_map
 from .core.warping import apply
-from .hosts import registry
+from .hosts.webui import process_state
 from .request import MOST_PIXELS, PICTURES, Asked, label, opened, parse, png, standing, subject, whole
 from .request import schema as run_schema
 from .settings import BY_NAME, Setting, SettingsError, refuse_unknown
@@ -82,14 +82,14 @@ def schema() -> dict:
 
 def cache() -> dict:
     """What is kept: of references in memory, as U-Nets saw them, and of their pictures on disk."""
-    count, size = registry.store.stats() if registry.store is not None else (0, 0)
-    budget = registry.store.budget() if registry.store is not None else 0
-    return registry.cache.stats() | {"store": {"entries": count, "bytes": size, "budget": budget}}
+    count, size = process_state.store.stats() if process_state.store is not None else (0, 0)
+    budget = process_state.store.budget() if process_state.store is not None else 0
+    return process_state.cache.stats() | {"store": {"entries": count, "bytes": size, "budget": budget}}
 
 
 def empty_cache() -> dict:
     """Forget what is kept in memory; the pictures on disk stay."""
-    registry.clear()
+    process_state.clear()
     return cache()
 
 

@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 
 from .core.cache import fingerprint
-from .core.masks import AlignError, Subject, from_alpha, from_control_map, from_drawn, from_rembg, has_rembg, subject_of
 from .core.skeleton import Skeleton, read_skeleton
+from .core.subject import AlignError, Subject, from_alpha, from_control_map, from_drawn, from_rembg, has_rembg, subject_of
 from .settings import TABLE, Settings, SettingsError
 
 # With their labels. What is not the reference itself is one for each reference, or none.

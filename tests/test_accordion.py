@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import seal_ext.ui
-from seal_ext.hosts import registry
+from seal_ext.hosts.webui import process_state
 from seal_ext.request import NAMES, PICTURES, Asked, parse, png, taken
 from seal_ext.settings import BY_NAME, PRESETS, Settings, SettingsError, defaults
 from seal_ext.store import Store
@@ -83,7 +83,7 @@ def forget():
 
 @pytest.fixture
 def store(tmp_path, monkeypatch):
-    monkeypatch.setattr(registry, "store", Store(tmp_path, lambda: 1 << 24))
+    monkeypatch.setattr(process_state, "store", Store(tmp_path, lambda: 1 << 24))
 
 
 def draw(accordion, tab="txt2img"):
@@ -126,7 +126,7 @@ def test_a_setting_without_a_heading_is_drawn_all_the_same(accordion, monkeypatc
 def test_a_paste_fills_everything(accordion, store):
     asked = [Asked(PICTURE, drawn=DRAWN, pose=POSE), Asked(255 - PICTURE, pose=POSE), Asked(PICTURE[::-1].copy())]
     for one in asked:
-        registry.remember(one)
+        process_state.remember(one)
     settings = Settings.parse({"enabled": True, "lam": 2.5, "units": "all but 1", "hand_x": 0.25, "preset": "free"})
     parameters = settings.to_infotext() | {accordion.REFERENCE_KEY: " ".join(one.hash for one in asked)}
     drawn = draw(accordion)

@@ -17,8 +17,8 @@ from PIL import Image, ImageDraw
 
 import seal_ext
 from seal_ext import api, request
-from seal_ext.core.masks import AlignError
-from seal_ext.hosts import registry
+from seal_ext.core.subject import AlignError
+from seal_ext.hosts.webui import process_state
 from seal_ext.settings import TABLE, SettingsError
 from seal_ext.store import Store
 from tests.skeletons import painted
@@ -150,10 +150,10 @@ def test_the_schema_is_the_table_and_the_pictures():
 
 
 def test_the_cache_is_told_and_emptied(tmp_path, monkeypatch):
-    registry.clear()
-    monkeypatch.setattr(registry, "store", Store(tmp_path, lambda: 1 << 20))
-    assert registry.remember(request.taken(REFERENCE)) == ""
-    with registry.cache.filling("key", (1.0,)) as filling:
+    process_state.clear()
+    monkeypatch.setattr(process_state, "store", Store(tmp_path, lambda: 1 << 20))
+    assert process_state.remember(request.taken(REFERENCE)) == ""
+    with process_state.cache.filling("key", (1.0,)) as filling:
         filling.store(1.0, "layer", k=torch.zeros(8))
     full = api.cache()
     assert full["entries"] == 1 and full["bytes"] == 32 and {"hits", "misses", "budget"} <= set(full)
@@ -164,8 +164,8 @@ def test_the_cache_is_told_and_emptied(tmp_path, monkeypatch):
 
 def test_a_store_that_cannot_be_written_is_said(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
-    monkeypatch.setattr(registry, "store", Store(tmp_path / "file", lambda: 1 << 20))
-    assert "could not be kept" in registry.remember(request.taken(REFERENCE)) and registry.recall("0" * 16) is None
+    monkeypatch.setattr(process_state, "store", Store(tmp_path / "file", lambda: 1 << 20))
+    assert "could not be kept" in process_state.remember(request.taken(REFERENCE)) and process_state.recall("0" * 16) is None
 
 
 class Application:

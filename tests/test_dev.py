@@ -91,7 +91,7 @@ def test_hosts_stands_for_the_suite_in_a_real_webui(environment, runner):
 def test_a_path_is_seen_from_where_the_user_stands(environment, runner, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert dev.main(["webui", "my webui", "--remove"], environment) == 0
-    assert runner.calls[-1] == ["seal_ext.studio.webui", str(tmp_path / "my webui"), "--remove"]
+    assert runner.calls[-1] == ["seal_ext.install.webui", str(tmp_path / "my webui"), "--remove"]
 
 
 def test_a_lint_error_stops_before_the_tests(environment, runner):

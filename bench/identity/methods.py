@@ -18,7 +18,8 @@ from bench.peers.hooks import Hooks
 from bench.peers.masactrl import masactrl
 from bench.peers.reference_only import adain_blocks, reference_adain, reference_adain_attn, reference_only
 from bench.world.render import Camera
-from seal_ext.core import geometry, masks, warping
+from seal_ext.core import geometry, warping
+from seal_ext.core import subject as masks
 from seal_ext.core.cache import AppearanceCache
 from seal_ext.core.matching import Match
 from seal_ext.core.skeleton import read_skeleton

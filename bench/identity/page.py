@@ -157,5 +157,3 @@ def main(argv: list[str]) -> int:
     save_png(sheet(report.Measurement(), range(*result["seeds"])), options.folder / "results.png")
     print(f"{options.folder / 'results.md'} and results.png")
     return 0
-
-

@@ -50,8 +50,10 @@ def fingerprint() -> str:
     """Changes with the weights and with any code that could change a result."""
     digest = hashlib.sha256((EMBEDDED / "manifest.json").read_bytes())
     root = Path(__file__).resolve().parents[2]
-    own = ("run.py", "settings.py", "hosts/diffusers.py", "studio/checkpoint.py", "studio/keys.py")
-    code = [*(root / "bench").rglob("*.py"), *(root / "seal_ext" / "core").rglob("*.py"), *(root / "seal_ext" / name for name in own)]
+    own = [
+        (root / "seal_ext").rglob(name) for name in ("core/*.py", "run/*.py", "hosts/*.py", "studio/*.py", "settings.py", "reference.py")
+    ]
+    code = [*(root / "bench").rglob("*.py"), *(path for paths in own for path in paths)]
     for path in sorted([*code, root / "bench" / "tuning.json"]):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]

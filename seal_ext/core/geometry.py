@@ -9,8 +9,8 @@ from math import isfinite, log
 import cv2
 import numpy as np
 
-from .masks import SIDES, AlignError, Box, Subject
 from .skeleton import limb_ratio
+from .subject import SIDES, AlignError, Box, Subject
 
 ANCHORS = ("bottom", "centre", "top")
 RULES = ("auto", "limbs", "height", "area", "thickness", "one")

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from .geometry import Alignment, whole_size
-from .masks import LINES, AlignError, as_bytes, background_of, checked_image
+from .subject import LINES, AlignError, as_bytes, background_of, checked_image
 
 
 def apply(structure: np.ndarray, found: Alignment, kind: str | None = None, detail: float = 1.0) -> np.ndarray:

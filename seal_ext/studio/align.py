@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from seal_ext.core.geometry import FILL, Alignment, align
-from seal_ext.core.masks import BLACK_BEHIND, AlignError, Box, Subject, from_control_map
+from seal_ext.core.subject import BLACK_BEHIND, AlignError, Box, Subject, from_control_map
 from seal_ext.core.warping import apply
 from seal_ext.settings import Settings
 from seal_ext.studio.cli import Parser, UserError, add_model, add_reference, add_settings, read_settings

@@ -9,8 +9,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from seal_ext.core import masks
-from seal_ext.core.masks import AlignError, Subject
+from seal_ext.core import subject as masks
+from seal_ext.core.subject import AlignError, Subject
 from seal_ext.studio.attention import subject_heat
 from seal_ext.studio.cli import Parser, UserError, add_model, add_reference, add_settings, read_settings
 from seal_ext.studio.drawing import mask_overlay

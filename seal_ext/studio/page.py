@@ -10,7 +10,7 @@ from importlib.util import find_spec
 import numpy as np
 
 from seal_ext.core.cache import AppearanceCache
-from seal_ext.core.masks import AlignError
+from seal_ext.core.subject import AlignError
 from seal_ext.settings import TABLE, Setting, Settings, SettingsError, Value
 from seal_ext.studio.align import KINDS, align_structure, on_canvas, read_size
 from seal_ext.studio.cli import Cancelled, Parser, UserError, add_model

@@ -11,7 +11,7 @@ import gradio as gr
 from gradio.context import Context
 from PIL import Image
 
-from seal_ext.hosts import registry
+from seal_ext.hosts.webui import process_state
 from seal_ext.request import MOST_REFERENCES, NAMES, PICTURES, REFERENCE_KEY, parse
 from seal_ext.settings import BY_NAME, PRESETS, TABLE, Setting, Settings, SettingsError, defaults
 from seal_ext.units import Units
@@ -287,7 +287,7 @@ def pasted(parameters: Mapping) -> dict[str, object]:
     Further pictures are a plain value, which both the page and the API take: Forge's API takes no update of gradio 4 for one.
     """
     names = str(parameters.get(REFERENCE_KEY, "")).split()[:MOST_REFERENCES]
-    found = [registry.recall(name) for name in names]
+    found = [process_state.recall(name) for name in names]
     first, *others = found or [None]
     kept = [one.aside() for one in others if one is not None]
     lost = gr.update(value=_said(LOST) if None in found else "")

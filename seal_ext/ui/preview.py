@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from seal_ext.core.geometry import FILL, LARGEST_CANVAS, place
-from seal_ext.core.masks import DIFFERS, AlignError, Box, Subject, background_of
+from seal_ext.core.subject import DIFFERS, AlignError, Box, Subject, background_of
 from seal_ext.core.warping import apply
 from seal_ext.request import Asked, parse, subject
 from seal_ext.settings import SettingsError

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from modules import errors, images, infotext_utils, scripts, shared
 from PIL import Image
 
-from seal_ext.hosts.controlnet import find, has_picture, strange, structures
+from seal_ext.hosts.webui.controlnet.align import find, has_picture, strange, structures
 
 __all__ = ["find", "from_gallery", "has_picture", "interrogated", "opened", "prompt_of", "report", "strange", "structures", "units"]
 

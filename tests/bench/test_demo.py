@@ -11,7 +11,7 @@ from bench.judge.reading import WEIGHTS
 from bench.world.anatomy import REGION
 from bench.world.sheet import to_bytes
 from bench.world.words import COLOUR
-from seal_ext.core.masks import subject_of
+from seal_ext.core.subject import subject_of
 from seal_ext.studio.checkpoint import EMBEDDED
 from seal_ext.studio.generate import Reference
 

@@ -16,8 +16,8 @@ from bench.world.render import body
 from bench.world.structure import draw_structure
 from bench.world.words import POSE
 from seal_ext.core.geometry import ANCHORS, CROP, FILL, STRETCH, Correction, align, place, resize_mode
-from seal_ext.core.masks import AlignError, Box, from_control_map, subject_of
 from seal_ext.core.skeleton import Skeleton, read_skeleton
+from seal_ext.core.subject import AlignError, Box, from_control_map, subject_of
 from seal_ext.core.warping import apply
 
 MODES = (STRETCH, CROP, FILL)

@@ -17,9 +17,9 @@ from bench.metrics.identity import identity_error
 from bench.model_report import GUIDANCE, STEPS, Model
 from bench.peers.reference_only import reference_adain, reference_adain_attn, reference_only
 from bench.seeds import FINAL
+from seal_ext.install.webui import Place
 from seal_ext.settings import Settings
 from seal_ext.studio.checkpoint import Expanded, load_diffusers
-from seal_ext.studio.webui import Place
 
 CASES = 8
 FIDELITIES = (0.0, 0.5, 1.0)

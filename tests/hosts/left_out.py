@@ -75,18 +75,26 @@ BOTH = {
 }
 ADAIN = "test_a1111_live.py::test_reference_units_beside_seal*adain*"  # acts in Classic
 LIKE = {test: why for test, why in LEFT_OUT["reforge"].items() if test != ADAIN and "_matrix_" not in test}
-LEFT_OUT["classic"] = LIKE | BOTH | {
-    "test_a1111_live.py::test_infusion_and_delta_bridge_each_act*CFG++*": CFG_PP,
-    "test_a1111_live.py::test_a_sampler_that_draws_a_batch_one_by_one": NO_ODE,
-    "test_a1111_live.py::test_a_solver_that_adapts_its_steps": NO_ODE,
-    "test_a1111_live.py::test_multidiffusion_beside_seal": TILES,
-    "test_a1111_models_live.py::test_a_batch_of_four_equals_its_singles_with_every_kind_of_model*inpainting*": AT_RANDOM,
-}
+LEFT_OUT["classic"] = (
+    LIKE
+    | BOTH
+    | {
+        "test_a1111_live.py::test_infusion_and_delta_bridge_each_act*CFG++*": CFG_PP,
+        "test_a1111_live.py::test_a_sampler_that_draws_a_batch_one_by_one": NO_ODE,
+        "test_a1111_live.py::test_a_solver_that_adapts_its_steps": NO_ODE,
+        "test_a1111_live.py::test_multidiffusion_beside_seal": TILES,
+        "test_a1111_models_live.py::test_a_batch_of_four_equals_its_singles_with_every_kind_of_model*inpainting*": AT_RANDOM,
+    }
+)
 LIKE = {test: why for test, why in LEFT_OUT["forge"].items() if why != ADAPTED}
-LEFT_OUT["neo"] = LIKE | BOTH | {
-    "test_a1111_live.py::test_style_align_beside_seal": STYLE_ALIGN,
-    "test_a1111_live.py::test_multidiffusion_beside_seal": TILES,
-}
+LEFT_OUT["neo"] = (
+    LIKE
+    | BOTH
+    | {
+        "test_a1111_live.py::test_style_align_beside_seal": STYLE_ALIGN,
+        "test_a1111_live.py::test_multidiffusion_beside_seal": TILES,
+    }
+)
 
 
 def line(name: str, test: str) -> str | None:

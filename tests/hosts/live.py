@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from seal_ext.studio.webui import Place, kind_of
+from seal_ext.install.webui import Place, kind_of
 from tests.hosts.ip_adapter import write_ip_adapter
 
 HERE = Path(__file__).resolve().parent

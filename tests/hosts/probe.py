@@ -106,7 +106,7 @@ def inside():
     """What a run could leave behind in this process."""
     if hasattr(sd_models, "forge_model_reload"):
         sd_models.forge_model_reload()  # what is chosen in the settings is loaded when something is drawn
-    from seal_ext.hosts import registry  # the extension under test puts its folder on the path when it is loaded
+    from seal_ext.hosts.webui import process_state  # the extension under test puts its folder on the path when it is loaded
 
     gc.collect()
     unet = network()
@@ -116,7 +116,7 @@ def inside():
     lines = Path("/proc/self/status").read_text().splitlines() if Path("/proc/self/status").exists() else []
     resident = next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS")), None)
     return {"said": said, "patched": patched, "hooked": hooked, "callbacks": callbacks, "resident": resident, "kind": kind(),
-            "cache": registry.cache.stats(), "parameterization": parameterization(), "axes": axes(),
+            "cache": process_state.cache.stats(), "parameterization": parameterization(), "axes": axes(),
             "optimisers": [one.title() for one in getattr(sys.modules.get("modules.sd_hijack"), "optimizers", ())]}  # fmt: skip
 
 

@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from seal_ext.core.skeleton import Skeleton
-from seal_ext.hosts import conds, ldm, registry
+from seal_ext.hosts import layers
+from seal_ext.hosts.webui import conditioning, process_state
 from seal_ext.request import parse
 from seal_ext.run import Site
 from tests.hosts import webui
@@ -22,7 +23,7 @@ BASE = dict(form="output", blocks="mid up", start=0.0, tau_early=0.0, tau_late=0
 @pytest.fixture
 def model():
     torch.manual_seed(0)  # of some random models hardly a token finds its like
-    registry.cache.clear()
+    process_state.cache.clear()
     return webui.Model()
 
 
@@ -45,7 +46,7 @@ def footprint(model):
 
 
 def test_sites_are_counted_as_the_unet_runs_them(model):
-    sites = list(ldm.find_sites(model.unet))
+    sites = list(layers.find_sites(model.unet))
     assert [(s.part, s.index) for s in sites] == [("down", 0), ("mid", 0), ("up", 0), ("up", 1)]
     assert all(s.name.endswith("attn1") for s in sites)
 
@@ -163,27 +164,27 @@ def test_calls_of_other_extensions_are_left_alone(app, model):
 def test_a_control_nets_mark_and_residuals_stay_out_of_the_reference(app, model):
     """The mark is no part of what the reference looks like, and its U-Net call is the class's own."""
     draw(app, model, "a cat", {})
-    assert registry.cache.counts.misses
-    before = registry.cache.counts.hits
+    assert process_state.cache.counts.misses
+    before = process_state.cache.counts.hits
     own, calls = type(model.unet).forward, []
 
     def hooked(x, timesteps, context):
         calls.append(len(x))
-        assert context[:, 0].abs().min() == conds.MARK
+        assert context[:, 0].abs().min() == conditioning.MARK
         return own(model.unet, x, timesteps, context[:, 1:]) + 0.1
 
     vars(model.unet)["forward"] = hooked
     p = webui.Processing(["a cat"])
     for part in p.prompts[0]:
-        part.cond = conds.marked(part.cond)
-    p.negative = -conds.marked(-p.negative)
+        part.cond = conditioning.marked(part.cond)
+    p.negative = -conditioning.marked(-p.negative)
     plain_calls = len(calls)
     drawn, _ = draw(app, model, "a cat", {"appearance_prompt": "a dog", "gate": False}, p=p)
     assert len(calls) - plain_calls == 4 and vars(model.unet)["forward"] is hooked and torch.isfinite(drawn).all()
     del vars(model.unet)["forward"]
-    assert registry.cache.counts.hits == before  # another c_app: read anew, without the mark
+    assert process_state.cache.counts.hits == before  # another c_app: read anew, without the mark
     draw(app, model, "a dog", {})
-    assert registry.cache.counts.hits == before + 1
+    assert process_state.cache.counts.hits == before + 1
 
 
 class Boom(Exception):
@@ -282,18 +283,18 @@ def test_shadowing_gives_way_to_who_came_later():
         pass
 
     thing = Thing()
-    undo = ldm.shadow(thing, "forward", 1)
+    undo = layers.shadow(thing, "forward", 1)
     vars(thing)["forward"] = 2
     undo()
     assert vars(thing) == {"forward": 2}
-    ldm.shadow(thing, "forward", 3)()
+    layers.shadow(thing, "forward", 3)()
     assert vars(thing) == {"forward": 2}
 
 
 def test_a_cut_patch_does_nothing_even_if_somebody_wrapped_it(model):
-    sites, link = ldm.find_sites(model.unet), ldm.Link()
+    sites, link = layers.find_sites(model.unet), layers.Link()
     site = next(iter(sites))
-    undo = ldm.patch(sites, link)
+    undo = layers.patch(sites, link)
     ours = vars(sites[site])["forward"]
     x = torch.randn(1, 4, webui.WIDTH)
     undo()
@@ -303,6 +304,10 @@ def test_a_cut_patch_does_nothing_even_if_somebody_wrapped_it(model):
 def test_marks_of_a_control_net():
     cond = torch.randn(2, 3, 8)
     for one in (cond, {"crossattn": cond, "vector": torch.randn(2, 5)}):
-        marked = conds.marked(one)
-        assert conds.is_marked(marked) and not conds.is_marked(one) and conds.tokens(marked).shape[1] == 4
-        assert conds.alike(conds.unmarked(marked), one) and conds.alike(conds.unmarked(one), one) and not conds.alike(marked, one)
+        marked = conditioning.marked(one)
+        assert conditioning.is_marked(marked) and not conditioning.is_marked(one) and conditioning.tokens(marked).shape[1] == 4
+        assert (
+            conditioning.alike(conditioning.unmarked(marked), one)
+            and conditioning.alike(conditioning.unmarked(one), one)
+            and not conditioning.alike(marked, one)
+        )

@@ -10,7 +10,7 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 
-from seal_ext.core.masks import from_drawn
+from seal_ext.core.subject import from_drawn
 from seal_ext.request import Asked
 from seal_ext.settings import Settings
 from tests.skeletons import STANDING, painted
@@ -60,9 +60,9 @@ def controlnet(monkeypatch):
     packages["internal_controlnet.external_code"] = SimpleNamespace(ControlNetUnit=Unit, resize_mode_from_value=Mode)
     for name, module in packages.items():
         monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.delitem(sys.modules, "seal_ext.hosts.controlnet", raising=False)
-    yield importlib.import_module("seal_ext.hosts.controlnet")
-    sys.modules.pop("seal_ext.hosts.controlnet", None)
+    monkeypatch.delitem(sys.modules, "seal_ext.hosts.webui.controlnet.align", raising=False)
+    yield importlib.import_module("seal_ext.hosts.webui.controlnet.align")
+    sys.modules.pop("seal_ext.hosts.webui.controlnet.align", None)
 
 
 def figure(left, top, right, bottom, size=64):

@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from seal_ext.core.skeleton import read_skeleton
-from seal_ext.hosts import ldm, registry
+from seal_ext.hosts import layers
+from seal_ext.hosts.webui import process_state
 from seal_ext.request import parse
 from tests.hosts import forge_host, webui
 from tests.skeletons import painted
@@ -20,7 +21,7 @@ BRIDGE = dict(appearance_prompt="a dog", lam=2.0, lam_end=1.0)
 
 @pytest.fixture(params=[True, False], ids=["Forge", "reForge"])
 def model(request):
-    registry.cache.clear()
+    process_state.cache.clear()
     return forge_host.Model(request.param)
 
 
@@ -83,14 +84,15 @@ def test_delta_bridge_rides_along_where_lengths_allow_and_costs_no_call(app, mod
 
 def test_the_room_that_is_asked_for_holds_what_is_kept(app, model):
     """Of several references, too; each image reads for itself where its noise is its own."""
+
     def asked(prompts, settings, count=1):
-        registry.clear()
+        process_state.clear()
         pictures = [Image.fromarray(np.random.default_rng(n).integers(0, 256, (64, 64, 3), np.uint8)) for n in range(count)]
         p = webui.Processing(prompts)
         seal = app.begin(p, parse([{"reference": pictures} | BASE | settings]))
         forge_host.draw(app, model, p, seal)
         p.close()
-        return p.preserved, registry.cache.bytes
+        return p.preserved, process_state.cache.bytes
 
     one, three = asked(["a cat"], {}), asked(["a cat"], {}, 3)
     images = asked(["a cat", "a cat"], {"noise": "noised", "seed_policy": "image"})
@@ -335,7 +337,7 @@ def test_an_exception_undoes_everything(app, model, monkeypatch):
 
 def test_a_model_without_a_unet_is_said_and_drawn_without(app, model):
     plain, _ = draw(app, model, "a cat")
-    places = ldm.find_sites(model.forge_objects.unet.model.diffusion_model)
+    places = layers.find_sites(model.forge_objects.unet.model.diffusion_model)
     assert len(places) == 4
     flat = model.forge_objects.unet.model.diffusion_model
     for name in ("input_blocks", "middle_block", "output_blocks"):

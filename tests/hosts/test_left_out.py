@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from seal_ext.studio.webui import FORGES
+from seal_ext.install.webui import FORGES
 from tests.hosts.live import RELATIVES
 
 HERE = Path(__file__).parent

@@ -7,7 +7,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from seal_ext.hosts import registry
+from seal_ext.hosts.webui import process_state
 
 
 class Option(SimpleNamespace):
@@ -27,11 +27,11 @@ def options(monkeypatch, tmp_path):
     packages["modules.paths_internal"].data_path, packages["gradio"].Slider = str(tmp_path), None
     for name, module in packages.items():
         monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.delitem(sys.modules, "seal_ext.hosts.options", raising=False)
-    monkeypatch.setattr(registry, "store", None)
-    yield importlib.import_module("seal_ext.hosts.options")
-    sys.modules.pop("seal_ext.hosts.options", None)
-    registry.cache.resize(1024 * registry.MEGABYTE)
+    monkeypatch.delitem(sys.modules, "seal_ext.hosts.webui.options", raising=False)
+    monkeypatch.setattr(process_state, "store", None)
+    yield importlib.import_module("seal_ext.hosts.webui.options")
+    sys.modules.pop("seal_ext.hosts.webui.options", None)
+    process_state.cache.resize(1024 * process_state.MEGABYTE)
 
 
 def test_the_first_that_says_something_holds(options):
@@ -48,16 +48,16 @@ def test_the_first_that_says_something_holds(options):
 @pytest.mark.parametrize("nonsense", ["512", None, -1, 1e99, float("nan"), True, [512]])
 def test_nonsense_counts_as_nothing(options, nonsense):
     options.shared.opts.seal_cache_mb = options.shared.opts.seal_store_mb = nonsense
-    assert options.cache_mb(1024, 2048) == 2048 and options.store_bytes() == 256 * registry.MEGABYTE
+    assert options.cache_mb(1024, 2048) == 2048 and options.store_bytes() == 256 * process_state.MEGABYTE
 
 
 def test_where_the_store_is(options, tmp_path):
     options.settle()
-    assert registry.store.folder == tmp_path / "seal" / "references" and registry.store.budget() == 256 << 20
+    assert process_state.store.folder == tmp_path / "seal" / "references" and process_state.store.budget() == 256 << 20
     options.shared.cmd_opts.seal_store = "elsewhere"
     options.shared.cmd_opts.seal_cache_mb = 100
     options.settle()
-    assert registry.store.folder == Path("elsewhere").absolute() and registry.cache.budget == 100 << 20
+    assert process_state.store.folder == Path("elsewhere").absolute() and process_state.cache.budget == 100 << 20
     assert not Path("elsewhere").exists()  # made when the first reference is kept
 
 
@@ -66,11 +66,11 @@ def test_the_section(options):
     options.add_section()
     added = options.shared.opts.added
     assert set(added) == {"seal_cache_mb", "seal_store_mb"} and all(option.section == ("seal", "SeAl") for option in added.values())
-    assert str(registry.store.folder) in added["seal_store_mb"].told
+    assert str(process_state.store.folder) in added["seal_store_mb"].told
     options.shared.opts.seal_cache_mb = 128
     added["seal_cache_mb"].onchange()
     added["seal_store_mb"].onchange()
-    assert registry.cache.budget == 128 << 20
+    assert process_state.cache.budget == 128 << 20
 
 
 def test_the_hosts_own_guard_is_taken_and_without_it_there_is_none(options):

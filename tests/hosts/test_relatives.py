@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from seal_ext.hosts import registry
+from seal_ext.hosts.webui import process_state
+from seal_ext.install.webui import ROOT
 from seal_ext.request import parse
-from seal_ext.studio.webui import ROOT
 from tests.hosts import forge_host, webui
 from tests.hosts.test_controlnet import seal
 from tests.hosts.test_forge import BRIDGE, draw, footprint
@@ -20,8 +20,8 @@ from tests.hosts.test_forge import BRIDGE, draw, footprint
 
 @pytest.fixture
 def model():
-    registry.cache.clear()
-    registry.clear()
+    process_state.cache.clear()
+    process_state.clear()
     return forge_host.Model()
 
 
@@ -37,7 +37,7 @@ def test_an_autoencoder_that_nobody_asks(app, model, classic):
     model.forge_objects.vae = SimpleNamespace(patcher=forge_host.Unasked(), first_stage_model=first)
     drawn = []
     for _ in range(2):
-        registry.clear()
+        process_state.clear()
         torch.manual_seed(len(drawn))
         before = torch.get_rng_state()
         x, p = draw(app, model, "a cat", {})
@@ -226,10 +226,10 @@ def controlnet(monkeypatch):
     packages["modules"].errors, packages["modules.errors"].report = packages["modules.errors"], lambda *args, **kwargs: pytest.fail(args)
     for name, module in packages.items():
         monkeypatch.setitem(sys.modules, name, module)
-    for name in ("internal_controlnet.external_code", "lib_controlnet.external_code", "seal_ext.hosts.controlnet"):
+    for name in ("internal_controlnet.external_code", "lib_controlnet.external_code", "seal_ext.hosts.webui.controlnet.align"):
         monkeypatch.delitem(sys.modules, name, raising=False)
-    yield importlib.import_module("seal_ext.hosts.controlnet")
-    sys.modules.pop("seal_ext.hosts.controlnet", None)
+    yield importlib.import_module("seal_ext.hosts.webui.controlnet.align")
+    sys.modules.pop("seal_ext.hosts.webui.controlnet.align", None)
 
 
 @pytest.mark.parametrize("given", [
@@ -274,7 +274,12 @@ class Part:
 
 
 CALLBACKS = ("on_cfg_denoiser", "on_cfg_denoised", "on_before_ui", "on_ui_settings", "on_app_started", "on_script_unloaded")
-OURS = ("api", "request", "ui.webui", *(f"hosts.{name}" for name in ("controlnet", "generation", "options", "registry", "xyz")))
+OURS = (
+    "api",
+    "request",
+    "ui.webui",
+    *(f"hosts.webui.{name}" for name in ("controlnet.align", "session", "options", "process_state", "xyz")),
+)
 
 
 def wired(monkeypatch, page=None):

@@ -132,10 +132,10 @@ def host(request, monkeypatch):
     for name, module in packages.items():
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.delitem(sys.modules, "internal_controlnet.external_code", raising=False)
-    monkeypatch.delitem(sys.modules, "seal_ext.hosts.controlnet", raising=False)
-    yield SimpleNamespace(adapter=importlib.import_module("seal_ext.hosts.controlnet"), unit=request.param, reported=reported,
+    monkeypatch.delitem(sys.modules, "seal_ext.hosts.webui.controlnet.align", raising=False)
+    yield SimpleNamespace(adapter=importlib.import_module("seal_ext.hosts.webui.controlnet.align"), unit=request.param, reported=reported,
                           preprocessors=preprocessors)  # fmt: skip
-    sys.modules.pop("seal_ext.hosts.controlnet", None)
+    sys.modules.pop("seal_ext.hosts.webui.controlnet.align", None)
 
 
 def encoded(image):

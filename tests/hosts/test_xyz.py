@@ -37,9 +37,9 @@ def xyz(plot, monkeypatch):
     package.scripts = scripts
     monkeypatch.setitem(sys.modules, "modules", package)
     monkeypatch.setitem(sys.modules, "modules.scripts", scripts)
-    monkeypatch.delitem(sys.modules, "seal_ext.hosts.xyz", raising=False)
-    yield importlib.import_module("seal_ext.hosts.xyz")
-    sys.modules.pop("seal_ext.hosts.xyz", None)
+    monkeypatch.delitem(sys.modules, "seal_ext.hosts.webui.xyz", raising=False)
+    yield importlib.import_module("seal_ext.hosts.webui.xyz")
+    sys.modules.pop("seal_ext.hosts.webui.xyz", None)
 
 
 def values(option, given):
@@ -117,12 +117,12 @@ def test_a_preset_moves_what_nobody_changed(xyz):
 @pytest.fixture
 def store(xyz, tmp_path, monkeypatch):
     """A store with one reference, and files beside it that are none."""
-    from seal_ext.hosts import registry
+    from seal_ext.hosts.webui import process_state
     from seal_ext.store import Store
 
-    monkeypatch.setattr(registry, "store", Store(tmp_path / "kept", lambda: 1 << 20))
+    monkeypatch.setattr(process_state, "store", Store(tmp_path / "kept", lambda: 1 << 20))
     asked = Asked(np.random.default_rng(0).integers(0, 256, (20, 20, 3), np.uint8))
-    registry.remember(asked)
+    process_state.remember(asked)
     (tmp_path / "kept" / "mine.png").write_bytes((tmp_path / "kept" / f"{asked.hash}.png").read_bytes())
     (tmp_path / "outside.png").write_bytes((tmp_path / "kept" / f"{asked.hash}.png").read_bytes())
     return asked

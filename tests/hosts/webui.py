@@ -7,7 +7,7 @@ from types import ModuleType, SimpleNamespace
 import torch
 from torch import nn
 
-import seal_ext.hosts
+import seal_ext.hosts.webui
 
 WIDTH, HEADS = 16, 2
 
@@ -239,13 +239,13 @@ def modules(model):
 
 def load(named):
     """The adapter, imported as in the host; afterwards no other test sees these packages."""
-    ours = tuple(f"seal_ext.hosts.{name}" for name in ("generation", "sampling", "a1111", "forge", "options"))
+    ours = tuple(f"seal_ext.hosts.webui.{name}" for name in ("session", "sampling_pass", "a1111", "forge", "options"))
     before = {name: sys.modules.get(name) for name in (*named, *ours)}
     sys.modules.update(named)
     try:
         for name in ours:
             sys.modules.pop(name, None)
-            vars(seal_ext.hosts).pop(name.rpartition(".")[2], None)  # `from . import` looks here first
+            vars(seal_ext.hosts.webui).pop(name.rpartition(".")[2], None)  # `from . import` looks here first
         return importlib.import_module(ours[0])
     finally:
         for name, module in before.items():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from seal_ext.core.masks import subject_of
+from seal_ext.core.subject import subject_of
 from seal_ext.settings import Settings
 from seal_ext.studio.__main__ import main
 from seal_ext.studio.align import align_structure, canvas_like, read_size

@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from seal_ext.core.masks import subject_of
-from seal_ext.matched import match_map
+from seal_ext.core.subject import subject_of
+from seal_ext.match_map import match_map
 from seal_ext.settings import Settings
 from seal_ext.studio import attention, generate
 from seal_ext.studio.__main__ import main

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from seal_ext.core.geometry import FILL, STRETCH, align
-from seal_ext.core.masks import AlignError, from_control_map
+from seal_ext.core.subject import AlignError, from_control_map
 from seal_ext.request import NAMES
 from seal_ext.settings import BY_NAME
 from seal_ext.ui.preview import FADED, NO_UNIT, OFF, look

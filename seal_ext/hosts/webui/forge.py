@@ -25,9 +25,9 @@ from torch import Tensor
 
 from seal_ext.run import APPEARANCE, CONDITIONAL, UNCONDITIONAL, Row, Site
 
-from . import conds, registry, sampling
-from .ldm import Link, clean, find_sites, shadow
-from .sampling import CELL, Call, Refusal, networks, settled
+from ..layers import Link, clean, find_sites, shadow
+from . import conditioning, process_state, sampling_pass
+from .sampling_pass import CELL, Call, Refusal, networks, settled
 
 NEEDED = ("clone", "set_model_unet_function_wrapper", "add_conditioning_modifier", "set_model_sampler_post_cfg_function")
 PARTS = {"input_blocks": "input", "middle_block": "middle", "output_blocks": "output"}
@@ -42,7 +42,7 @@ SWAPPED = ("A refiner that is loaded into the U-Net of the model before it canno
 Options = dict[str, Any]
 
 
-class Model(sampling.Model):
+class Model(sampling_pass.Model):
     """A model as Forge's engine holds it: parts that the host moves between memories."""
 
     @property
@@ -98,7 +98,7 @@ class Model(sampling.Model):
             undo()
 
 
-class Pass(sampling.Pass):
+class Pass(sampling_pass.Pass):
     """What `run.Run` needs of Forge, during one pass."""
 
     kind = Model
@@ -133,7 +133,7 @@ class Pass(sampling.Pass):
         sigma = float(self.scale.sigma(torch.tensor([t])))
         return (1 + sigma**2) ** -0.5, sigma * (1 + sigma**2) ** -0.5
 
-    def prepare(self) -> sampling.Prepared:
+    def prepare(self) -> sampling_pass.Prepared:
         """A refiner's references. Its U-Net was in place, and the encoders may have sent it away."""
         prepared, unet = super().prepare(), self.model.objects.unet
         management = sys.modules.get("backend.memory_management") or sys.modules.get("ldm_patched.modules.model_management")
@@ -148,14 +148,14 @@ class Pass(sampling.Pass):
     def read(self, latent: Tensor, t: float, image: int) -> None:
         inner = self.model.objects.unet.model
         kind = getattr(inner, "computation_dtype", None) or getattr(inner, "manual_cast_dtype", None) or inner.get_dtype()
-        cond = conds.each(self._described(image), lambda c: c.to(latent.device, kind))
+        cond = conditioning.each(self._described(image), lambda c: c.to(latent.device, kind))
         with settled(latent):
             beside = txt2img_image_conditioning(self.model.sd, latent, *(CELL * n for n in reversed(latent.shape[-2:])))
         seen = latent if beside.shape[-2:] != latent.shape[-2:] else torch.cat([latent, beside.to(latent)], 1)
         told = {"y": cond["vector"]} if isinstance(cond, Mapping) else {}
         level = torch.full((1,), t, device=latent.device)
         with clean(self.unet, self.sites):
-            type(self.unet).forward(self.unet, seen.to(kind), level, context=conds.tokens(cond), transformer_options={}, **told)
+            type(self.unet).forward(self.unet, seen.to(kind), level, context=conditioning.tokens(cond), transformer_options={}, **told)
 
     # ---- model calls
 
@@ -221,9 +221,9 @@ class Pass(sampling.Pass):
     def _of_appearance(self, args: Options, first: int, images: int) -> Options:
         """The rows of a call that begin at `first`, one an image, conditioned on c_app instead."""
         some = slice(first, first + images)
-        app = conds.repeated(conds.each(self._app(), lambda c: c.to(args["c"]["c_crossattn"])), images)
+        app = conditioning.repeated(conditioning.each(self._app(), lambda c: c.to(args["c"]["c_crossattn"])), images)
         c = {name: part(value, some, len(args["input"])) for name, value in args["c"].items() if name != "transformer_options"}
-        tokens, longer = conds.tokens(app), args["c"]["c_crossattn"].shape[1]
+        tokens, longer = conditioning.tokens(app), args["c"]["c_crossattn"].shape[1]
         # As this host joins prompts of unlike lengths.
         c["c_crossattn"] = tokens.repeat(1, longer // tokens.shape[1], 1) if longer % tokens.shape[1] == 0 else tokens
         if isinstance(app, Mapping) and "y" in c:
@@ -363,7 +363,7 @@ def room(unet: torch.nn.Module, size: tuple[int, int], settings, steps: int, rea
             weight = next(module.to_k.parameters())
             each += 3 * tokens * len(weight) * weight.element_size()  # k, v and the feature to match on
     kept = len(settings.appearance_steps().select([float(step) for step in range(steps, 0, -1)]))
-    return min(each * kept * readings, max(registry.cache.budget - registry.cache.bytes, 0))
+    return min(each * kept * readings, max(process_state.cache.budget - process_state.cache.bytes, 0))
 
 
 def block_of(site: Site) -> tuple[str, int, int]:

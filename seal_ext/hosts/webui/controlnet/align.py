@@ -14,13 +14,13 @@ import numpy as np
 from modules import errors
 
 from seal_ext.core.geometry import FILL, Alignment, align
-from seal_ext.core.masks import AlignError, Box, figure_of, from_control_map
 from seal_ext.core.skeleton import read_skeleton
+from seal_ext.core.subject import AlignError, Box, figure_of, from_control_map
 from seal_ext.core.warping import apply
 from seal_ext.request import Asked, standing
 from seal_ext.units import Units
 
-from . import units_builtin, units_extension
+from . import builtin, extension
 
 # Units that show what something looks like and not where it is, by words in the names of their modules and models.
 APPEARANCE = ("reference", "ip-adapter", "ip_adapter", "ipadapter", "clip", "revision", "instant_id", "instantid", "face_id", "pulid",
@@ -141,7 +141,7 @@ def infotext(seal) -> dict[str, str]:
 
 def _dialect():
     """How the units of the ControlNet that is there are read and made; None for one that is neither the extension's nor Forge's."""
-    return next((one for one in (units_extension, units_builtin) if one.MODULE in sys.modules), None)
+    return next((one for one in (extension, builtin) if one.MODULE in sys.modules), None)
 
 
 def _aligned(seal, given: Any, number: int):

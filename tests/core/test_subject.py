@@ -17,8 +17,8 @@ from bench.world.identity import sample_identities
 from bench.world.pose import sample_poses
 from bench.world.render import body, render
 from bench.world.structure import STRUCTURE, draw_structure
-from seal_ext.core import masks
-from seal_ext.core.masks import (
+from seal_ext.core import subject as masks
+from seal_ext.core.subject import (
     AlignError,
     Box,
     background_of,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from seal_ext.core.geometry import STRETCH
-from seal_ext.core.masks import AlignError
+from seal_ext.core.subject import AlignError
 
 MODULE = "internal_controlnet.external_code"
 # These units keep what they made for the rows of the first U-Net call: latents, or an adapter's tokens.

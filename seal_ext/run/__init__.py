@@ -15,14 +15,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .core.cache import AppearanceCache, AppearanceKey, Entry, Filling, fingerprint
-from .core.delta import DeltaGate, add_delta
-from .core.infusion import Infusion, Queries, infuse, infuse_joint, infuse_kv, infuse_projected
-from .core.limbs import Body, guide
-from .core.matching import Appearance, Match, feature_of, row_by_row, subject_tokens, surrounding_tokens, to_tokens, together, token_grid
-from .core.noise import reference_input, reference_noise
-from .core.schedule import Progress
-from .settings import Settings
+from seal_ext.core.cache import AppearanceCache, AppearanceKey, Entry, Filling, fingerprint
+from seal_ext.core.delta import DeltaGate, add_delta
+from seal_ext.core.infusion import Infusion, Queries, infuse, infuse_joint, infuse_kv, infuse_projected
+from seal_ext.core.limbs import Body, guide
+from seal_ext.core.matching import (
+    Appearance,
+    Match,
+    feature_of,
+    row_by_row,
+    subject_tokens,
+    surrounding_tokens,
+    to_tokens,
+    together,
+    token_grid,
+)
+from seal_ext.core.noise import reference_input, reference_noise
+from seal_ext.core.schedule import Progress
+from seal_ext.settings import Settings
 
 UNCONDITIONAL, CONDITIONAL, APPEARANCE = "unconditional", "conditional", "appearance"
 

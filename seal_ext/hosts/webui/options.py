@@ -10,7 +10,7 @@ from modules import paths_internal, shared
 from seal_ext.settings import BY_NAME
 from seal_ext.store import Store
 
-from . import registry
+from . import process_state
 
 CACHE, STORE = "seal_cache_mb", "seal_store_mb"
 MOST_CACHE = int(BY_NAME["cache_mb"].high)
@@ -34,7 +34,7 @@ def cache_mb(asked: int, own: int) -> int:
 def store_bytes() -> int:
     """How large the store of references may become."""
     chosen = _number(getattr(shared.opts, STORE, None), MOST_STORE)
-    return (USUAL_STORE if chosen is None else chosen) * registry.MEGABYTE
+    return (USUAL_STORE if chosen is None else chosen) * process_state.MEGABYTE
 
 
 def store_folder() -> Path:
@@ -46,9 +46,9 @@ def store_folder() -> Path:
 
 def settle() -> None:
     """Where references are kept and how large the cache is, before any run says otherwise."""
-    registry.store = Store(store_folder(), store_bytes)
+    process_state.store = Store(store_folder(), store_bytes)
     usual = BY_NAME["cache_mb"].default
-    registry.cache.resize(cache_mb(usual, usual) * registry.MEGABYTE)
+    process_state.cache.resize(cache_mb(usual, usual) * process_state.MEGABYTE)
 
 
 def add_section() -> None:
@@ -59,7 +59,7 @@ def add_section() -> None:
     store = ("on disk, so that pasting a picture's parameters brings its reference back, also after a restart; what was not used for "
              f"longest goes first. 0 keeps none and deletes those in {html.escape(str(store_folder()))}")  # fmt: skip
     _add(CACHE, 0, "Cache (MB)", cache, MOST_CACHE, settle)
-    _add(STORE, USUAL_STORE, "Keep references (MB)", store, MOST_STORE, lambda: registry.store.trim())
+    _add(STORE, USUAL_STORE, "Keep references (MB)", store, MOST_STORE, lambda: process_state.store.trim())
 
 
 def _add(name: str, default: int, label: str, told: str, most: int, changed) -> None:

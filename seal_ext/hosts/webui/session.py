@@ -20,9 +20,9 @@ from torch import Tensor
 from seal_ext.core.skeleton import Skeleton
 from seal_ext.request import REFERENCE_KEY, Request, subject
 
-from . import a1111, forge, registry
-from .ldm import shadow, undo_all
-from .sampling import ATTRIBUTE, Pass, Prepared, Refusal
+from ..layers import shadow, undo_all
+from . import a1111, forge, process_state
+from .sampling_pass import ATTRIBUTE, Pass, Prepared, Refusal
 
 
 class Seal:
@@ -160,7 +160,7 @@ def begin(p, request: Request) -> Seal:
     end(p)
     seal = Seal(p, request)
     for asked in request.references:
-        if sentence := registry.remember(asked):
+        if sentence := process_state.remember(asked):
             seal.note(sentence)
     before = vars(p).get("close")
 

@@ -18,20 +18,20 @@ from torch import Tensor
 
 from seal_ext.run import APPEARANCE, CONDITIONAL, UNCONDITIONAL, Row
 
-from . import conds, sampling
-from .ldm import clean, shadow
-from .sampling import ATTRIBUTE, CELL, Refusal, networks, settled
+from ..layers import clean, shadow
+from . import conditioning, sampling_pass
+from .sampling_pass import ATTRIBUTE, CELL, Refusal, networks, settled
 
 
 @dataclass
-class Call(sampling.Call):
+class Call(sampling_pass.Call):
     """A model call with all its rows, and how far its U-Net calls have come."""
 
     rows: tuple[Row, ...] = ()
     done: int = 0
 
 
-class Model(sampling.Model):
+class Model(sampling_pass.Model):
     """A model as the ldm and sgm packages hold it."""
 
     @property
@@ -52,7 +52,7 @@ class Model(sampling.Model):
             return self.sd.scale_factor * seen.mode()
 
 
-class Pass(sampling.Pass):
+class Pass(sampling_pass.Pass):
     """What `run.Run` needs of A1111, during one pass."""
 
     kind = Model
@@ -81,11 +81,11 @@ class Pass(sampling.Pass):
 
     def read(self, latent: Tensor, t: float, image: int) -> None:
         model = self.model.sd
-        cond = conds.each(self._described(image), lambda x: x.to(latent.device))
+        cond = conditioning.each(self._described(image), lambda x: x.to(latent.device))
         height, width = (CELL * n for n in latent.shape[-2:])
         with settled(latent):
             beside = txt2img_image_conditioning(model, latent, width, height)
-        call = conds.call_with(cond, beside, getattr(model.model, "conditioning_key", None))
+        call = conditioning.call_with(cond, beside, getattr(model.model, "conditioning_key", None))
         level = torch.full((1,), t, device=latent.device, dtype=self.params.sigma.dtype)
         with clean(self.unet, self.sites):
             type(model).apply_model(model, latent, level, cond=call)
@@ -93,7 +93,7 @@ class Pass(sampling.Pass):
     # ---- model calls
 
     def unlike(self, params, groups: Sequence[Sequence]) -> bool:
-        negative = len(conds.tokens(params.text_uncond))
+        negative = len(conditioning.tokens(params.text_uncond))
         rows = sum(map(len, groups)) + negative
         return rows != len(params.x) or negative != len(groups) or self.model.sd.cond_stage_key == "edit"
 
@@ -136,15 +136,15 @@ class Pass(sampling.Pass):
         params, latent = call.params, tuple(x.shape[-2:])
         take = [group[0][0] for group in call.parts]
         third = tuple(Row(APPEARANCE, image) for image in range(len(take)))
-        app = conds.repeated(conds.each(self._app(), lambda c: c.to(conds.tokens(params.text_cond))), len(take))
-        if conds.is_marked(params.text_cond):
-            app = conds.marked(app)
+        app = conditioning.repeated(conditioning.each(self._app(), lambda c: c.to(conditioning.tokens(params.text_cond))), len(take))
+        if conditioning.is_marked(params.text_cond):
+            app = conditioning.marked(app)
         key = getattr(self.model.sd.model, "conditioning_key", None)
-        own_cond = conds.call_with(app, params.image_cond[take], key)
+        own_cond = conditioning.call_with(app, params.image_cond[take], key)
         own_x, own_level = params.x[take], params.sigma[take]
-        if conds.call_tokens(cond).shape[1] == conds.tokens(app).shape[1]:
+        if conditioning.call_tokens(cond).shape[1] == conditioning.tokens(app).shape[1]:
             self.run.begin(t, (*rows, *third), latent, self.hires)
-            out = own(torch.cat([x, own_x]), torch.cat([level, own_level]), *args, cond=conds.joined(cond, own_cond), **kwargs)
+            out = own(torch.cat([x, own_x]), torch.cat([level, own_level]), *args, cond=conditioning.joined(cond, own_cond), **kwargs)
             call.appearance = out[len(x) :]
             return out[: len(x)]
         self.run.begin(t, third, latent, self.hires)

@@ -6,7 +6,7 @@ import sys
 import pytest
 import yaml
 
-from seal_ext.studio import webui
+from seal_ext.install import webui
 from seal_ext.studio.checkpoint import EMBEDDED, expand
 
 DETECTED = dict(model_channels=64, context_dim=128, in_channels=4, out_channels=4, channel_mult=[1, 2, 4, 4], adm_in_channels=None)

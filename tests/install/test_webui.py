@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from seal_ext.studio import webui
+from seal_ext.install import webui
 from seal_ext.studio.checkpoint import Expanded
 from seal_ext.studio.cli import run
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from seal_ext.core.geometry import STRETCH
-from seal_ext.core.masks import AlignError
+from seal_ext.core.subject import AlignError
 
 MODULE = "lib_controlnet.external_code"
 BATCHWISE = ()  # here such units ask which rows are whose

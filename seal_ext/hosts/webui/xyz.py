@@ -17,7 +17,7 @@ from seal_ext.request import Request
 from seal_ext.settings import TABLE, Setting, SettingsError, Value
 from seal_ext.store import HASH
 
-from . import registry
+from . import process_state
 
 ATTRIBUTE = "_seal_axes"  # where a `p` keeps what its axes said
 HEADING = "[SeAl] "
@@ -46,14 +46,14 @@ def axes(option: type) -> list:
 def kept(name: str) -> str:
     """The hash of a reference in SeAl's store, as infotext and the store's file names tell it; nothing else of the disk can be named."""
     wanted = name.strip().removesuffix(".png")
-    if registry.recall(wanted) is None:
+    if process_state.recall(wanted) is None:
         raise SettingsError("reference", f"Reference (reference): none in SeAl's store has the hash {wanted[:40]!r}.")
     return wanted
 
 
 def _kept_names() -> list[str]:
     """The references in the store, those used last first."""
-    found = [] if registry.store is None else [path for path in registry.store.folder.glob("*.png") if HASH.fullmatch(path.stem)]
+    found = [] if process_state.store is None else [path for path in process_state.store.folder.glob("*.png") if HASH.fullmatch(path.stem)]
     return [path.stem for path in sorted(found, key=lambda path: -path.stat().st_mtime)[:MOST_NAMES]]
 
 
@@ -67,7 +67,7 @@ def changed(p, asked: Request) -> Request:
     settings, references = asked.settings, asked.references
     if "reference" in values:
         name = values.pop("reference")
-        found = registry.recall(name)
+        found = process_state.recall(name)
         if found is None:
             raise SettingsError("reference", f"Reference (reference) {name} is no longer in SeAl's store.")
         references = (found,)

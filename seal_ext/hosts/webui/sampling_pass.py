@@ -19,12 +19,12 @@ from torch import Tensor
 
 from seal_ext.core.cache import AppearanceKey, fingerprint
 from seal_ext.core.limbs import Body
-from seal_ext.matched import MatchWatch, match_map
+from seal_ext.match_map import MatchWatch, match_map
 from seal_ext.run import Reference, Run, Site
 
-from . import conds, options, registry
-from .diffusers import as_tensor, body_on, fit
-from .ldm import Link, find_sites, patch
+from ..diffusers import as_tensor, body_on, fit
+from ..layers import Link, find_sites, patch
+from . import conditioning, options, process_state
 
 ATTRIBUTE = "_seal"  # where `p` keeps its Seal, and a sampler's denoiser its Pass
 CELL = 8  # pixels of a latent's cell
@@ -92,7 +92,7 @@ class Model:
     def settings(self, seal):
         """The run's settings as they are for this kind of model, and a cache of the size that they ask for."""
         settings = seal.settings.for_architecture(self.architecture())
-        registry.cache.resize(options.cache_mb(seal.settings.cache_mb, settings.cache_mb) * registry.MEGABYTE)
+        process_state.cache.resize(options.cache_mb(seal.settings.cache_mb, settings.cache_mb) * process_state.MEGABYTE)
         return settings
 
     def prepare(self, seal, size: tuple[int, int], steps: int) -> Prepared:
@@ -110,7 +110,7 @@ class Model:
         height, width = (CELL * n for n in size)
         image, inside = fit(as_tensor(asked.rgb), height, width)
         name = (asked.hash, height, width, str(self.checkpoint.filename), self.vae())
-        latent = registry.latent(name, lambda: _finite(self.encode(image)))
+        latent = process_state.latent(name, lambda: _finite(self.encode(image)))
         mask = inside if found is None else fit(torch.from_numpy(found.mask)[None].float(), height, width)[0][0, 0] > 0.5
         body = None if pose is None else body_on(pose, asked.rgb.shape[:2], height, width)
         return Reference(latent, None if mask.all() else mask & inside, body=body)
@@ -176,7 +176,7 @@ class Pass:
         if prepared is None or prepared.checkpoint is not self.model.checkpoint or prepared.size != size:
             prepared = self.prepare()
         self.prompt = prepared.prompt
-        if self.prompt is not None and all(conds.alike(self._app(), self._gen(call, image)) for image in range(len(call.parts))):
+        if self.prompt is not None and all(conditioning.alike(self._app(), self._gen(call, image)) for image in range(len(call.parts))):
             self.prompt = None
         references = [self._here(reference) for reference in prepared.references]
         per_image = len({self._words(call, image) for image in range(len(call.parts))}) > 1
@@ -186,7 +186,7 @@ class Pass:
         bodies = [Body.of(self.seal.skeleton)] if self.seal.skeleton and self.seal.poses else []
         self.watch.seal = self
         watch = self.watch if settings.show_match and len(references) == 1 else None
-        self.run = Run(settings, given, registry.cache, self._key, self.levels, tuple(self.p.seeds or (0,)), watch,
+        self.run = Run(settings, given, process_state.cache, self._key, self.levels, tuple(self.p.seeds or (0,)), watch,
                        figure=self._figure(), bodies=bodies)  # fmt: skip
         self.call = call  # what the reading asks for is the conditioning of this first model call
         self.undo.append(patch(self.sites, self.link))
@@ -237,15 +237,15 @@ class Pass:
 
     # ---- conditioning
 
-    def _app(self) -> conds.Cond:
+    def _app(self) -> conditioning.Cond:
         """c_app at this step, one row."""
         return prompt_parser.reconstruct_cond_batch(self.prompt, self.denoiser.step)
 
-    def _gen(self, call: Call, image: int) -> conds.Cond:
+    def _gen(self, call: Call, image: int) -> conditioning.Cond:
         """c_gen of an image (the first of several joined by AND), without a ControlNet's mark."""
-        return conds.unmarked(conds.rows_of(call.params.text_cond, [call.parts[image][0][0]]))
+        return conditioning.unmarked(conditioning.rows_of(call.params.text_cond, [call.parts[image][0][0]]))
 
-    def _described(self, image: int) -> conds.Cond:
+    def _described(self, image: int) -> conditioning.Cond:
         """What the reference shows, in words."""
         return self._app() if self.prompt is not None else self._gen(self.call, image)
 
