@@ -9,11 +9,12 @@ import torch
 from .anatomy import FEATURE, MATERIAL, REGION, Parts
 from .identity import Identities
 from .raster import Surface
-from .words import COAT, COLOUR, COLOUR_RGB, EMBLEM, FACE, HAIR, HEADGEAR, KIND, PATTERN, SKIN_RGB
+from .words import COAT, COLOUR, COLOUR_RGB, EMBLEM, FACE, HAIR, HEADGEAR, KIND, PATTERN, SKIN_RGB, TOP
 
 CHEST = 0.145  # how far below the collar an emblem sits, in body lengths
 EMBLEM_SIZE = 0.072
-_DARK = torch.tensor((0.12, 0.1, 0.12))
+FRONT = 0.036  # half the width of what an open jacket shows
+_DARK, _LIPS = torch.tensor((0.12, 0.1, 0.12)), torch.tensor((0.62, 0.2, 0.2))
 
 
 def garment_pattern(kind: torch.Tensor, u: torch.Tensor, v: torch.Tensor, period: torch.Tensor, phase: torch.Tensor) -> torch.Tensor:
@@ -114,96 +115,111 @@ def materials(who: Identities) -> dict[str, torch.Tensor]:
     return table
 
 
+class Look:
+    """What decides the colour of every pixel that shows a subject; one value a visible pixel, all pictures of a batch in one row."""
+
+    def __init__(self, who: Identities, parts: Parts, surface: Surface):
+        self.who, self.shape = who, surface.slot.shape
+        self.place = (surface.slot >= 0).flatten().nonzero()[:, 0]
+        self.row = self.place // (self.shape[1] * self.shape[2])
+        self.slot = surface.slot.flatten()[self.place].long()
+        self.u, self.v, self.across = (t.flatten()[self.place] for t in (surface.u, surface.v, surface.across))
+        beyond = self.v > self.of_part(parts.cut.float())
+        self.material = torch.where(beyond, self.of_part(parts.far), self.of_part(parts.near))
+        self.region = torch.where(beyond, self.of_part(parts.far_region), self.of_part(parts.near_region))
+        self.feature, self.radius = self.of_part(parts.feature), self.of_part(parts.radius3.float())
+        self.table = materials(who)
+
+    def of_part(self, table: torch.Tensor) -> torch.Tensor:
+        return table[self.row, self.slot]
+
+    def of_material(self, name: str) -> torch.Tensor:
+        return self.table[name][self.row, self.material]
+
+    def has(self, trait: torch.Tensor) -> torch.Tensor:
+        """A subject's trait at each of its pixels."""
+        return trait[self.row]
+
+    def on(self, feature: str) -> torch.Tensor:
+        return self.feature == FEATURE.index(feature)
+
+    def of(self, *names: str) -> torch.Tensor:
+        return sum(self.material == MATERIAL.index(name) for name in names) > 0
+
+    def picture(self, values: torch.Tensor) -> torch.Tensor:
+        """Values of visible pixels (n, …) as pictures (batch, height, width, …), 0 elsewhere."""
+        batch, height, width = self.shape
+        canvas = values.new_zeros((batch * height * width, *values.shape[1:]))
+        canvas[self.place] = values
+        return canvas.unflatten(0, (batch, height, width))
+
+    def markings(self) -> dict[str, torch.Tensor]:
+        """Where something is drawn on a piece of clothing or a coat, by what it is; what comes later lies above."""
+        who, kind = self.who, self.of_material("pattern")
+        period, phase = self.of_material("period").float(), self.of_material("phase").float()
+        chest, cloth = self.on("chest"), garment_pattern(kind, self.u, self.v, period, phase)
+        front = chest & self.has(who.top == TOP.index("jacket")) & (self.u.abs() < FRONT)
+        cloth = torch.where(front, kind == 0, cloth)
+        masked = self.on("muzzle") & self.has(who.coat == COAT.index("masked")) & (self.v > -0.15 * self.radius)
+        return {
+            "top": self.of("top") & cloth,
+            "bottom": self.of("bottom") & cloth,
+            "coat": self.of("coat") & coat_pattern(self.has(who.coat), self.u, self.v, period, phase),
+            "belly": self.on("barrel") & self.has(who.belly) & (self.u > 0.1),
+            "mask": masked,
+            "ears, socks, tip": self.of("coat second"),
+            "emblem": chest & emblem(self.has(who.emblem), self.u / EMBLEM_SIZE, (self.v - CHEST) / EMBLEM_SIZE),
+        }
+
+    def face(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """What is drawn on heads, in units of the head's radius: where, and in which colour of each subject. The hair comes first."""
+        who, x, y = self.who, self.u / self.radius, self.v / self.radius
+        rgb = COLOUR_RGB.to(x.device)
+        face, muzzle, marks = self.on("face"), self.on("muzzle"), self.has(who.face)
+
+        def every(colour: torch.Tensor) -> torch.Tensor:
+            return colour.to(x.device).expand(len(who), 3)
+
+        def marked(name: str) -> torch.Tensor:
+            return face & (marks == FACE.index(name))
+
+        hairline = -0.42 + 0.3 * x * x
+        curtain = self.has(who.hair == HAIR.index("long")) & (x.abs() > 1.05)
+        beard = self.has(who.kind == KIND.index("man")) & (y > 0.4 + 0.1 * x * x)
+        fringe = (y < hairline) | curtain
+        hair = face & (fringe | beard)
+        bare = face & ~fringe
+        cheeks = (x.abs() - 0.62).square() + (y - 0.34).square() < 0.05
+        dots = ((x * 9).floor() + (y * 9).floor()) % 2 == 0
+        eyes = (x.abs() - 0.42).square() + (y - 0.06).square()
+        patch = ((x - 0.42).square() + (y - 0.06).square() < 0.11) | ((y + 0.02 + 0.35 * x).abs() < 0.07)
+        rings = ((eyes.sqrt() - 0.3).abs() < 0.085) | ((x.abs() < 0.16) & ((y - 0.04).abs() < 0.06))
+        animal_eyes = (x.abs() - 0.5).square() + (y + 0.12).square()
+        return [
+            (hair, rgb[who.hair_colour]),
+            (marked("blush") & cheeks & ~hair, every(rgb[COLOUR.index("pink")] * 0.92)),
+            (marked("freckles") & cheeks & dots & ~hair, SKIN_RGB.to(x.device)[who.skin] * 0.62),
+            (marked("eyepatch") & bare & patch, every(_DARK)),
+            (marked("glasses") & bare & rings, every(rgb[COLOUR.index("red")] * 0.7)),
+            (bare & (eyes < 0.032), every(_DARK)),
+            (face & (x.abs() < 0.24) & ((y - 0.52 + 0.35 * x * x).abs() < 0.06), every(_LIPS)),
+            (muzzle & (animal_eyes < 0.09), every(rgb[COLOUR.index("white")])),
+            (muzzle & (animal_eyes < 0.045), every(_DARK)),
+        ]
+
+
 def shade(who: Identities, parts: Parts, surface: Surface) -> tuple[torch.Tensor, torch.Tensor]:
     """Colour `(batch, 3, height, width)` of every subject pixel, and its region (0 where there is no subject)."""
-    u, v = surface.u, surface.v
-    beyond = v > surface.gather(parts.cut.float())
-    material = torch.where(beyond, surface.gather(parts.far), surface.gather(parts.near))
-    region = torch.where(beyond, surface.gather(parts.far_region), surface.gather(parts.near_region))
-    feature = surface.gather(parts.feature)
-    visible = surface.slot >= 0
-
-    def per_subject(value):
-        return value[:, None, None]
-
-    def is_material(name):
-        return material == MATERIAL.index(name)
-
-    table = materials(who)
-    flat = material.flatten(1)
-
-    def look(name):
-        return table[name].gather(1, flat).reshape(material.shape)
-
-    period, phase = look("period").float(), look("phase").float()
-    kind = look("pattern")
-    second = garment_pattern(kind, u, v, period, phase)
-    cloth = is_material("top") | is_material("bottom")
-    # A dress or skirt continues the torso's rows; coats have patterns of their own.
-    second = second & cloth
-    fur = is_material("coat")
-    coat = per_subject(who.coat)
-    second = second | (fur & coat_pattern(coat, u, v, period, phase))
-
-    chest = feature == FEATURE.index("chest")
-    jacket_front = chest & (per_subject(who.top) == 3) & (u.abs() < 0.036)
-    second = torch.where(jacket_front, kind == 0, second)
-    face = feature == FEATURE.index("face")
-    muzzle = feature == FEATURE.index("muzzle")
-    barrel = feature == FEATURE.index("barrel")
-    second = second | (barrel & per_subject(who.belly) & (u > 0.1))
-    masked = per_subject(who.coat == COAT.index("masked"))
-    radius = surface.gather(parts.radius3.float())
-    second = second | (muzzle & masked & (v > -0.15 * radius))
-
-    index = material[:, None].expand(-1, 3, -1, -1).flatten(2)
-    colour = torch.where(
-        second[:, None],
-        table["second"].transpose(1, 2).gather(2, index).reshape(-1, 3, *material.shape[1:]),
-        table["first"].transpose(1, 2).gather(2, index).reshape(-1, 3, *material.shape[1:]),
-    )
-
-    def paint(where, rgb):
-        nonlocal colour
-        colour = torch.where(where[:, None], rgb[:, :, None, None], colour)
-
-    rgb = COLOUR_RGB.to(u.device)
-    paint(chest & emblem(per_subject(who.emblem), u / EMBLEM_SIZE, (v - CHEST) / EMBLEM_SIZE), rgb[who.emblem_colour])
-
-    # Faces, in units of the head's radius.
-    x, y = u / radius, v / radius
-    light = rgb[COLOUR.index("white")].expand(len(who), 3)
-    dark = _DARK.to(u.device).expand(len(who), 3)
-    marks = per_subject(who.face)
-    cheeks = (x.abs() - 0.62).square() + (y - 0.34).square() < 0.05
-    paint(face & (marks == FACE.index("blush")) & cheeks, rgb[COLOUR.index("pink")].expand(len(who), 3) * 0.92)
-    freckled = face & (marks == FACE.index("freckles")) & cheeks & (((x * 9).floor() + (y * 9).floor()) % 2 == 0)
-    paint(freckled, SKIN_RGB.to(u.device)[who.skin] * 0.62)
-    hairline = -0.42 + 0.3 * x * x
-    curtain = per_subject(who.hair == HAIR.index("long")) & (x.abs() > 1.05)
-    hair = face & ((y < hairline) | curtain)
-    paint(hair, rgb[who.hair_colour])
-    region = torch.where(hair, REGION.index("hair"), region)
-    beard = face & per_subject(who.kind == KIND.index("man")) & (y > 0.4 + 0.1 * x * x)
-    paint(beard, rgb[who.hair_colour])
-    region = torch.where(beard, REGION.index("hair"), region)
-    patch = (x - 0.42).square() + (y - 0.06).square() < 0.11
-    strap = (y + 0.02 + 0.35 * x).abs() < 0.07
-    paint(face & ~hair & (marks == FACE.index("eyepatch")) & (patch | strap), dark)
-    ring = (((x.abs() - 0.42).square() + (y - 0.06).square()).sqrt() - 0.3).abs() < 0.085
-    bridge = (x.abs() < 0.16) & ((y - 0.04).abs() < 0.06)
-    paint(face & ~hair & (marks == FACE.index("glasses")) & (ring | bridge), rgb[COLOUR.index("red")].expand(len(who), 3) * 0.7)
-    eye = (x.abs() - 0.42).square() + (y - 0.06).square() < 0.032
-    paint(face & ~hair & eye, dark)
-    mouth = (x.abs() < 0.24) & ((y - 0.52 + 0.35 * x * x).abs() < 0.06)
-    paint(face & mouth, dark * 0 + torch.tensor((0.62, 0.2, 0.2), device=u.device))
-    animal_eye = (x.abs() - 0.5).square() + (y + 0.12).square()
-    paint(muzzle & (animal_eye < 0.09), light)
-    paint(muzzle & (animal_eye < 0.045), dark)
-
+    look = Look(who, parts, surface)
+    *second, sign = look.markings().values()
+    colour = torch.where(torch.stack(second).any(0)[:, None], look.of_material("second"), look.of_material("first"))
+    face = look.face()
+    for where, rgb in [(sign, COLOUR_RGB.to(colour)[who.emblem_colour]), *face]:
+        colour = torch.where(where[:, None], look.has(rgb), colour)
+    region = torch.where(face[0][0], REGION.index("hair"), look.region)
     # A little roundness; enough to tell an arm from the torso behind it, too little to hide a colour.
-    colour = colour * (1 - 0.34 * surface.across.square().square())[:, None]
-    return colour, torch.where(visible, region, 0)
+    colour = colour * (1 - 0.34 * look.across.square().square())[:, None]
+    return look.picture(colour).permute(0, 3, 1, 2), look.picture(region)
 
 
 assert PATTERN[-1] == "zigzag" and len(EMBLEM) == 9 and HEADGEAR[0] == "none"
