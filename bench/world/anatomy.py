@@ -9,11 +9,11 @@ import torch
 from .batch import Batch
 from .identity import Identities
 from .pose import Poses
-from .words import HAIR, HEADGEAR, KIND
+from .words import COAT, HAIR, HEADGEAR, KIND
 
 REGION = ["background", "skin", "hair", "headgear", "top", "bottom", "shoes", "body", "head", "legs", "tail", "collar"]
 MATERIAL = ["skin", "hair", "headgear", "top", "bottom", "shoes", "coat", "coat second", "collar", "dark"]
-FEATURE = ["none", "chest", "face", "muzzle", "barrel", "tail"]
+FEATURE = ["none", "chest", "face", "muzzle", "barrel", "snout", "sleeve"]
 KEYPOINTS = 18
 SLOTS = 25
 NEVER = 9.0  # a cut or clip further along than any part is long
@@ -24,33 +24,33 @@ _F = {name: i for i, name in enumerate(FEATURE)}
 
 # Body lengths, standing height = 1: shoulder and hip half-widths, torso, leg, arm, head radius, torso radii.
 _PERSON = {
-    "shoulder": (0.15, 0.132, 0.13),
-    "hip": (0.07, 0.078, 0.068),
-    "torso": (0.35, 0.34, 0.31),
-    "leg": (0.185, 0.19, 0.16),
-    "arm": (0.165, 0.16, 0.14),
-    "head": (0.14, 0.14, 0.158),
-    "chest": (0.152, 0.134, 0.135),
-    "waist": (0.136, 0.142, 0.14),
-    "limb": (0.07, 0.064, 0.063),
+    "shoulder": (0.24, 0.215, 0.215),
+    "hip": (0.1, 0.102, 0.095),
+    "torso": (0.37, 0.36, 0.34),
+    "leg": (0.115, 0.12, 0.1),
+    "arm": (0.14, 0.135, 0.12),
+    "head": (0.135, 0.135, 0.148),
+    "chest": (0.206, 0.186, 0.186),
+    "waist": (0.192, 0.192, 0.188),
+    "limb": (0.092, 0.086, 0.084),
 }
 # cat, dog, fox, horse, bear, rabbit
 _ANIMAL = {
-    "spine": (0.42, 0.44, 0.42, 0.46, 0.44, 0.34),
-    "barrel": (0.15, 0.158, 0.145, 0.165, 0.19, 0.16),
-    "neck": (0.17, 0.18, 0.18, 0.29, 0.17, 0.16),
-    "leg": (0.14, 0.16, 0.15, 0.23, 0.13, 0.11),
-    "limb": (0.058, 0.062, 0.056, 0.06, 0.078, 0.06),
-    "head": (0.125, 0.12, 0.115, 0.11, 0.13, 0.125),
-    "snout": (0.07, 0.13, 0.15, 0.17, 0.10, 0.06),
-    "muzzle": (0.055, 0.062, 0.042, 0.066, 0.07, 0.055),
-    "ear": (0.13, 0.15, 0.16, 0.11, 0.07, 0.30),
-    "ear_base": (0.052, 0.05, 0.06, 0.036, 0.06, 0.05),
-    "ear_tip": (0.006, 0.05, 0.008, 0.012, 0.055, 0.042),
+    "spine": (0.38, 0.4, 0.38, 0.42, 0.38, 0.32),
+    "barrel": (0.2, 0.205, 0.195, 0.205, 0.235, 0.215),
+    "neck": (0.13, 0.14, 0.13, 0.21, 0.13, 0.12),
+    "leg": (0.115, 0.125, 0.125, 0.17, 0.11, 0.1),
+    "limb": (0.086, 0.088, 0.085, 0.086, 0.094, 0.088),
+    "head": (0.15, 0.145, 0.14, 0.135, 0.155, 0.15),
+    "snout": (0.06, 0.1, 0.12, 0.13, 0.08, 0.05),
+    "muzzle": (0.066, 0.075, 0.052, 0.08, 0.084, 0.066),
+    "ear": (0.13, 0.15, 0.16, 0.11, 0.08, 0.24),
+    "ear_base": (0.092, 0.076, 0.094, 0.066, 0.084, 0.076),
+    "ear_tip": (0.016, 0.08, 0.018, 0.03, 0.08, 0.068),
     "ear_tilt": (0.25, 2.1, 0.3, 0.1, 0.55, -0.15),
-    "tail": (0.20, 0.17, 0.20, 0.19, 0.05, 0.05),
-    "tail_base": (0.034, 0.038, 0.045, 0.03, 0.05, 0.06),
-    "tail_tip": (0.03, 0.026, 0.085, 0.06, 0.05, 0.06),
+    "tail": (0.15, 0.13, 0.15, 0.14, 0.05, 0.05),
+    "tail_base": (0.042, 0.046, 0.055, 0.042, 0.06, 0.07),
+    "tail_tip": (0.076, 0.07, 0.1, 0.086, 0.07, 0.08),
 }
 
 
@@ -76,6 +76,7 @@ class Parts(Batch):
     far_region: torch.Tensor
     cut: torch.Tensor
     feature: torch.Tensor
+    cloth: torch.Tensor  # (batch, slot, 2): where on its cloth or fur the part begins; both run on from part to part
     keypoints: torch.Tensor  # (batch, 18, 2); NaN where a family has fewer
     unit: torch.Tensor  # frame heights in one body length
 
@@ -97,7 +98,7 @@ class _Body:
         return value.to(torch.float64) if isinstance(value, torch.Tensor) else self.zero + value
 
     def add(self, a, b, ra, rb, near, region, *, far=None, far_region=None, cut=NEVER, clip=(-NEVER, NEVER), turn=0.0, feature="none",
-            lift=0.0, flip=1.0):  # fmt: skip
+            lift=0.0, flip=1.0, cloth=(0.0, 0.0)):  # fmt: skip
         def index(table, value):
             return self.scalar(table[value] if isinstance(value, str) else value).long()
 
@@ -108,6 +109,7 @@ class _Body:
                 "far": near if far is None else index(_M, far), "far_region": region if far_region is None else index(_R, far_region),
                 "cut": self.scalar(cut), "clip0": self.scalar(clip[0]), "clip1": self.scalar(clip[1]), "turn": self.scalar(turn),
                 "feature": index(_F, feature), "lift": self.scalar(lift), "flip": self.scalar(flip),
+                "cloth": torch.stack([self.scalar(side) for side in cloth], -1),
             }
         )  # fmt: skip
 
@@ -150,7 +152,7 @@ class _Body:
             "a": framed(a3), "b": framed(b3), "ra": stack["ra"] * unit[:, None], "rb": stack["rb"] * unit[:, None], "length3": length3,
             "radius3": (stack["ra"] + stack["rb"]) / 2, "clip0": stack["clip0"], "clip1": stack["clip1"], "turn": stack["turn"],
             "flip": stack["flip"], "depth": depth, "near": stack["near"], "far": stack["far"], "near_region": stack["near_region"],
-            "far_region": stack["far_region"], "cut": stack["cut"], "feature": stack["feature"],
+            "far_region": stack["far_region"], "cut": stack["cut"], "feature": stack["feature"], "cloth": stack["cloth"],
             "name": torch.arange(SLOTS, device=order.device).expand_as(order),
         }  # fmt: skip
         return Parts(**{k: sort(v) for k, v in result.items()}, keypoints=framed(joints), unit=unit)
@@ -194,15 +196,15 @@ def _person(who: Identities, poses: Poses) -> Parts:
     points = {1: neck, 0: head + front * radius * 0.9}
 
     for side, first, keys in ((1.0, 4, (11, 12, 13)), (-1.0, 6, (8, 9, 10))):
-        hip = pelvis + across * side * size("hip")
+        hip, hips, length = pelvis + across * side * size("hip"), size("hip")[:, 0] * 1.3, size("leg")[:, 0]
         knee = hip + _direction(side, bones[:, first]) * size("leg")
         ankle = knee + _direction(side, bones[:, first + 1]) * size("leg")
         shin = _direction(side, bones[:, first + 1])
         # A foot points forwards, or along the shin where the shin lies on the ground.
         toe = ankle + (front * 0.8 + shin * 0.2 + across * side * 0.25) * limb[:, None] * 0.9
         body.add(hip, knee, limb * 1.25, limb * 1.02, leg_material, leg_region, far="skin", far_region="skin",
-                 cut=torch.where(shorts, 0.11, NEVER), lift=-0.03)  # fmt: skip
-        body.add(knee, ankle, limb * 1.02, limb * 0.86, shin_material, shin_region, lift=-0.035)
+                 cut=torch.where(shorts, 0.11, NEVER), lift=-0.03, cloth=(side * hips, 0.0))  # fmt: skip
+        body.add(knee, ankle, limb * 1.02, limb * 0.86, shin_material, shin_region, lift=-0.035, cloth=(side * hips, length))
         body.add(ankle, toe, limb * 0.98, limb * 0.92, "shoes", "shoes", lift=-0.01)
         points.update({keys[0]: hip, keys[1]: knee, keys[2]: ankle})
 
@@ -213,7 +215,7 @@ def _person(who: Identities, poses: Poses) -> Parts:
     hem = torch.where(dress | skirt, waist * 1.55, -1.0)
     body.add(pelvis + up * 0.02, pelvis + down * torch.where(dress, 0.17, 0.13)[:, None], torch.where(dress | skirt, waist, -1.0), hem,
              torch.where(dress, _M["top"], _M["bottom"]), torch.where(dress, _R["top"], _R["bottom"]), turn=poses.yaw,
-             clip=(-NEVER, torch.where(dress, 0.23, 0.18)), lift=0.05)  # fmt: skip
+             clip=(-0.05, torch.where(dress, 0.23, 0.18)), lift=0.05, cloth=(0.0, size("torso")[:, 0] - 0.8 * chest))  # fmt: skip
 
     sleeve = torch.where(bare_arm, _M["skin"], _M["top"])
     sleeve_region = torch.where(bare_arm, _R["skin"], _R["top"])
@@ -224,8 +226,8 @@ def _person(who: Identities, poses: Poses) -> Parts:
         elbow = shoulder + _direction(side, bones[:, first]) * size("arm")
         wrist = elbow + _direction(side, bones[:, first + 1]) * size("arm")
         body.add(shoulder, elbow, limb * 0.98, limb * 0.82, sleeve, sleeve_region, far="skin", far_region="skin",
-                 cut=torch.where(short_sleeve, 0.1, NEVER), lift=0.09)  # fmt: skip
-        body.add(elbow, wrist, limb * 0.82, limb * 0.7, forearm, forearm_region, lift=0.1)
+                 cut=torch.where(short_sleeve, 0.1, NEVER), lift=0.09, feature="sleeve")  # fmt: skip
+        body.add(elbow, wrist, limb * 0.82, limb * 0.7, forearm, forearm_region, lift=0.1, feature="sleeve")
         _ball(body, wrist + _direction(side, bones[:, first + 1]) * 0.02, down, limb * 0.85, "skin", "skin", lift=0.12)
         points.update({keys[0]: shoulder, keys[1]: elbow, keys[2]: wrist})
 
@@ -294,11 +296,11 @@ def _animal(who: Identities, poses: Poses) -> Parts:
     for _, root, first, sides in legs:
         for key, side in sides.items():
             start = first if side > 0 else first + 2
-            top = root + across * side * (barrel * 0.62)[:, None] + down * (barrel * 0.35)[:, None]
+            top = root + across * side * (barrel * 0.62)[:, None] + down * (barrel * 0.7)[:, None]
             joint = top + _direction(side, poses.bones[:, start]) * size("leg")
             foot = joint + _direction(side, poses.bones[:, start + 1]) * size("leg") * 0.9
             toe = foot + torch.stack([zero, zero + 0.15, zero + 1.0], -1) * (limb * 0.75)[:, None]
-            thick = 1.5 if first == 4 else 1.2
+            thick = 1.25 if first == 4 else 1.05
             body.add(top, joint, limb * thick, limb, "coat", "legs", lift=side * 0.0)
             body.add(joint, foot, limb, limb * 0.85, "coat", "legs", far=socks, far_region="legs", cut=size("leg")[:, 0] * 0.3)
             body.add(foot, toe, limb * 0.95, limb * 0.9, socks, "legs", lift=0.005)
@@ -316,15 +318,8 @@ def _animal(who: Identities, poses: Poses) -> Parts:
     _ball(body, head, -crown, r, "coat", "head", feature="muzzle", turn=poses.yaw, lift=0.06, flip=1.0)
     tip = head + nose * (r * 0.55)[:, None] + nose * size("snout") - crown * (r * 0.25)[:, None]
     muzzle = size("muzzle")[:, 0]
-    body.add(
-        head - crown * (r * 0.18)[:, None],
-        tip,
-        muzzle * 1.35,
-        muzzle,
-        torch.where(who.belly, _M["coat second"], _M["coat"]),
-        "head",
-        lift=0.03,
-    )
+    snout = torch.where(who.coat == COAT.index("masked"), _M["coat second"], _M["coat"])
+    body.add(head - crown * (r * 0.18)[:, None], tip, muzzle * 1.35, muzzle, snout, "head", feature="snout", lift=0.03)
     _ball(body, tip + nose * (muzzle * 0.6)[:, None] + crown * (muzzle * 0.35)[:, None], -crown, 0.026, "dark", "head", lift=0.05)
     for side in (1.0, -1.0):
         tilt = size("ear_tilt")

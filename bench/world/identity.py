@@ -28,7 +28,8 @@ from .words import (
     held_out_pairs,
 )
 
-PERIODS = (0.13, 0.17, 0.22)  # in body lengths: never finer than 1.5 cells of an 8x autoencoder at 128 px
+# How wide one stripe, check or spot is, in body lengths. A body length is about 113 px of 128: most span two latent cells, some are fine.
+WIDTHS = (0.085, 0.19, 0.205, 0.215, 0.225, 0.24)
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Identities(Batch):
     top_colour: torch.Tensor
     top_second: torch.Tensor
     top_pattern: torch.Tensor
-    top_period: torch.Tensor
+    top_width: torch.Tensor
     top_phase: torch.Tensor
     emblem: torch.Tensor
     emblem_colour: torch.Tensor
@@ -54,16 +55,16 @@ class Identities(Batch):
     bottom_colour: torch.Tensor
     bottom_second: torch.Tensor
     bottom_pattern: torch.Tensor
-    bottom_period: torch.Tensor
+    bottom_width: torch.Tensor
     bottom_phase: torch.Tensor
     shoes: torch.Tensor
     coat: torch.Tensor
     coat_colour: torch.Tensor
     coat_second: torch.Tensor
-    coat_period: torch.Tensor
+    coat_width: torch.Tensor
     coat_phase: torch.Tensor
     socks: torch.Tensor
-    belly: torch.Tensor
+    saddle: torch.Tensor
     tail_tip: torch.Tensor
     collar: torch.Tensor
     collar_colour: torch.Tensor
@@ -105,17 +106,19 @@ def sample_identities(seeds: torch.Tensor, unseen: bool = False, person: bool | 
             free.scatter_(1, colour[:, None], False)
         return c.among(name, free)
 
-    top_colour, top_pattern = _garment(c, "top", forbidden, plain=0.25)
-    bottom_colour, bottom_pattern = _garment(c, "bottom", forbidden, plain=0.45)
+    top_colour, top_pattern = _garment(c, "top", forbidden, plain=0.5)
+    bottom_colour, bottom_pattern = _garment(c, "bottom", forbidden, plain=0.78)
     top_second = other("top second", top_colour)
-    emblem = c.pick("emblem", HELD_OUT_EMBLEM)  # the held-out emblem is the last
+    # A sign on a pattern hides both, so it is rare there. The held-out emblem is the last.
+    emblem = torch.where((top_pattern == 0) | c.flag("emblem on a pattern", 0.25), c.pick("emblem", HELD_OUT_EMBLEM), 0)
     if unseen:
         emblem = torch.where(c.flag("unseen emblem", 0.5), HELD_OUT_EMBLEM, emblem)
     coat_colour = table(COAT_COLOURS)[c.pick("coat colour", len(COAT_COLOURS))]
+    coat = c.pick("coat", len(COAT))
     top = c.pick("top", len(TOP))
     headgear = c.pick("headgear", len(HEADGEAR))
     hair_colour = table(HAIR_COLOURS)[c.pick("hair colour", len(HAIR_COLOURS))]
-    periods = table(PERIODS)
+    widths = table(WIDTHS)
     return Identities(
         kind=kind,
         skin=c.pick("skin", len(SKIN_RGB)),
@@ -128,24 +131,24 @@ def sample_identities(seeds: torch.Tensor, unseen: bool = False, person: bool | 
         top_colour=top_colour,
         top_second=top_second,
         top_pattern=top_pattern,
-        top_period=periods[c.pick("top period", len(PERIODS))],
-        top_phase=c("top phase")[:, 0],
+        top_width=widths[c.pick("top width", len(WIDTHS))],
+        top_phase=c.pick("top phase", 3) / 4,
         emblem=emblem,
         emblem_colour=other("emblem colour", top_colour, top_second),
         bottom=c.pick("bottom", len(BOTTOM)),
         bottom_colour=bottom_colour,
         bottom_second=other("bottom second", bottom_colour),
         bottom_pattern=bottom_pattern,
-        bottom_period=periods[c.pick("bottom period", len(PERIODS))],
-        bottom_phase=c("bottom phase")[:, 0],
+        bottom_width=widths[c.pick("bottom width", len(WIDTHS))],
+        bottom_phase=c.pick("bottom phase", 2) / 2,
         shoes=c.pick("shoes", n_colours),
-        coat=c.pick("coat", len(COAT)),
+        coat=coat,
         coat_colour=coat_colour,
         coat_second=other("coat second", coat_colour),
-        coat_period=periods[c.pick("coat period", len(PERIODS))],
+        coat_width=widths[c.pick("coat width", len(WIDTHS))],
         coat_phase=c("coat phase")[:, 0],
         socks=c.flag("socks", 0.4),
-        belly=c.flag("belly", 0.3),
+        saddle=c.flag("saddle", 0.6) & (coat == COAT.index("masked")),
         tail_tip=c.flag("tail tip", 0.4),
         collar=c.pick("collar", len(COLLAR)),
         collar_colour=other("collar colour", coat_colour),

@@ -99,7 +99,7 @@ def sample_poses(seeds: torch.Tensor, identities: Identities, family: torch.Tens
         head=c.spread("head")[:, 0] * 14 * degree,
         tail=c.between("tail", -50, 60) * degree,
         bones=(base + jitter * 1.6 * wobble) * degree,
-        scale=c.between("scale", 0.86, 0.98),
+        scale=c.between("scale", 0.95, 1.15),
         x=c("x")[:, 0],
         y=c("y")[:, 0],
     )

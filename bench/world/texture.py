@@ -11,14 +11,22 @@ from .identity import Identities
 from .raster import Surface
 from .words import COAT, COLOUR, COLOUR_RGB, EMBLEM, FACE, HAIR, HEADGEAR, KIND, PATTERN, SKIN_RGB, TOP
 
-CHEST = 0.145  # how far below the collar an emblem sits, in body lengths
-EMBLEM_SIZE = 0.072
-FRONT = 0.036  # half the width of what an open jacket shows
+CHEST = 0.06  # how far below the collar an emblem sits, in body lengths
+EMBLEM_SIZE = 0.12
+FRONT = 0.09  # half the width of what an open jacket shows
+MASK = -0.45  # from where downwards a mask covers a face, in radii of the head
+MARKING = ("top", "bottom", "coat", "saddle", "mask", "ears, socks, tip", "emblem")  # what can be drawn on a character
 _DARK, _LIPS = torch.tensor((0.12, 0.1, 0.12)), torch.tensor((0.62, 0.2, 0.2))
 
 
-def garment_pattern(kind: torch.Tensor, u: torch.Tensor, v: torch.Tensor, period: torch.Tensor, phase: torch.Tensor) -> torch.Tensor:
+# Of a pattern one stripe, check or spot wide: how many such widths until it repeats.
+GARMENT_PERIOD = torch.tensor((1.0, 2.0, 2.0, 2.1, 1.4, 2.12, 2.36))
+COAT_PERIOD = torch.tensor((1.0, 2.4, 1.65, 1.85, 1.0))
+
+
+def garment_pattern(kind: torch.Tensor, u: torch.Tensor, v: torch.Tensor, width: torch.Tensor, phase: torch.Tensor) -> torch.Tensor:
     """True where a garment shows its second colour."""
+    period = width * GARMENT_PERIOD.to(width)[kind]
     a, b = u / period + phase, v / period + phase
     fa, fb = a - a.floor(), b - b.floor()
     half = 0.5
@@ -26,33 +34,36 @@ def garment_pattern(kind: torch.Tensor, u: torch.Tensor, v: torch.Tensor, period
     def wave(x):
         return (x - x.floor()) < half
 
-    row = b.floor()
-    da, db = (a + 0.5 * (row % 2)) % 1 - 0.5, fb - 0.5
+    row = (b - phase + 0.5).floor()
+    # One dot in the middle of the chest, or two.
+    da, db = (a + phase + 0.5 * (row % 2) + 0.5) % 1 - 0.5, (b - phase + 0.5) % 1 - 0.5
     options = [
         torch.zeros_like(fa, dtype=torch.bool),
         fa < half,
         fb < half,
-        (fa < half) ^ (fb < half),
-        da * da + db * db < 0.1,
+        wave(a - phase % half) ^ wave(b - phase % half),  # from the middle of the chest outwards, so that checks show whole
+        da * da + db * db < 0.14,
         wave((a + b) * 0.75),
-        wave(b + 1.2 * ((a * 0.8) % 1 - 0.5).abs()),
+        wave(b + 0.9 * ((a * 0.7) % 1 - 0.5).abs()),
     ]
     return _choose(options, kind)
 
 
-def coat_pattern(kind: torch.Tensor, u: torch.Tensor, v: torch.Tensor, period: torch.Tensor, phase: torch.Tensor) -> torch.Tensor:
+def coat_pattern(kind: torch.Tensor, u: torch.Tensor, v: torch.Tensor, width: torch.Tensor, phase: torch.Tensor) -> torch.Tensor:
     """True where a coat shows its second colour. Irregular by sines, so that it is a function of the surface alone."""
+    period = width * COAT_PERIOD.to(width)[kind]
     a, b = u / period, v / period
-    wobble = 0.22 * torch.sin(2 * pi * (a * 0.9 + phase * 3))
+    wobble = 0.12 * torch.sin(2 * pi * (a * 0.6 + phase * 3))
     row = (b + phase).floor()
-    da = (a + 0.37 * row + phase) % 1 - 0.5
-    db = (b + phase) % 1 - 0.5 + 0.12 * torch.sin(row * 2.4 + phase * 9)
+    # One spot a row, high on the flank and low in turn; the next is on the far side.
+    da, db = a - 0.3 * (row % 2) + 0.2, (b + phase) % 1 - 0.5
     blotch = (
         torch.sin(2 * pi * (a * 0.42 + phase)) + torch.sin(2 * pi * (b * 0.38 + phase * 2.7)) + 0.6 * torch.sin(2 * pi * (a + b) * 0.31)
     )
     none = torch.zeros_like(a, dtype=torch.bool)
-    tiger = ((b + phase + wobble) % 1 < 0.42) & ((b + phase + wobble) % 1 > 0.42 * ((a * 0.8 + 0.5).clamp(0, 1) - 0.4))
-    options = [none, tiger, da * da + db * db < 0.085, blotch > 0.35, none]
+    stripe = (b + phase + wobble) % 1
+    tiger = (stripe < 0.5) & (stripe > 0.25 * ((a * 0.8 + 0.5).clamp(0, 1) - 0.5))
+    options = [none, tiger, da * da + db * db < 0.16, blotch > 0.35, none]
     return _choose(options, kind)
 
 
@@ -99,10 +110,10 @@ def materials(who: Identities) -> dict[str, torch.Tensor]:
         "coat second": colour[who.coat_second], "collar": colour[who.collar_colour], "dark": dark,
     }  # fmt: skip
     second = {"top": colour[who.top_second], "bottom": colour[who.bottom_second], "coat": colour[who.coat_second]}
-    zero = torch.zeros_like(who.top_period)
+    zero = torch.zeros_like(who.top_width)
     numbers = {
         "pattern": {"top": who.top_pattern, "bottom": who.bottom_pattern},
-        "period": {"top": who.top_period, "bottom": who.bottom_period, "coat": who.coat_period},
+        "width": {"top": who.top_width, "bottom": who.bottom_width, "coat": who.coat_width},
         "phase": {"top": who.top_phase, "bottom": who.bottom_phase, "coat": who.coat_phase},
     }
     table = {
@@ -110,7 +121,7 @@ def materials(who: Identities) -> dict[str, torch.Tensor]:
         "second": torch.stack([second.get(m, first[m]) for m in MATERIAL], 1),
     }
     for name, values in numbers.items():
-        default = who.top_pattern * 0 if name == "pattern" else zero + (name == "period")
+        default = who.top_pattern * 0 if name == "pattern" else zero + (name == "width")
         table[name] = torch.stack([values.get(m, default) for m in MATERIAL], 1)
     return table
 
@@ -128,7 +139,7 @@ class Look:
         self.material = torch.where(beyond, self.of_part(parts.far), self.of_part(parts.near))
         self.region = torch.where(beyond, self.of_part(parts.far_region), self.of_part(parts.near_region))
         self.feature, self.radius = self.of_part(parts.feature), self.of_part(parts.radius3.float())
-        self.table = materials(who)
+        self.cloth, self.table = parts.cloth, materials(who)
 
     def of_part(self, table: torch.Tensor) -> torch.Tensor:
         return table[self.row, self.slot]
@@ -156,18 +167,22 @@ class Look:
     def markings(self) -> dict[str, torch.Tensor]:
         """Where something is drawn on a piece of clothing or a coat, by what it is; what comes later lies above."""
         who, kind = self.who, self.of_material("pattern")
-        period, phase = self.of_material("period").float(), self.of_material("phase").float()
-        chest, cloth = self.on("chest"), garment_pattern(kind, self.u, self.v, period, phase)
+        width, phase = self.of_material("width").float(), self.of_material("phase").float()
+        u, v = (place + start for place, start in zip((self.u, self.v), self.of_part(self.cloth).float().unbind(-1), strict=True))
+        chest, cloth = self.on("chest"), garment_pattern(kind, u, v, width, phase)
         front = chest & self.has(who.top == TOP.index("jacket")) & (self.u.abs() < FRONT)
         cloth = torch.where(front, kind == 0, cloth)
-        masked = self.on("muzzle") & self.has(who.coat == COAT.index("masked")) & (self.v > -0.15 * self.radius)
+        # A pattern lies on the body of a garment; its sleeves have one of the two colours.
+        cloth = torch.where(self.on("sleeve"), (kind > 0) & (phase * 4 % 2 > 0.5), cloth)
+        head = (self.on("muzzle") & (self.v > MASK * self.radius)) | self.on("snout")
+        masked = head & self.has(who.coat == COAT.index("masked"))
         return {
             "top": self.of("top") & cloth,
             "bottom": self.of("bottom") & cloth,
-            "coat": self.of("coat") & coat_pattern(self.has(who.coat), self.u, self.v, period, phase),
-            "belly": self.on("barrel") & self.has(who.belly) & (self.u > 0.1),
+            "coat": self.on("barrel") & coat_pattern(self.has(who.coat), u, v, width, phase),
+            "saddle": self.on("barrel") & self.has(who.saddle) & (self.u > -0.06),
             "mask": masked,
-            "ears, socks, tip": self.of("coat second"),
+            "ears, socks, tip": self.of("coat second") & ~masked,
             "emblem": chest & emblem(self.has(who.emblem), self.u / EMBLEM_SIZE, (self.v - CHEST) / EMBLEM_SIZE),
         }
 

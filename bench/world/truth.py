@@ -15,6 +15,7 @@ from .identity import Identities
 from .pose import Poses
 from .raster import Surface, rasterise
 from .render import Picture, body
+from .texture import GARMENT_PERIOD, MASK
 from .words import BACKGROUND, COAT, COLLAR, COLOUR, COLOUR_RGB, HEADGEAR, KIND, LIGHT, LIGHT_RGB, PATTERN, POSE, TOP
 
 # What can be asked of a picture, by the names that captions use, and the words that can answer.
@@ -56,7 +57,7 @@ EVEN = [PATTERN.index(name) for name in ("striped", "banded", "checked", "diagon
 
 PIECE = 0.0016  # the share of the frame that a piece must cover for its colour to be told: 26 pixels of 128 × 128
 CLOTH = 0.0125  # … for its being plain
-REPEAT = 1.5  # … and, in squares of the pattern's period, for its pattern
+REPEAT = 0.8  # … and, in squares of the pattern's period, for its pattern
 MINOR = 0.22  # of a patterned piece, the share of the rarer colour from which on a reader sees two
 CLEARLY = 1.3  # the main colour of dots and the like covers so many times the other's area
 CLOSE = 0.11  # distance in RGB up to which a pixel has a colour
@@ -123,7 +124,7 @@ def attributes(identities: Identities, poses: Poses, settings: Settings, picture
         rarer = torch.minimum(first, second) / (first + second).clamp(min=1e-6)
         even = torch.isin(pattern, torch.tensor(EVEN, device=pattern.device)) & (rarer > MINOR)
         put(f"{name} colour", value, worn & (first > PIECE) & (even | (first > CLEARLY * second)), torch.where(even, other, value))
-        tile = (getattr(identities, f"{name}_period") * poses.scale).square()
+        tile = (getattr(identities, f"{name}_width") * GARMENT_PERIOD.to(pattern.device)[pattern] * poses.scale).square()
         plain = pattern == PATTERN.index("plain")
         dotted = pattern == PATTERN.index("dotted")
         seen = inside.float().mean((1, 2)) > torch.where(plain, CLOTH, REPEAT * tile)
@@ -159,7 +160,7 @@ def _mask_shows(identities: Identities, poses: Poses) -> torch.Tensor:
         parts = body(identities[masked], poses[masked])
         surface = rasterise(parts, COARSE, COARSE)
         head = (surface.slot >= 0) & (surface.gather(parts.feature) == FEATURE.index("muzzle"))
-        face = head & (surface.v > -0.15 * surface.gather(parts.radius3.float()))
+        face = head & (surface.v > MASK * surface.gather(parts.radius3.float()))
         shows[masked] = face.float().mean((1, 2)) > 2 * PIECE
     return shows
 
