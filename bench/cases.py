@@ -11,8 +11,8 @@ from bench.world.background import Settings, sample_settings
 from bench.world.captions import Caption, Writer, facts_of
 from bench.world.identity import Identities, sample_identities
 from bench.world.pose import Poses, sample_poses
-from bench.world.render import Picture, body, render
-from bench.world.structure import draw_structure
+from bench.world.render import Picture, body, compose
+from bench.world.structure import GIVEN, draw_structures, usual_structure
 
 SIZE = 128
 NAMED = ("kind", "pose", "background", "light", "top", "top colour", "coat colour")  # what a prompt of the bench says; no more
@@ -26,7 +26,7 @@ class Shot:
     settings: Settings
     parts: Parts
     picture: Picture
-    skeleton: torch.Tensor
+    structure: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,13 @@ class Cases:
 
 def shoot(seeds: torch.Tensor, identities: Identities, size: int = SIZE) -> Shot:
     """Every subject in the pose and the setting that its seed gives."""
-    poses, settings = sample_poses(seeds, identities), sample_settings(seeds)
-    parts = body(identities, poses)
-    return Shot(poses, settings, parts, render(identities, poses, settings, size), draw_structure("skeleton", identities, parts, size))
+    return shot(seeds, identities, sample_poses(seeds, identities), sample_settings(seeds), size)
+
+
+def shot(seeds: torch.Tensor, identities: Identities, poses: Poses, settings: Settings, size: int = SIZE) -> Shot:
+    figures = [(identities, body(identities, poses))]
+    structure = draw_structures(usual_structure(seeds, identities.person, GIVEN), figures, size)
+    return Shot(poses, settings, figures[0][1], compose(figures, settings, size), structure)
 
 
 def writer(identities: Identities, shot: Shot, row: int, named: tuple[str, ...]) -> Writer:

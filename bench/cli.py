@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from bench.seeds import SPLITS
+from bench.seeds import DEVELOPMENT, FINAL, FORMER, OPEN
 
 
 class UserError(Exception):
@@ -36,17 +36,17 @@ def run(main: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> 
         return 130
 
 
-def seed_range(text: str, final: bool) -> range:
-    """Reads `A:B`, B exclusive: development seeds, or those of the final test."""
-    name = "final" if final else "development"
-    split = SPLITS[name]
-    valid = f"{name} seeds are {split.start}:{split.stop}, the end excluded"
+def seed_range(text: str, final: bool, tuning: bool = False) -> range:
+    """Reads `A:B`, B exclusive: development seeds, of which some are reserved from tuning, or those of the final test."""
+    splits = (FINAL,) if final else (DEVELOPMENT, FORMER) if tuning else OPEN
+    listed = " or ".join(f"{split.start}:{split.stop}" for split in splits)
+    valid = f"{'final' if final else 'tuning' if tuning else 'development'} seeds are {listed}, the end excluded"
     match = re.fullmatch(r"([0-9]{1,18}):([0-9]{1,18})", text)
     if not match:
         raise UserError(f"seeds {text!r} are not of the form A:B; {valid}")
     seeds = range(int(match[1]), int(match[2]))
     if not seeds:
         raise UserError(f"seeds {text} are an empty range; {valid}")
-    if seeds.start < split.start or seeds.stop > split.stop:
+    if not any(split.start <= seeds.start and seeds.stop <= split.stop for split in splits):
         raise UserError(f"seeds {text} are out of range; {valid}")
     return seeds

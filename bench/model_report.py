@@ -90,7 +90,7 @@ def draw_in_context(model: Model, cases: Cases) -> torch.Tensor:
 
     every = torch.arange(len(cases))
     start = torch.cat([at(every, (STEPS - 1) * stride + 1), right], -1)
-    hints = torch.cat([cases.reference.skeleton, cases.truth.skeleton], -1)
+    hints = torch.cat([cases.reference.structure, cases.truth.structure], -1)
     return model.draw(cases.pair_prompts, hints, start, keep)[..., width:]
 
 
@@ -113,7 +113,7 @@ def measure(model: Model, judge: Judge, seeds: range, renders: int) -> dict:
     cases = make_cases(torch.arange(seeds.start, seeds.stop))
     truth = cases.truth.picture
     subject = truth.region > 0
-    plain = model.decode(model.draw([c.text for c in cases.prompts], cases.truth.skeleton, model.noise(cases.seeds)))
+    plain = model.decode(model.draw([c.text for c in cases.prompts], cases.truth.structure, model.noise(cases.seeds)))
     beside = model.decode(draw_in_context(model, cases))
     ceiling = model.through_vae(truth.image)
 

@@ -37,12 +37,12 @@ def draw_sheet(seeds: range, with_model: bool = True) -> torch.Tensor:
     prompts = [prompts_for(who, shot) for shot in shots]
     columns = [reference.picture.image]
     for shot, captions in zip(shots, prompts, strict=True):
-        columns += [shot.skeleton, shot.picture.image]
+        columns += [shot.structure, shot.picture.image]
         if with_model:
             from bench.model_report import open_model
 
             model = open_model()[0]
-            latents = model.draw([c.text for c in captions], shot.skeleton, model.noise(rows))
+            latents = model.draw([c.text for c in captions], shot.structure, model.noise(rows))
             columns.append(model.decode(latents))
     per_pose = 3 if with_model else 2
     lines = []

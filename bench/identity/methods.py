@@ -76,7 +76,7 @@ class _Counting:
 def none(studio: Studio, task: Task) -> Drawn:
     start = time.perf_counter()
     with _Counting(studio.pipe.unet) as counting:
-        latents = studio.draw(task, task.skeleton())
+        latents = studio.draw(task, task.structure())
     return Drawn(latents, None, time.perf_counter() - start, counting.rows)
 
 
@@ -89,7 +89,7 @@ def peer(make: Callable[[], Callable], masked: bool = False, statistics: bool = 
         changed = adain_blocks(studio.pipe.unet) if statistics else []
         seen = task.reference_mask().float() if masked else None
         with _Counting(studio.pipe.unet) as counting, Hooks(studio.pipe, latents, seen, make(), changed):
-            drawn = studio.draw(task, task.skeleton())
+            drawn = studio.draw(task, task.structure())
         return Drawn(drawn, None, time.perf_counter() - start, counting.rows)
 
     return method
@@ -100,7 +100,7 @@ def seal(settings: Settings, align: bool = True, bridge: bool = True, watch: boo
 
     def method(studio: Studio, task: Task) -> Drawn:
         start = time.perf_counter()
-        hints, moved = task.skeleton(), None
+        hints, moved = task.structure(), None
         if align:
             hints, moved = anchor_align(task, hints, settings)
         figure = torch.stack([torch.from_numpy(masks.figure_of(_map(hint), settings.room)) for hint in hints]).float()
@@ -111,7 +111,7 @@ def seal(settings: Settings, align: bool = True, bridge: bool = True, watch: boo
                 found[site.name, host.run.now.t] = match.index[: len(task), 0, :, 0]
 
         bodies = [read_skeleton(_map(hint)) for hint in hints]
-        theirs = [read_skeleton(_map(hint)) for hint in task.reference.skeleton]
+        theirs = [read_skeleton(_map(hint)) for hint in task.reference.structure]
         shown = zip(task.reference.picture.image, task.reference_mask(), theirs, strict=True)
         pictures = [Picture(image, mask.float(), skeleton=skeleton) for image, mask, skeleton in shown]
         told = task.reference_prompts if bridge else None

@@ -134,7 +134,7 @@ def sheet(measurement: report.Measurement, seeds: range) -> torch.Tensor:
     columns, few = [], 3
     for case in SHEET_CASES:
         task = TASKS[case](torch.arange(seeds.start, seeds.start + few))
-        rows = [task.reference.picture.image, task.skeleton(), task.truth().image]
+        rows = [task.reference.picture.image, task.structure(), task.truth().image]
         for name in SHOWN:
             known = measurement.picture(case, name, seeds)
             rows.append(torch.ones_like(rows[0]) if known is None else known[:few])

@@ -96,7 +96,7 @@ def _watched(studio: Studio, task: Task, feature: str) -> dict[tuple[str, float]
     pictures = [Picture(image, m) for image, m in zip(task.reference.picture.image, mask, strict=True)]
     host = Seal(studio.pipe, pictures, settings, per_image=True, cache=AppearanceCache(2**31), watch=watch)
     with host:
-        studio.draw(task, task.skeleton())
+        studio.draw(task, task.structure())
     return found
 
 

@@ -7,14 +7,15 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from bench.cases import NAMED, SIZE, Shot, prompts_for
-from bench.world.background import Settings, sample_settings
-from bench.world.captions import Caption
+from bench.cases import NAMED, SIZE, Shot, prompts_for, shot, writer
+from bench.world.background import Settings, light_up, paint_background, sample_settings
+from bench.world.captions import Caption, duo_caption
 from bench.world.chance import Chance
 from bench.world.identity import Identities, garment_is_held_out, sample_identities
 from bench.world.pose import Poses, families_of, sample_poses
 from bench.world.render import Camera, Picture, body, render
-from bench.world.structure import draw_structure
+from bench.world.scene import Duo, side_by_side
+from bench.world.structure import GIVEN, draw_structures, usual_structure
 from bench.world.words import BACKGROUND, COAT_COLOURS, COLOUR, KIND, PEOPLE, PERSON_POSE, POSE
 
 BUSY = [BACKGROUND.index(name) for name in ("city", "brick wall", "sea", "forest", "meadow")]
@@ -36,16 +37,31 @@ class Task:
     prompts: list[Caption]
     reference_prompts: list[str] | None  # what differs: c_app; None when nothing does
     changed: list[str]  # of each image the fact that the prompt changed, or ""
+    duo: Duo | None = None  # where a second character stands beside the reference's, both of them
+    structured: bool = True  # or the words alone give the pose, and the structure is an empty map
 
     def __len__(self) -> int:
         return len(self.seeds)
 
-    def skeleton(self) -> torch.Tensor:
-        return draw_structure("skeleton", self.identities, body(self.identities, self.poses, self.camera), SIZE)
+    def structure(self) -> torch.Tensor:
+        """The maps that give the poses: people's skeletons, animals' outlines, lines or depth."""
+        alone = [(self.identities, body(self.identities, self.poses, self.camera))]
+        figures = self.duo.figures() if self.duo else alone
+        people = torch.stack([who.person for who, _ in figures]).all(0)
+        drawn = draw_structures(usual_structure(self.seeds, people, GIVEN), figures, SIZE)
+        return drawn if self.structured else torch.zeros_like(drawn)
 
     def truth(self, moved: Camera | None = None) -> Picture:
-        """The right picture, for structures moved once more by an alignment."""
+        """The right picture, for structures moved once more by an alignment; its parts are those of the reference's character."""
+        if self.duo:
+            return self.duo.picture(SIZE, moved).of(1)
         return render(self.identities, self.poses, self.settings, SIZE, after(self.camera, moved))
+
+    def without_second(self, image: torch.Tensor, moved: Camera | None = None) -> torch.Tensor:
+        """Pictures with the empty place where the second character should be, so that a reader of one character is not misled."""
+        place = light_up(paint_background(self.settings, SIZE, SIZE), self.settings)
+        second = self.duo.picture(SIZE, moved).figure == 2
+        return torch.where(second[:, None], place, image)
 
     def reference_mask(self) -> torch.Tensor:
         return self.reference.picture.region > 0
@@ -56,11 +72,6 @@ def after(first: Camera | None, second: Camera | None) -> Camera | None:
     if first is None or second is None:
         return first or second
     return Camera(first.scale * second.scale, first.shift * second.scale[:, None] + second.shift)
-
-
-def _shot(identities: Identities, poses: Poses, settings: Settings) -> Shot:
-    parts = body(identities, poses)
-    return Shot(poses, settings, parts, render(identities, poses, settings, SIZE), draw_structure("skeleton", identities, parts, SIZE))
 
 
 def _elsewhere(chance: Chance, name: str, taken: torch.Tensor, options: torch.Tensor) -> torch.Tensor:
@@ -95,13 +106,13 @@ def _task(name: str, seeds: torch.Tensor, identities: Identities, *, near: bool 
         theirs = replace(theirs, scale=poses.scale, x=poses.x, y=poses.y, yaw=poses.yaw + 0.3 * (theirs.yaw.abs() - poses.yaw.abs()))
     settings = sample_settings(seeds, background=chance.among("place", _everywhere(len(seeds), places)))
     there = sample_settings(their_seeds, background=_elsewhere(chance, "other place", settings.background, _everywhere(len(seeds), places)))
-    reference = _shot(shown, theirs, there)
-    truth = _shot(identities, poses, settings)
+    reference = shot(their_seeds, shown, theirs, there)
+    truth = shot(seeds, identities, poses, settings)
     prompts = prompts_for(identities, truth)
     other = None
     if changed is not None:
         # The best c_app is the prompt but for the words that contradict: its own pose and place, the reference's colour.
-        as_shown = prompts_for(shown, Shot(poses, settings, truth.parts, truth.picture, truth.skeleton))
+        as_shown = prompts_for(shown, truth)
         other = [caption.text for caption in as_shown]
     return Task(name, seeds, identities, shown, reference, poses, settings, camera, prompts, other, changed or [""] * len(seeds))
 
@@ -165,9 +176,31 @@ def conflict(seeds: torch.Tensor) -> Task:
     return _task("conflict", seeds, wanted, far=True, shown=shown, changed=changed)
 
 
+def two(seeds: torch.Tensor) -> Task:
+    """The reference's character beside one of another kind that only the prompt describes."""
+    alone = _task("two", seeds, sample_identities(seeds), far=True)
+    second = sample_identities(seeds + (1 << 43))
+    other = _elsewhere(Chance(seeds, "two"), "kind", alone.identities.kind, torch.ones(len(seeds), len(KIND), dtype=torch.bool))
+    second = replace(second, kind=other)
+    poses = sample_poses(seeds + (1 << 43), second)
+    duo = side_by_side(seeds, (alone.identities, second), (alone.poses, poses), alone.settings)
+    first, beside = (shot(seeds, who, poses, duo.settings) for who, poses in zip(duo.identities, duo.poses, strict=True))
+    prompts = [
+        duo_caption(writer(alone.identities, first, row, NAMED), writer(second, beside, row, NAMED), left)
+        for row, left in enumerate(duo.left.tolist())
+    ]
+    return replace(alone, camera=duo.cameras[0], prompts=prompts, duo=duo)
+
+
+def free(seeds: torch.Tensor) -> Task:
+    """No structure: the pose is in the words alone. What is right can be read off the picture, not compared pixel by pixel."""
+    return replace(_task("free", seeds, sample_identities(seeds), far=True), structured=False)
+
+
 TASKS: dict[str, Callable[[torch.Tensor], Task]] = {
     t.__name__: t for t in (aligned, misaligned, pose, conflict, background, animals, people, unseen)
 }
+BEYOND: dict[str, Callable[[torch.Tensor], Task]] = {t.__name__: t for t in (two, free)}  # cases that no table pools with the others
 POOLED = ("aligned", "pose", "background", "animals", "people")  # what a method's overall figures are drawn from
 
 assert set(PERSON_POSE) <= set(POSE) and "top colour" in NAMED and "coat colour" in NAMED

@@ -140,7 +140,7 @@ def main(argv: list[str]) -> int:
         raise UserError("--trials must be 1 to 1000")
     if options.again:
         return look_again(names, options.again, options.json)
-    bench, weights = Bench(seed_range(options.seeds, final=False)), weights_name()
+    bench, weights = Bench(seed_range(options.seeds, final=False, tuning=True)), weights_name()
     for name in names:
         case = CASE.get(name, "pose")
         about = {"method": name, "case": case, "seeds": options.seeds, "weights": weights}
@@ -160,7 +160,7 @@ def main(argv: list[str]) -> int:
 
 def look_again(names: list[str], seeds: str, path: Path) -> int:
     """Draw the best trials of each method on other seeds."""
-    bench = Bench(seed_range(seeds, final=False))
+    bench = Bench(seed_range(seeds, final=False, tuning=True))
     for name in names:
         for trial in sorted((t for t in read_trials(path) if t["method"] == name), key=lambda t: -t["merit"])[:FINALISTS]:
             knobs = {k: listed(v) for k, v in trial["knobs"].items()}

@@ -10,6 +10,7 @@ from .background import Settings
 from .chance import Chance
 from .identity import Identities
 from .pose import Poses
+from .scene import Duo
 from .words import BACKGROUND, BOTTOM, COAT, COLLAR, COLOUR, HAIR, HEADGEAR, KIND, LIGHT, PATTERN, PEOPLE, POSE, TOP
 
 NAMED = 0.7  # how often a training caption names a trait that can be named
@@ -45,6 +46,9 @@ _LIGHTS = {
     "moonlight": ("in cold moonlight", "moonlight"),
     "dim light": ("in dim light", "dim light"),
 }
+# Two characters: each with what it does, and where it stands; the place is told once.
+_TOGETHER = ("{} {} on the {} and {} {} on the {}", "on the {2} {0} {1}, on the {5} {3} {4}", "{} {} on the {}, next to {} {} on the {}")
+_SIDES = ("left", "right")
 _COATS = {
     "plain": "plain {} fur",
     "tiger": "{} tiger fur",
@@ -147,14 +151,17 @@ class Writer:
             said.pop("collar colour", None)
         return [piece for piece in pieces if piece]
 
+    def _told(self, *tables: tuple[str, dict]) -> list[str]:
+        return [self.choose(table[self.said[name]]) for name, table in tables if name in self.said]
+
+    def doing(self) -> list[str]:
+        return self._told(("pose", _POSES))
+
+    def around(self) -> list[str]:
+        return self._told(("background", _PLACES), ("light", _LIGHTS))
+
     def where(self) -> list[str]:
-        said = self.said
-        clauses = [self.choose(_POSES[said["pose"]])] if "pose" in said else []
-        if "background" in said:
-            clauses.append(self.choose(_PLACES[said["background"]]))
-        if "light" in said:
-            clauses.append(self.choose(_LIGHTS[said["light"]]))
-        return clauses
+        return self.doing() + self.around()
 
     def subject(self) -> str:
         pieces = self.outfit()
@@ -213,4 +220,24 @@ def write_pair_captions(
         text = f"{opening.format(first.subject())}: {places[0]}; {places[1]}"
         there = {f"{name} 2": second.said[name] for name in ("pose", "background", "light") if name in second.said}
         captions.append(Caption(text, first.said | there))
+    return captions
+
+
+def duo_caption(first: Writer, second: Writer, left: bool) -> Caption:
+    """One sentence on two characters; what it says of the second is under the same names with a 2."""
+    sides = _SIDES if left else _SIDES[::-1]
+    told = [word for w, side in zip((first, second), sides, strict=True) for word in (w.subject(), " ".join(w.doing()), side)]
+    text = " ".join(first.choose(_TOGETHER).format(*told).replace(" ,", ",").split())
+    there = {f"{name} 2": value for name, value in second.said.items() if name not in ("background", "light")}
+    return Caption(", ".join([text, *first.around()]), first.said | there)
+
+
+def write_duo_captions(seeds: torch.Tensor, duo: Duo, named: float | list[float] = NAMED) -> list[Caption]:
+    """Captions of two characters in one place, from integer seeds."""
+    chance = Chance(seeds, "duo caption")
+    captions = []
+    for row, left in enumerate(duo.left.tolist()):
+        say, choose = _speaker(chance, row, named[row] if isinstance(named, list) else named)
+        both = [facts_of(who, poses, duo.settings, row) for who, poses in zip(duo.identities, duo.poses, strict=True)]
+        captions.append(duo_caption(*(Writer(facts, say, choose) for facts in both), left))
     return captions

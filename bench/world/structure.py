@@ -6,11 +6,16 @@ import torch
 import torch.nn.functional as F
 
 from .anatomy import Parts
+from .chance import Chance
 from .identity import Identities
 from .raster import Surface, pixel_grid, rasterise
+from .render import Figures
 from .texture import shade
 
 STRUCTURE = ["skeleton", "silhouette", "edges", "depth", "mesh"]
+# No tool writes an animal's joints into a person's eighteen, so animals are mostly given by their outline, their lines or their depth.
+USUAL = {True: (0.55, 0.15, 0.15, 0.15, 0.0), False: (0.1, 0.3, 0.3, 0.3, 0.0)}
+GIVEN = {True: (1.0, 0.0, 0.0, 0.0, 0.0), False: (0.0, 1 / 3, 1 / 3, 1 / 3, 0.0)}  # what the bench's cases are drawn from
 
 # Pairs of key points. People: the 18 points of OpenPose's body model; animals use the same slots for withers, legs and tail.
 _PERSON_BONES = [(1, 2), (1, 5), (2, 3), (3, 4), (5, 6), (6, 7), (1, 8), (8, 9), (9, 10), (1, 11), (11, 12), (12, 13)]
@@ -94,3 +99,24 @@ def draw_structure(kind: str, identities: Identities, parts: Parts, height: int,
         sideways = surface.gather(((parts.b - parts.a)[..., 1] / length - (parts.b - parts.a)[..., 0] / length).float())
         value = (0.5 + 0.35 * bulge - 0.2 * surface.across * sideways).clamp(0, 1)
     return (value * inside)[:, None].expand(-1, 3, -1, -1)
+
+
+def usual_structure(seeds: torch.Tensor, person: torch.Tensor, shares: dict[bool, tuple[float, ...]] = USUAL) -> torch.Tensor:
+    """Which of STRUCTURE an artist has for each picture, (batch,)."""
+    table = torch.tensor([shares[False], shares[True]], dtype=torch.float64, device=seeds.device)[person.long()].cumsum(1)
+    return (Chance(seeds, "structure")("kind") >= table).sum(1).clamp(max=len(STRUCTURE) - 1)
+
+
+def draw_structures(kinds: torch.Tensor, figures: Figures, size: int) -> torch.Tensor:
+    """A structure of its own kind for every picture, all its characters in it: (batch, 3, size, size)."""
+    result = torch.zeros(len(kinds), 3, size, size, device=kinds.device)
+    for number in kinds.unique().tolist():
+        rows = (kinds == number).nonzero()[:, 0]
+        for who, parts in figures:
+            drawn = draw_structure(STRUCTURE[number], who[rows], parts[rows], size)
+            if STRUCTURE[number] in ("skeleton", "silhouette"):
+                result[rows] = torch.maximum(result[rows], drawn)
+            else:  # what stands before hides what lies behind it
+                front = rasterise(parts[rows], size, size).slot >= 0
+                result[rows] = torch.where(front[:, None] | (drawn > 0), drawn, result[rows])
+    return result

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from bench import __main__ as dispatch
 from bench.cli import Parser, UserError, run, seed_range
-from bench.seeds import DEVELOPMENT, FINAL, SPLITS, TRAIN, split_of
+from bench.seeds import DEVELOPMENT, FINAL, FORMER, RESERVED, SPLITS, TRAIN, split_of
 
 
 def one_line(text: str) -> str:
@@ -20,13 +20,23 @@ def one_line(text: str) -> str:
 
 @pytest.mark.parametrize(
     ("seed", "split"),
-    [(0, "development"), (99_999, "development"), (900_000, "final"), (909_999, "final"), (1_000_000, "train"), (2**40, "train")],
+    [
+        (0, "development"),
+        (89_999, "development"),
+        (90_000, "reserved"),
+        (900_000, "former"),
+        (909_999, "former"),
+        (920_000, "final"),
+        (929_999, "final"),
+        (1_000_000, "train"),
+        (2**40, "train"),
+    ],
 )
 def test_a_seed_belongs_to_its_split(seed, split):
     assert split_of(seed) == split
 
 
-@pytest.mark.parametrize("seed", [-1, 100_000, 899_999, 910_000, 999_999])
+@pytest.mark.parametrize("seed", [-1, 100_000, 899_999, 910_000, 919_999, 930_000, 999_999])
 def test_a_seed_between_the_splits_belongs_to_none(seed):
     with pytest.raises(ValueError, match=str(seed)):
         split_of(seed)
@@ -37,7 +47,7 @@ def test_no_seed_has_two_splits(seed):
     assert sum(seed in split for split in SPLITS.values()) <= 1
 
 
-@pytest.mark.parametrize(("split", "final"), [(DEVELOPMENT, False), (FINAL, True)])
+@pytest.mark.parametrize(("split", "final"), [(DEVELOPMENT, False), (RESERVED, False), (FORMER, False), (FINAL, True)])
 @given(data=st.data())
 def test_a_range_inside_its_split_is_read_as_written(split, final, data):
     start = data.draw(st.integers(split.start, split.stop - 1))
@@ -46,22 +56,27 @@ def test_a_range_inside_its_split_is_read_as_written(split, final, data):
 
 
 MALFORMED = ["", ":", "5", "5:", ":5", "a:b", "1:2:3", "-5:5", "1.0:2", " 1:2", "1:2\n", "٣:٤", "1_0:20", "9" * 5000 + ":1"]
-EMPTY = ["5:5", "9:3", "900005:900005"]
-OUTSIDE = ["99999:100001", "100000:100001", "899999:900001", "909999:910001", "1000000:1000001"]
+EMPTY = ["5:5", "9:3", "920005:920005"]
+OUTSIDE = ["89999:90001", "99999:100001", "899999:900001", "909999:910001", "919999:920001", "929999:930001", "1000000:1000001"]
 
 
 @pytest.mark.parametrize("final", [False, True])
 @pytest.mark.parametrize("text", [*MALFORMED, *EMPTY, *OUTSIDE])
 def test_any_other_range_is_refused_in_a_sentence_that_names_the_valid_one(text, final):
-    with pytest.raises(UserError, match="900000:910000" if final else "0:100000"):
+    with pytest.raises(UserError, match="920000:930000" if final else "0:90000 or 90000:100000 or 900000:910000"):
         seed_range(text, final)
 
 
 def test_the_final_test_is_out_of_reach_of_development_and_the_other_way_round():
     with pytest.raises(UserError, match="out of range"):
-        seed_range("900000:900010", final=False)
+        seed_range("920000:920010", final=False)
     with pytest.raises(UserError, match="out of range"):
         seed_range("0:10", final=True)
+
+
+def test_nothing_is_tuned_on_the_reserved_seeds():
+    with pytest.raises(UserError, match="tuning seeds are 0:90000 or 900000:910000"):
+        seed_range("90000:90010", final=False, tuning=True)
 
 
 @pytest.mark.parametrize("argv", [["--count", "many"], ["--unknown"], ["a\nb"]])

@@ -56,7 +56,7 @@ def test_every_case_shows_one_subject_twice_in_different_places():
 def test_a_case_does_not_depend_on_its_batch():
     for make in TASKS.values():
         many, one = make(SEEDS[:6]), make(SEEDS[4:5])
-        assert torch.equal(many.skeleton()[4], one.skeleton()[0])
+        assert torch.equal(many.structure()[4], one.structure()[0])
         assert torch.equal(many.reference.picture.image[4], one.reference.picture.image[0])
         assert many.prompts[4] == one.prompts[0]
 
@@ -99,7 +99,7 @@ def test_two_cameras_in_turn_are_one():
 
 def test_anchor_align_brings_a_misaligned_structure_to_its_reference(studio):
     task = TASKS["misaligned"](SEEDS[:8])
-    _, moved = methods.anchor_align(task, task.skeleton(), methods.TUNED)
+    _, moved = methods.anchor_align(task, task.structure(), methods.TUNED)
     before, now = task.truth().alpha.sum((1, 2)), task.truth(moved).alpha.sum((1, 2))
     wanted = task.reference.picture.alpha.sum((1, 2))
     assert ((now / wanted).log().abs() < (before / wanted).log().abs()).float().mean() >= 0.8

@@ -59,7 +59,7 @@ def test_the_model_draws_the_asked_for_place(files):
     """A floor far below the measured figures and far above chance (a tenth): damaged or confused weights would not reach it."""
     model, judge, _ = model_report.open_model()
     cases = make_cases(torch.arange(20, 36))
-    drawn = model.decode(model.draw([c.text for c in cases.prompts], cases.truth.skeleton, model.noise(cases.seeds)))
+    drawn = model.decode(model.draw([c.text for c in cases.prompts], cases.truth.structure, model.noise(cases.seeds)))
     reading = judge.read(drawn)
     assert (reading.attributes["background"] == cases.truth.settings.background).float().mean() >= 0.3
     overlap = (reading.silhouette & (cases.truth.picture.region > 0)).sum() / (cases.truth.picture.region > 0).sum()

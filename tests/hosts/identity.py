@@ -43,9 +43,9 @@ class Cases:
     def __init__(self, webui, name: str = "pose", cases: int = CASES):
         self.webui, self.studio = webui, open_studio(webui)
         self.task: Task = TASKS[name](torch.arange(FINAL.start, FINAL.start + cases))
-        self.hints = self.task.skeleton()
+        self.hints = self.task.structure()
         self.references = [picture_of(image) for image in self.task.reference.picture.image]
-        self.poses = [picture_of(skeleton) for skeleton in self.task.reference.skeleton]
+        self.poses = [picture_of(skeleton) for skeleton in self.task.reference.structure]
         self.masks = [Image.fromarray(mask.byte().numpy() * 255) for mask in self.task.reference_mask()]
         self.adapter = next(m for m in webui.call("/controlnet/model_list?update=true")["model_list"] if m.startswith(live.EMBEDDED))
         self.moved = anchor_align(self.task, self.hints, Settings(enabled=True))  # structures, and the camera by which the truth follows
