@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from bench.world.scene import Subjects, sample_subjects
 from bench.world.truth import ATTRIBUTE, Fact, attributes, on_part
 
 from .network import Network
-from .reading import WEIGHTS, save_network
+from .reading import WEIGHTS, load_network, save_network
 
 FIRST = TRAIN.start + (1 << 44)  # far from the pictures that the model learns from
 UNSEEN = 4  # one picture in so many wears what the model never saw: the judge must be able to read it
@@ -148,7 +149,7 @@ def _said(score: Tensor, word: Tensor) -> Tensor:
 
 
 def train_judge(trainer: Trainer, device: torch.device, logfile: Path) -> None:
-    """Train until the budget is spent, then write the averaged network for use."""
+    """Train until the budget is spent."""
     generator = torch.Generator().manual_seed(trainer.step)
     stock = Stock(FIRST + trainer.step * FRESH, device)
     for _ in range(64):
@@ -172,20 +173,26 @@ def train_judge(trainer: Trainer, device: torch.device, logfile: Path) -> None:
             weakest = sorted(losses, key=losses.get)[-3:]
             minutes, told = trainer.elapsed / 60, sum(losses.values())
             log(logfile, stage="judge", step=step, minutes=minutes, region=float(outline.detach()), told=told, weakest=", ".join(weakest))
-    save_network(trainer.averaged, WEIGHTS)
 
 
 def main(argv: list[str]) -> int:
     parser = Parser(prog="python -m bench.judge.train", description=__doc__)
     parser.add_argument("--minutes", type=float, default=25)
+    parser.add_argument("--steps", type=int, help="length instead, from the weights it began with; the same call resumes")
     parser.add_argument("--folder", type=Path, default=Path("out/train"))
-    parser.add_argument("--fresh", action="store_true", help="start over instead of going on from the folder's checkpoint")
+    parser.add_argument("--fresh", action="store_true", help="start from nothing, not from the folder's checkpoint or the committed judge")
+    parser.add_argument("--publish", type=Path, metavar="FILE", help=f"write the averaged network there, such as {WEIGHTS.name}, and stop")
     options: argparse.Namespace = parser.parse_args(argv)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
-    trainer = Trainer(Network().to(device, memory_format=torch.channels_last), options.folder / "judge.safetensors", RATE, options.minutes)
-    if not options.fresh:
-        trainer.resume()
+    network = Network().to(device, memory_format=torch.channels_last)
+    trainer = Trainer(network, options.folder / "judge.safetensors", RATE, options.minutes, length=options.steps)
+    if not options.fresh and not trainer.resume() and WEIGHTS.exists():
+        card = json.loads(WEIGHTS.with_name("card.json").read_text(encoding="utf-8"))
+        trainer.start_from(load_network(WEIGHTS).state_dict(), card["training"]["judge"])
+    if options.publish:
+        save_network(trainer.averaged, options.publish)
+        return 0
     train_judge(trainer, device, options.folder / "judge.jsonl")
     return 0
 

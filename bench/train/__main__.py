@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,29 +24,30 @@ from seal_ext.studio.checkpoint import EMBEDDED, CheckpointError, expand, pack
 from . import autoencoder, denoiser, words
 from .card import write_card
 from .loop import Trainer, recorded_runs
-from .pool import SHARD, Pairs, caption_corpus, shard_path
+from .pool import SHARD, Scenes, caption_corpus, shard_path
 from .samples import sample_sheet
 from .teacher import Teacher
 
 STAGES = {"teacher": 0.1, "words": 0.03, "denoiser": 0.67, "autoencoder": 0.2}  # and the share of the budget each takes
 SIZE = 128
 NAME = "seal-embedded"
+LOOKED_AT = 24  # shards that are held as pictures; more would need more memory than many machines have
 ROOT = Path(__file__).resolve().parents[2]
 
 
 class Workshop:
     """One folder of training: the pool, every stage's checkpoint, the log, the sheets; and how the stages find each other."""
 
-    def __init__(self, folder: Path, device: torch.device, width: int, shards: int, fresh: bool):
-        self.folder, self.device, self.shards, self.fresh = folder, device, shards, fresh
-        self.logfile = folder / "log.jsonl"
-        self.pool: list[Pairs] = []
+    def __init__(self, options: argparse.Namespace, device: torch.device, paired: tuple[float, ...], alone: bool):
+        self.folder, self.device, self.shards, self.steps = options.out, device, options.shards, options.steps
+        self.paired, self.alone = paired, alone  # shares of two-panel canvases; whether nobody else renders
+        self.logfile = self.folder / "log.jsonl"
         self.loaded: set[int] = set()
         self.measured = False
-        self.committed = None if fresh else self._committed()
+        self.committed = None if options.fresh else self._committed()
         self.history = json.loads((EMBEDDED / "card.json").read_text(encoding="utf-8"))["training"] if self.committed else {}
-        self.shape = self.committed.shape if self.committed else Shape(width=width)
-        self.tokenizer_folder = folder / "tokenizer"
+        self.shape = self.committed.shape if self.committed else Shape(width=options.width)
+        self.tokenizer_folder = self.folder / "tokenizer"
         self.vae = self._vae()
 
     def _committed(self) -> Embedded | None:
@@ -66,8 +69,8 @@ class Workshop:
             return trainer.averaged.eval().to(self.device)
         return self.committed.vae.eval().to(self.device) if self.committed else None
 
-    def refill(self, most: int = 1 << 30, least: int = 1) -> list[Pairs]:
-        """Up to `most` new shards: what the producers have finished; rendered here on a GPU, or while fewer than `least` are there."""
+    def refill(self, most: int = 1 << 30, least: int = 1) -> list[Scenes]:
+        """Up to `most` new shards: those in the folder; rendered here if nobody else does, or while fewer than `least` are there."""
         new = []
         for number in range(self.shards):
             if len(new) == most:
@@ -76,14 +79,21 @@ class Workshop:
             if number in self.loaded:
                 continue
             if path.exists():
-                new.append(Pairs.load(path))
-            elif self.device.type == "cuda" or len(self.loaded) < least:
-                new.append(Pairs.rendered(number, SIZE, self.device))
+                new.append(Scenes.load(path))
+            elif self.alone or len(self.loaded) < least:
+                new.append(Scenes.rendered(number, SIZE, self.device))
+                if self.device.type == "cpu":  # a GPU renders faster than a disk reads
+                    new[-1].save(path)
             else:
                 continue
             self.loaded.add(number)
-        self.pool += new
         return new
+
+    def pool(self) -> tuple[list[Scenes], Callable[[], None]]:
+        """Scenes to look at themselves, and what adds one more shard to them."""
+        self.loaded.clear()
+        scenes = self.refill(most=2, least=2)
+        return scenes, lambda: scenes.extend(self.refill(most=1) if len(scenes) < LOOKED_AT else [])
 
     def encode(self, image: torch.Tensor) -> torch.Tensor:
         with torch.autocast(self.device.type, dtype=torch.bfloat16):
@@ -95,18 +105,18 @@ class Workshop:
         if self.committed:
             print("teacher: the committed autoencoder already settles the latent space")
             return
-        self.refill(least=2)
-        trainer = Trainer(Teacher().to(self.device), self.folder / "teacher.safetensors", 2e-3, minutes, weight_decay=0.0)
+        scenes, more = self.pool()
+        trainer = self._trainer("teacher", Teacher(), 2e-3, minutes, weight_decay=0.0)
         trainer.resume()
-        autoencoder.train_autoencoder(trainer, self.pool, self.device, self.logfile, refill=self.refill)
+        autoencoder.train_autoencoder(trainer, scenes, self.device, self.logfile, refill=more)
         self.vae = self._vae()
-        self.save_sheet("teacher", autoencoder.sheet(self.vae, self.pool, self.device))
+        self.save_sheet("teacher", autoencoder.sheet(self.vae, scenes, self.device))
 
     def words(self, minutes: float) -> None:
         if self.committed:
             print("words: the committed text encoder already knows them")
             return
-        trainer = Trainer(words.Pupil(self.shape).to(self.device), self.folder / "words.safetensors", 1e-3, minutes, average=0.99)
+        trainer = self._trainer("words", words.Pupil(self.shape), 1e-3, minutes, average=0.99)
         trainer.resume()
         words.train_words(trainer, self.tokenizer(self.shape), self.device, self.logfile)
 
@@ -121,11 +131,13 @@ class Workshop:
     def scaled(self) -> Shape:
         """The shape with the scale of this latent space, measured once, on the pool's first shard."""
         if self.committed is None and not self.measured:
-            if not self.pool:
-                self.refill(most=1)
-            self.shape = replace(self.shape, scale_factor=round(autoencoder.latent_scale(self.vae, self.pool[:1], self.device), 5))
+            scenes, _ = self.pool()
+            self.shape = replace(self.shape, scale_factor=round(autoencoder.latent_scale(self.vae, scenes[:1], self.device), 5))
             self.measured = True
         return self.shape
+
+    def _trainer(self, stage: str, module: torch.nn.Module, rate: float, minutes: float, **options) -> Trainer:
+        return Trainer(module.to(self.device), self.folder / f"{stage}.safetensors", rate, minutes, length=self.steps, **options)
 
     def denoiser(self, minutes: float) -> None:
         if self.vae is None:
@@ -136,36 +148,42 @@ class Workshop:
             self._taught(model)
         tokenizer = self.tokenizer(shape)
         latents = denoiser.Latents(self.encode)
-        trainer = Trainer(denoiser.Denoiser(model).to(self.device), self.folder / "denoiser.safetensors", 8e-4, minutes,
-                          turned=denoiser.turned)  # fmt: skip
+        trainer = self._trainer("denoiser", denoiser.Denoiser(model), 8e-4, minutes, turned=denoiser.turned)
         if not trainer.resume() and self.committed:
             trainer.start_from(trainer.module.state_dict(), self.history["denoiser"])
         # A few shards to begin with; the rest follow while training runs.
-        for pairs in self.pool or self.refill(most=4):
-            latents.add(pairs)
+        self.loaded.clear()
+        for scenes in self.refill(most=4, least=2):
+            latents.add(scenes)
 
         def between(step: int) -> None:
-            for pairs in self.refill(most=1):
-                latents.add(pairs)
+            for scenes in self.refill(most=1):
+                latents.add(scenes)
             if step % 1000 == 999:
                 averaged = trainer.averaged
                 self.save_sheet(f"denoiser-{step + 1:06d}", sample_sheet(averaged, self.vae, shape, tokenizer, self.device))
+                self.keep_weights()
 
-        trainer.on_save = self.keep_weights
-        denoiser.train_denoiser(trainer, model, latents, tokenizer, self.device, self.logfile, every=50, between=between)
+        denoiser.train_denoiser(trainer, model, latents, tokenizer, self.device, self.logfile, 50, between, self.paired)
 
     def autoencoder(self, minutes: float) -> None:
         if self.vae is None:
             raise UserError("the autoencoder needs a teacher: run the teacher stage first")
-        self.refill()
-        vae = self.committed.vae if self.committed else AutoencoderKL(self.shape)
-        trainer = Trainer(vae.to(self.device), self.folder / "autoencoder.safetensors", 1.5e-3, minutes, weight_decay=0.0)
-        if not trainer.resume() and self.committed:
-            trainer.start_from(vae.state_dict(), self.history["autoencoder"])
-        teacher = copy.deepcopy(self.vae)  # without a teacher of its own the student starts from what it teaches
-        trainer.on_save = self.keep_weights
-        autoencoder.train_student(trainer, teacher, self.pool, self.device, self.logfile, refill=self.refill)
-        self.save_sheet("autoencoder", autoencoder.sheet(trainer.averaged, self.pool, self.device))
+        scenes, more = self.pool()
+        if self.committed:
+            vae = copy.deepcopy(self.committed.vae)
+            vae.encoder.requires_grad_(False)
+            vae.quant_conv.requires_grad_(False)
+            trainer = self._trainer("autoencoder", vae, 8e-4, minutes, weight_decay=0.0)
+            if not trainer.resume():
+                trainer.start_from(vae.state_dict(), self.history["autoencoder"])
+            autoencoder.train_decoder(trainer, scenes, self.device, self.logfile, refill=more)
+        else:
+            trainer = self._trainer("autoencoder", AutoencoderKL(self.shape), 1.5e-3, minutes, weight_decay=0.0)
+            trainer.resume()
+            autoencoder.train_student(trainer, copy.deepcopy(self.vae), scenes, self.device, self.logfile, refill=more)
+        self.save_sheet("autoencoder", autoencoder.sheet(trainer.averaged, scenes, self.device))
+        self.keep_weights()
 
     # ---- files
 
@@ -182,7 +200,7 @@ class Workshop:
         save_png(picture, self.folder / "sheets" / f"{name}.png")
 
     def keep_weights(self) -> None:
-        """The shards of what is reached so far, beside every checkpoint: small files, of which each is easily carried away."""
+        """The shards of what is reached so far: small files, of which each is easily carried away."""
         if self.committed or all((self.folder / f"{stage}.safetensors").exists() for stage in ("denoiser", "autoencoder")):
             self.publish(self.folder / "weights", 8)
 
@@ -223,13 +241,16 @@ def _producers(folder: Path, shards: int, count: int) -> list[subprocess.Popen]:
 def main(argv: list[str]) -> int:
     parser = Parser(prog="train", description=__doc__)
     parser.add_argument("--minutes", type=float, default=60, help="time budget of this call, over all its stages")
+    parser.add_argument("--steps", type=int, help="length of the one stage named, from the weights it began with; the same call resumes")
+    parser.add_argument("--paired", default=",".join(map(str, denoiser.PAIRED)), metavar="A,B,…",
+                        help="shares of canvases that show one subject twice, in equal parts of the denoiser's budget")  # fmt: skip
     parser.add_argument("--stages", default=",".join(STAGES), help=f"comma-separated, of {', '.join(STAGES)}")
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "train", help="folder of checkpoints, log and sheets")
     parser.add_argument("--width", type=int, default=Shape.width, help="base width of a new model; existing weights keep theirs")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads of this process; 0 leaves torch's own choice")
     parser.add_argument("--shards", type=int, default=96, help=f"size of the pool, {SHARD} pairs of pictures each")
-    parser.add_argument("--producers", type=int, default=1, help="processes that render ahead on a CPU")
+    parser.add_argument("--producers", type=int, default=1, help="processes that render ahead on a CPU; 0 renders between the steps")
     parser.add_argument("--fresh", action="store_true", help="do not start from the committed weights")
     parser.add_argument("--publish", type=Path, metavar="FOLDER", help="pack the trained weights into shards there, and stop")
     parser.add_argument("--bits", type=int, choices=(8, 16), default=8, help="precision of the published shards")
@@ -237,6 +258,14 @@ def main(argv: list[str]) -> int:
     stages = [s for s in options.stages.split(",") if s]
     if unknown := [s for s in stages if s not in STAGES]:
         raise UserError(f"unknown stage {unknown[0]!r}; one of {', '.join(STAGES)}")
+    try:
+        paired = tuple(float(share) for share in options.paired.split(","))
+    except ValueError:
+        paired = ()
+    if not paired or not all(0 <= share <= 1 for share in paired):
+        raise UserError(f"--paired is {options.paired!r}; it holds shares between 0 and 1, such as 0.5,0.3")
+    if options.steps is not None and (options.steps < 1 or len(stages) != 1):
+        raise UserError("--steps must be above 0, and --stages then name one stage")
     if not 0 < options.minutes <= 100_000:
         raise UserError("--minutes must be above 0")
     if options.width % 32 or not 32 <= options.width <= 320:
@@ -252,11 +281,12 @@ def main(argv: list[str]) -> int:
     name = ("cuda" if torch.cuda.is_available() else "cpu") if options.device == "auto" else options.device
     torch.manual_seed(0)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    workshop = Workshop(options.out, torch.device(name), options.width, options.shards, options.fresh)
+    producers = options.producers if name == "cpu" else 0
+    workshop = Workshop(options, torch.device(name), paired, alone=producers == 0)
     if options.publish:
         workshop.publish(options.publish, options.bits)
         return 0
-    helpers = _producers(options.out.parent / "pool", options.shards, options.producers if name == "cpu" else 0)
+    helpers = _producers(options.out.parent / "pool", options.shards, producers)
     try:
         total = sum(STAGES[s] for s in stages)
         for stage in stages:

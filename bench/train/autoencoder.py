@@ -11,7 +11,7 @@ from torch import nn
 from bench.world.sheet import grid
 
 from .loop import Trainer, log
-from .pool import Pairs
+from .pool import Scenes
 
 KL_WEIGHT = 2e-4
 SUBJECT_WEIGHT = 2.0  # identity lives on the subject: its pixels count this much more
@@ -22,13 +22,13 @@ CROP = 64
 WHOLE = 0.75  # after this share of the budget whole pictures, so that the attention in the middle sees its true size
 
 
-def _batch(pool: list[Pairs], generator: torch.Generator, count: int, crop: int | None) -> tuple[torch.Tensor, torch.Tensor]:
+def _batch(pool: list[Scenes], generator: torch.Generator, count: int, crop: int | None) -> tuple[torch.Tensor, torch.Tensor]:
     """Random pictures (crops of them) in [-1, 1], and the subject's coverage."""
     images, masks = [], []
     for _ in range(count):
-        pairs = pool[int(torch.randint(len(pool), (), generator=generator))]
-        row, side = int(torch.randint(len(pairs.seeds), (), generator=generator)), int(torch.randint(2, (), generator=generator))
-        image, mask = pairs.image[row, side], pairs.silhouette[row, side]
+        scenes = pool[int(torch.randint(len(pool), (), generator=generator))]
+        row, side = (int(torch.randint(size, (), generator=generator)) for size in scenes.image.shape[:2])
+        image, mask = scenes.image[row, side], scenes.silhouette[row, side]
         if crop:
             y, x = (int(torch.randint(image.shape[-1] - crop + 1, (), generator=generator)) for _ in range(2))
             image, mask = image[:, y : y + crop, x : x + crop], mask[y : y + crop, x : x + crop]
@@ -70,7 +70,7 @@ def _report(logfile: Path, stage: str, trainer: Trainer, squared: float, **value
     log(logfile, stage=stage, step=trainer.step, minutes=trainer.elapsed / 60, subject_psnr=psnr, **values)
 
 
-def train_autoencoder(trainer: Trainer, pool: list[Pairs], device: torch.device, logfile: Path, refill: Callable[[], object]) -> None:
+def train_autoencoder(trainer: Trainer, pool: list[Scenes], device: torch.device, logfile: Path, refill: Callable[[], object]) -> None:
     """Pixels to latents and back; `refill` adds to the pool now and then."""
     generator = torch.Generator().manual_seed(trainer.step)
     squared = None
@@ -86,7 +86,7 @@ def train_autoencoder(trainer: Trainer, pool: list[Pairs], device: torch.device,
 
 
 def train_student(
-    trainer: Trainer, teacher: nn.Module, pool: list[Pairs], device: torch.device, logfile: Path, refill: Callable[[], object]
+    trainer: Trainer, teacher: nn.Module, pool: list[Scenes], device: torch.device, logfile: Path, refill: Callable[[], object]
 ) -> None:
     """The autoencoder that ships learns the teacher's latents with its encoder, and to decode those and its own with its decoder."""
     generator = torch.Generator().manual_seed(trainer.step)
@@ -117,15 +117,35 @@ def train_student(
             refill()
 
 
+def train_decoder(trainer: Trainer, pool: list[Scenes], device: torch.device, logfile: Path, refill: Callable[[], object]) -> None:
+    """The decoder alone, on the latents of an encoder that stays as it is because a denoiser knows them."""
+    generator = torch.Generator().manual_seed(trainer.step)
+    squared, vae = None, trainer.module
+    for step in trainer.steps():
+        whole = trainer.progress > WHOLE
+        image, mask = (x.to(device) for x in _batch(pool, generator, BATCH // 4 if whole else BATCH, None if whole else CROP))
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            with torch.no_grad():
+                latent = vae.encode(image)[0].float()
+            noise = torch.randn(latent.shape, generator=generator).to(device) * LATENT_NOISE * latent.std()
+            decoded = vae.decode(latent + noise).float()
+        loss, error = reconstruction_loss(decoded, image, mask)
+        trainer.update(loss)
+        squared = float(error) if squared is None else 0.98 * squared + 0.02 * float(error)
+        if step % 100 == 0:
+            _report(logfile, "autoencoder", trainer, squared, loss=float(loss.detach()))
+            refill()
+
+
 @torch.no_grad()
-def latent_scale(vae: nn.Module, pool: list[Pairs], device: torch.device) -> float:
+def latent_scale(vae: nn.Module, pool: list[Scenes], device: torch.device) -> float:
     """The factor that gives latents unit variance, as SD's .18215 does for its own."""
     image, _ = _batch(pool, torch.Generator().manual_seed(0), 64, None)
     return 1 / float(vae.encode(image.to(device))[0].std())
 
 
 @torch.no_grad()
-def sheet(vae: nn.Module, pool: list[Pairs], device: torch.device) -> torch.Tensor:
+def sheet(vae: nn.Module, pool: list[Scenes], device: torch.device) -> torch.Tensor:
     """Pictures above their reconstructions."""
     image, _ = _batch(pool, torch.Generator().manual_seed(1), 8, None)
     decoded = vae.decode(vae.encode(image.to(device))[0]).cpu().clamp(-1, 1)

@@ -1,4 +1,4 @@
-"""Second stage: U-Net, text encoder and T2I-Adapter together, on single pictures and on two pictures of one subject."""
+"""Second stage: U-Net, text encoder and T2I-Adapter together, on single pictures, of two characters too, and on two of one subject."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ from bench.model.embedded import Embedded
 from bench.model.tokenizer import Tokenizer
 
 from .loop import Trainer, log
-from .pool import Pairs, pair_texts
+from .pool import Scenes, pair_texts, single_texts
 
-PAIRED = 0.65  # share of steps on two-panel canvases: only there can self-attention learn to carry an identity
+# Share of steps on two-panel canvases, in equal parts of the budget: there self-attention learns to carry an identity, and no checkpoint
+# of the users' saw as many, so that they become few.
+PAIRED = (0.5, 0.4, 0.3)
 STACKED = 0.25  # share of those with the second picture below instead of beside
+TOGETHER = 0.3  # share of single pictures with two characters
 TEXT_DROPOUT = 0.12
-HINT_DROPOUT = 0.3
+HINT_DROPOUT = 0.15  # share of canvases whose hint is not told; of as many more it is an empty map, as hosts give where there is none
 MIN_SNR = 5.0
 NOISY = 20.0
 PANELS = {"cpu": 32, "cuda": 256}  # pictures in a batch; a two-panel canvas counts twice
@@ -47,59 +50,54 @@ class Latents:
     """The pool as the denoiser reads it: latents of the pictures, and their hints as bytes."""
 
     def __init__(self, encode: Callable[[Tensor], Tensor]):
-        self.encode, self.seeds, self.latent, self.skeleton, self.silhouette = encode, [], [], [], []
+        self.encode, self.seeds, self.latent, self.hint = encode, [], [], []
 
     def __len__(self) -> int:
         return sum(len(s) for s in self.seeds)
 
     @torch.no_grad()
-    def add(self, pairs: Pairs) -> None:
-        images = pairs.image.flatten(0, 1)
+    def add(self, scenes: Scenes) -> None:
+        images = scenes.image.flatten(0, 1)
         latents = torch.cat([self.encode(chunk.float() / 127.5 - 1).float().cpu() for chunk in images.split(32)])
-        self.latent.append(latents.reshape(-1, 2, *latents.shape[1:]))
-        self.seeds.append(pairs.seeds)
-        self.skeleton.append(pairs.skeleton)
-        self.silhouette.append(pairs.silhouette)
+        self.latent.append(latents.unflatten(0, scenes.image.shape[:2]))
+        self.seeds.append(scenes.seeds)
+        self.hint.append(scenes.hint)
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Seeds, latents `(count, 2, 4, h, w)` and hints `(count, 2, 3, H, W)`, skeleton or silhouette at random, of random pairs."""
-        seeds, latents, hints = [], [], []
+        """Seeds, latents `(count, 3, 4, h, w)` and hints `(count, 3, 3, H, W)` of random subjects."""
+        drawn = []
         for _ in range(count):
             shard = int(torch.randint(len(self.seeds), (), generator=generator))
             row = int(torch.randint(len(self.seeds[shard]), (), generator=generator))
-            seeds.append(self.seeds[shard][row])
-            latents.append(self.latent[shard][row])
-            if torch.rand((), generator=generator) < 0.5:
-                hints.append(self.skeleton[shard][row])
-            else:
-                hints.append(self.silhouette[shard][row][:, None].expand(-1, 3, -1, -1))
-        return torch.stack(seeds), torch.stack(latents), torch.stack(hints)
+            drawn.append((self.seeds[shard][row], self.latent[shard][row], self.hint[shard][row]))
+        return tuple(torch.stack(column) for column in zip(*drawn, strict=True))
 
 
-def batch(pool: Latents, tokenizer: Tokenizer, step: int, panels: int = 32) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def batch(
+    pool: Latents, tokenizer: Tokenizer, step: int, panels: int = 32, paired: float = PAIRED[-1]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Clean latents, tokens, hints in [0, 1] and which rows keep their hint: single pictures, or canvases of two; the step is the seed."""
     generator = torch.Generator().manual_seed(step)
 
     def chance(shape=()) -> Tensor:
         return torch.rand(shape, generator=generator)
 
-    seeds, latents, hints = pool.draw(panels // 2, generator)
-    both, left, right = pair_texts(seeds, step)
-    hints = hints.float() / 255
-    if chance() < PAIRED:
+    if chance() < paired:
+        seeds, latents, hints = pool.draw(panels // 2, generator)
         side = -2 if chance() < STACKED else -1
         # Sometimes only one of the two pictures has its pose given.
-        alone = chance((len(seeds), 2)) < 0.2
-        hints = hints * (~alone)[:, :, None, None, None]
-        latents = torch.cat([latents[:, 0], latents[:, 1]], side)
-        hints = torch.cat([hints[:, 0], hints[:, 1]], side)
-        texts = both
+        hints = hints * (chance((len(seeds), 3, 1, 1, 1)) >= 0.2)
+        latents, hints = (torch.cat([x[:, 0], x[:, 1]], side) for x in (latents, hints))
+        texts = pair_texts(seeds, step)
     else:
-        latents, hints = latents.transpose(0, 1).flatten(0, 1), hints.transpose(0, 1).flatten(0, 1)
-        texts = left + right
+        seeds, latents, hints = pool.draw(panels, generator)
+        column = torch.where(chance(panels) < TOGETHER, 2, (chance(panels) < 0.5).long())
+        latents, hints = (x[torch.arange(panels), column] for x in (latents, hints))
+        texts = single_texts(seeds, column, step)
     texts = ["" if drop else text for text, drop in zip(texts, (chance(len(texts)) < TEXT_DROPOUT).tolist(), strict=True)]
-    hinted = (chance(len(texts)) > HINT_DROPOUT).float()
-    return latents.contiguous(), tokenizer.encode(texts), hints.contiguous(), hinted
+    kept = chance(len(texts))
+    hints = hints.float() / 255 * (kept > 2 * HINT_DROPOUT)[:, None, None, None]
+    return latents.contiguous(), tokenizer.encode(texts), hints.contiguous(), (kept > HINT_DROPOUT).float()
 
 
 def denoiser_loss(denoiser: nn.Module, alphas: Tensor, latents: Tensor, tokens: Tensor, hints: Tensor, hinted: Tensor,
@@ -121,35 +119,44 @@ def denoiser_loss(denoiser: nn.Module, alphas: Tensor, latents: Tensor, tokens: 
     return ((predicted - noise).square().mean((1, 2, 3)) * weight).mean()
 
 
-def batches(pool: Latents, tokenizer: Tokenizer, steps: Iterable[int], device: torch.device) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
+def share_now(shares: tuple[float, ...], progress: float) -> float:
+    """The share of two-panel canvases at some point of the budget."""
+    return shares[min(int(progress * len(shares)), len(shares) - 1)]
+
+
+def batches(pool: Latents, tokenizer: Tokenizer, steps: Iterable[int], device: torch.device,
+            paired: Callable[[], float]) -> Iterator[tuple[int, tuple[Tensor, ...]]]:  # fmt: skip
     """Every step with its batch on the device; where that is a GPU, the next ones are prepared meanwhile."""
     panels = PANELS[device.type]
     if device.type == "cpu":
         for step in steps:
-            yield step, batch(pool, tokenizer, step, panels)
+            yield step, batch(pool, tokenizer, step, panels, paired())
         return
     with ThreadPoolExecutor(2) as workers:
         waiting: dict[int, Future] = {}
         for step in steps:
             for ahead in range(step, step + AHEAD):
                 if ahead not in waiting:
-                    waiting[ahead] = workers.submit(batch, pool, tokenizer, ahead, panels)
+                    waiting[ahead] = workers.submit(batch, pool, tokenizer, ahead, panels, paired())
             yield step, tuple(x.pin_memory().to(device, non_blocking=True) for x in waiting.pop(step).result())
 
 
 def train_denoiser(trainer: Trainer, model: Embedded, pool: Latents, tokenizer: Tokenizer, device: torch.device, logfile: Path,
-                   every: int, between: Callable[[int], None]) -> None:  # fmt: skip
+                   every: int, between: Callable[[int], None], shares: tuple[float, ...] = PAIRED) -> None:  # fmt: skip
     """Train until the budget is spent; `between` is called every `every` steps, for new data, sheets and weights."""
     generator = torch.Generator().manual_seed(trainer.step + 1)
     alphas = model.alphas.to(device)
     running: dict[str, float] = {}
-    for step, (latents, *rest) in batches(pool, tokenizer, trainer.steps(), device):
+
+    def paired() -> float:
+        return share_now(shares, trainer.progress)
+
+    for step, (latents, *rest) in batches(pool, tokenizer, trainer.steps(), device, paired):
         loss = denoiser_loss(trainer.module, alphas, latents, *rest, generator, bf16=True)
         trainer.update(loss)
-        if step % 10 == 0:
-            name, value = ("singles" if latents.shape[-1] == latents.shape[-2] else "pairs"), float(loss.detach())
-            running[name] = 0.9 * running.get(name, value) + 0.1 * value
+        name, value = ("singles" if latents.shape[-1] == latents.shape[-2] else "pairs"), float(loss.detach())
+        running[name] = 0.97 * running.get(name, value) + 0.03 * value
         if step % 100 == 0:
-            log(logfile, stage="denoiser", step=step, minutes=trainer.elapsed / 60, pool=len(pool), **running)
+            log(logfile, stage="denoiser", step=step, minutes=trainer.elapsed / 60, pool=len(pool), paired=paired(), **running)
         if step % every == every - 1:
             between(step)

@@ -27,7 +27,8 @@ DECAY = 0.35  # the share of the budget over which the learning rate falls to it
 class Trainer:
     """AdamW on one module with an exponential average of its weights, stored together in one pickle-free file.
 
-    Parameters whose names `turned` picks learn by Muon instead.
+    Parameters whose names `turned` picks learn by Muon instead. The budget is `minutes` of this call; or `length` steps from the weights
+    it began with, however many calls they take.
     """
 
     def __init__(
@@ -39,10 +40,12 @@ class Trainer:
         average: float = 0.999,
         weight_decay: float = 0.01,
         turned: Callable[[str, nn.Parameter], bool] = lambda name, parameter: False,
+        length: int | None = None,
     ):
         self.module, self.path, self.rate, self.minutes, self.average = module, path, rate, minutes, average
+        self.length, self.begun = length, 0
         self.averaged = copy.deepcopy(module).requires_grad_(False)
-        named = list(module.named_parameters())
+        named = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
         matrices, others = [p for n, p in named if turned(n, p)], [p for n, p in named if not turned(n, p)]
         self.optimisers = [torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=weight_decay, fused=True)]
         self.optimisers += [Muon(matrices, rate, weight_decay=weight_decay)] if matrices else []
@@ -51,7 +54,6 @@ class Trainer:
         self.first_step = 0
         self.warm_from = 0  # after a resume without optimiser state the rate climbs again from here
         self.started = self.saved = time.monotonic()
-        self.on_save: Callable[[], object] = lambda: None
 
     @property
     def elapsed(self) -> float:
@@ -59,7 +61,9 @@ class Trainer:
 
     @property
     def progress(self) -> float:
-        """0 → 1 over this call's budget."""
+        """0 → 1 over the budget."""
+        if self.length:
+            return min(1.0, (self.step - self.begun) / self.length)
         return min(1.0, self.elapsed / (60 * self.minutes))
 
     def steps(self) -> Iterator[int]:
@@ -113,12 +117,11 @@ class Trainer:
                 for key in (*ADAM, MUON):
                     if key in optimiser.state.get(parameter, {}):
                         tensors[f"{key}.{name}"] = optimiser.state[parameter][key].detach().cpu().contiguous()
-        facts = {"step": self.step, "runs": self.runs}
+        facts = {"step": self.step, "begun": self.begun, "runs": self.runs}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = self.path.with_suffix(".part")
         save_file(tensors, unfinished, metadata={"facts": json.dumps(facts)})
         unfinished.replace(self.path)
-        self.on_save()
         self.saved = time.monotonic()
 
     def resume(self) -> bool:
@@ -140,7 +143,8 @@ class Trainer:
                 kept["step"] = torch.tensor(float(facts["step"]))
             if kept:
                 self.optimisers[0 if adam else 1].state[parameter] = kept
-        self.step = self.first_step = facts["step"]
+        self.step, self.begun = facts["step"], facts["begun"]
+        self.first_step = self.step
         self.earlier = facts["runs"]
         return True
 
@@ -149,7 +153,7 @@ class Trainer:
         self.module.load_state_dict(state)
         self.averaged.load_state_dict(state)
         self.earlier = runs
-        self.step = self.first_step = self.warm_from = sum(run["steps"] for run in runs)
+        self.step = self.begun = self.first_step = self.warm_from = sum(run["steps"] for run in runs)
 
 
 def recorded_runs(path: Path) -> list[dict]:

@@ -17,19 +17,20 @@ from bench.model.shape import Shape
 from bench.model.text import TextEncoder
 from bench.model.tokenizer import Tokenizer
 from bench.seeds import TRAIN
-from bench.world.captions import Caption, write_captions, write_pair_captions
-from bench.world.scene import sample_pairs, sample_subjects
+from bench.world.captions import Caption, write_captions, write_duo_captions, write_pair_captions
+from bench.world.scene import sample_duos, sample_pairs, sample_subjects
 from bench.world.words import BACKGROUND, BOTTOM, COAT, COLLAR, COLOUR, HAIR, HEADGEAR, KIND, LIGHT, PATTERN, POSE, TOP
 
 from .loop import Trainer, log
+from .pool import BOTH_NAMED
 
 FACTS = {
     "kind": KIND, "hair": HAIR, "hair colour": COLOUR, "headgear": HEADGEAR, "headgear colour": COLOUR, "top": TOP, "top colour": COLOUR,
     "top pattern": PATTERN, "shoes colour": COLOUR, "bottom": BOTTOM, "bottom colour": COLOUR, "bottom pattern": PATTERN,
     "coat colour": COLOUR, "coat": COAT, "collar": COLLAR, "collar colour": COLOUR, "pose": POSE, "background": BACKGROUND, "light": LIGHT,
-    "pose 2": POSE, "background 2": BACKGROUND, "light 2": LIGHT,
+    "pose 2": POSE, "background 2": BACKGROUND, "light 2": LIGHT, "kind 2": KIND, "top colour 2": COLOUR, "coat colour 2": COLOUR,
 }  # fmt: skip
-BATCH = 96  # captions, half of them of two pictures
+BATCH = 96  # captions: of two pictures, of one, of two characters
 
 
 class Pupil(nn.Module):
@@ -47,11 +48,12 @@ class Pupil(nn.Module):
 
 def lesson(step: int, tokenizer: Tokenizer) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """Tokens, a place at or behind each caption's end, and the answers: 0 where a fact is not told."""
-    seeds = torch.arange(TRAIN.start + (1 << 45) + step * BATCH, TRAIN.start + (1 << 45) + step * BATCH + BATCH // 2)
-    pair, single = sample_pairs(seeds), sample_subjects(seeds + BATCH // 2)
-    named = [0.3, 0.6, 0.8, 1.0] * (BATCH // 8)
+    seeds = torch.arange(TRAIN.start + (1 << 45) + step * BATCH, TRAIN.start + (1 << 45) + step * BATCH + BATCH // 3)
+    pair, single, duo = sample_pairs(seeds), sample_subjects(seeds + BATCH // 3), sample_duos(seeds + 2 * BATCH // 3)
+    named = [0.3, 0.6, 0.8, 1.0] * (BATCH // 12)
     captions = write_pair_captions(seeds, pair.identities, pair.poses, pair.settings, pair.openings, named)
     captions += write_captions(seeds, single.identities, single.poses, single.settings, named)
+    captions += write_duo_captions(seeds, duo, [BOTH_NAMED * share for share in named])
     tokens = tokenizer.encode([c.text for c in captions])
     generator = torch.Generator().manual_seed(step)
     end = tokens.argmax(1)  # the end token has the highest number; padding repeats it

@@ -172,8 +172,9 @@ class Look:
         chest, cloth = self.on("chest"), garment_pattern(kind, u, v, width, phase)
         front = chest & self.has(who.top == TOP.index("jacket")) & (self.u.abs() < FRONT)
         cloth = torch.where(front, kind == 0, cloth)
-        # A pattern lies on the body of a garment; its sleeves have one of the two colours.
-        cloth = torch.where(self.on("sleeve"), (kind > 0) & (phase * 4 % 2 > 0.5), cloth)
+        # A pattern lies on the body of a garment; its sleeves have one of the two colours, beside dots that of the ground.
+        other = (kind > 0) & (kind != PATTERN.index("dotted")) & (phase * 4 % 2 > 0.5)
+        cloth = torch.where(self.on("sleeve"), other, cloth)
         head = (self.on("muzzle") & (self.v > MASK * self.radius)) | self.on("snout")
         masked = head & self.has(who.coat == COAT.index("masked"))
         return {

@@ -57,8 +57,9 @@ EVEN = [PATTERN.index(name) for name in ("striped", "banded", "checked", "diagon
 
 PIECE = 0.0016  # the share of the frame that a piece must cover for its colour to be told: 26 pixels of 128 × 128
 CLOTH = 0.0125  # … for its being plain
-REPEAT = 0.8  # … and, in squares of the pattern's period, for its pattern
+REPEAT = 0.45  # … and, in squares of the pattern's period, for its pattern
 MINOR = 0.22  # of a patterned piece, the share of the rarer colour from which on a reader sees two
+SECOND = 0.15  # … and from which on its pattern is told by the line between them
 CLEARLY = 1.3  # the main colour of dots and the like covers so many times the other's area
 CLOSE = 0.11  # distance in RGB up to which a pixel has a colour
 COARSE = 64  # rows of a raster on which areas are measured
@@ -128,7 +129,7 @@ def attributes(identities: Identities, poses: Poses, settings: Settings, picture
         plain = pattern == PATTERN.index("plain")
         dotted = pattern == PATTERN.index("dotted")
         seen = inside.float().mean((1, 2)) > torch.where(plain, CLOTH, REPEAT * tile)
-        put(f"{name} pattern", pattern, worn & seen & (plain | (rarer > torch.where(dotted, MINOR / 2, MINOR))))
+        put(f"{name} pattern", pattern, worn & seen & (plain | (rarer > torch.where(dotted, MINOR / 2, SECOND))))
 
     put("kind", identities.kind, always)
     one_colour("hair colour", identities.hair_colour, person)
