@@ -12,7 +12,7 @@ from .window import local_mean, shifts
 SLACK = 1
 WINDOW = 13
 # Pixels down and right: four directions, as far as a pattern's period reaches.
-LAGS = [(0, 0), *((y * r // 10, x * r // 10) for r in (4, 8, 12) for y, x in ((0, 10), (10, 0), (7, 7), (7, -7)))]
+LAGS = [(0, 0), *((y * r // 10, x * r // 10) for r in (4, 8, 12, 20) for y, x in ((0, 10), (10, 0), (7, 7), (7, -7)))]
 TEXTURED = 150.0  # mean squared L*a*b* deviation; roundness, eyes and outlines alone stay below it
 
 

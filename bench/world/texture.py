@@ -20,7 +20,7 @@ _DARK, _LIPS = torch.tensor((0.12, 0.1, 0.12)), torch.tensor((0.62, 0.2, 0.2))
 
 
 # Of a pattern one stripe, check or spot wide: how many such widths until it repeats.
-GARMENT_PERIOD = torch.tensor((1.0, 2.0, 2.0, 2.1, 1.4, 2.12, 2.36))
+GARMENT_PERIOD = torch.tensor((1.0, 2.0, 2.0, 2.1, 1.5, 2.12, 2.36))
 COAT_PERIOD = torch.tensor((1.0, 2.4, 1.65, 1.85, 1.0))
 
 
@@ -42,7 +42,7 @@ def garment_pattern(kind: torch.Tensor, u: torch.Tensor, v: torch.Tensor, width:
         fa < half,
         fb < half,
         wave(a - phase % half) ^ wave(b - phase % half),  # from the middle of the chest outwards, so that checks show whole
-        da * da + db * db < 0.14,
+        da * da + db * db < 0.1,
         wave((a + b) * 0.75),
         wave(b + 0.9 * ((a * 0.7) % 1 - 0.5).abs()),
     ]

@@ -44,11 +44,11 @@ def measure_widths(seeds: torch.Tensor, size: int = 128) -> Widths:
             for picture in look.picture(where.to(torch.uint8)).numpy():
                 if picture.sum() >= LEAST * FINER**2:
                     names.append(name)
-                    widths.append(_width(picture, name in DRAWN_WHOLE) / FINER)
+                    widths.append(width_of(picture, name in DRAWN_WHOLE) / FINER)
     return Widths(names, np.array(widths))
 
 
-def _width(mask: np.ndarray, whole: bool) -> float:
+def width_of(mask: np.ndarray, whole: bool) -> float:
     """In samples: of a sign the shorter side of its box; else half of the area lies in pieces of at least this width.
 
     A piece is as wide as the largest disc inside it.

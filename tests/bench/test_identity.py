@@ -3,10 +3,11 @@
 import pytest
 import torch
 
+from bench.cases import SIZE
 from bench.cli import UserError, run
 from bench.identity import methods, report
 from bench.identity.scores import score
-from bench.identity.tasks import TASKS, after
+from bench.identity.tasks import BEYOND, TASKS, after
 from bench.judge.network import Network
 from bench.judge.reading import Judge
 from bench.model import tokenizer as bpe
@@ -14,8 +15,9 @@ from bench.model.embedded import Embedded
 from bench.model.shape import Shape
 from bench.model_report import Model
 from bench.world.identity import garment_is_held_out
-from bench.world.render import Camera
-from bench.world.words import BACKGROUND, PEOPLE
+from bench.world.render import Camera, body
+from bench.world.truth import correspondence
+from bench.world.words import BACKGROUND, KIND, PEOPLE
 from seal_ext.studio.checkpoint import Expanded, load_diffusers
 
 SEEDS = torch.arange(16)
@@ -54,7 +56,7 @@ def test_every_case_shows_one_subject_twice_in_different_places():
 
 
 def test_a_case_does_not_depend_on_its_batch():
-    for make in TASKS.values():
+    for make in (*TASKS.values(), *BEYOND.values()):
         many, one = make(SEEDS[:6]), make(SEEDS[4:5])
         assert torch.equal(many.structure()[4], one.structure()[0])
         assert torch.equal(many.reference.picture.image[4], one.reference.picture.image[0])
@@ -87,6 +89,50 @@ def test_families_and_held_out_things():
     assert garment_is_held_out(unseen.top_colour, unseen.top_pattern).all()
     busy = {BACKGROUND[i] for i in TASKS["background"](SEEDS).settings.background.tolist()}
     assert not busy & {"studio", "beach", "snow", "desert", "room"}
+
+
+def test_two_asks_for_the_reference_s_character_beside_another():
+    task = BEYOND["two"](SEEDS)
+    first, second = task.duo.identities
+    assert torch.equal(first.kind, task.shown.kind) and (first.kind != second.kind).all()
+    assert (task.poses.family != task.reference.poses.family).all()
+    truth, whole = task.truth(), task.duo.picture(SIZE)
+    assert torch.equal(truth.region > 0, (whole.figure == 1) & (whole.region > 0)) and torch.equal(truth.image, whole.image)
+    structure = task.structure().amax(1) > 0.2
+    for row, prompt in enumerate(task.prompts):
+        assert KIND[int(first.kind[row])] in prompt.text and KIND[int(second.kind[row])] in prompt.text
+        assert all((structure & (whole.figure == k))[row].any() for k in (1, 2))
+    # Where the first one's points lie in its reference is known, as in every other case.
+    found = correspondence(task.reference.parts, body(task.identities, task.poses, task.camera), SIZE, SIZE)
+    seen = found.visible & (truth.region > 0)
+    assert (seen.flatten(1).sum(1) > 100).float().mean() > 0.8
+    x, y = found.point.floor().long().clamp(0, SIZE - 1).unbind(-1)
+    there = task.reference_mask().flatten(1).gather(1, (y * SIZE + x).flatten(1)).reshape(seen.shape)
+    assert there[seen].float().mean() > 0.97
+    emptied = task.without_second(whole.image)
+    assert torch.equal(emptied[:, 0][truth.region > 0], whole.image[:, 0][truth.region > 0])
+
+
+def test_a_camera_moves_both_of_two():
+    task = BEYOND["two"](SEEDS[:4])
+    half = Camera(torch.full((4,), 0.5), torch.full((4, 2), 0.25))
+    before, now = task.duo.picture(SIZE), task.duo.picture(SIZE, half)
+    for figure in (1, 2):
+        ratio = (now.figure == figure).sum((1, 2)) / (before.figure == figure).sum((1, 2))
+        assert torch.allclose(ratio, torch.tensor(0.25), atol=0.04)
+    assert torch.equal(task.truth(half).image, now.image)
+
+
+def test_free_gives_the_pose_in_words_alone():
+    task = BEYOND["free"](SEEDS)
+    assert not task.structure().any()
+    assert all("pose" in prompt.facts for prompt in task.prompts)
+
+
+def test_animals_have_no_skeleton_to_go_by():
+    maps = TASKS["animals"](SEEDS).structure()
+    assert torch.equal(maps[:, 0], maps[:, 1]) and torch.equal(maps[:, 0], maps[:, 2])
+    assert len({round(float(m.mean()), 2) for m in maps}) > 3
 
 
 def test_two_cameras_in_turn_are_one():

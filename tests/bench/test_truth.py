@@ -145,7 +145,7 @@ def test_stripes_of_two_colours_are_of_either_colour_and_dots_are_not():
     seeds = torch.arange(8)
     who = sample_identities(seeds, person=True)
     fill = torch.full_like(who.kind, 0)
-    who = replace(who, kind=fill + KIND.index("woman"), top=fill + TOP.index("sweater"), emblem=fill, hair=fill, top_width=fill + 0.2)
+    who = replace(who, kind=fill + KIND.index("woman"), top=fill + TOP.index("tank top"), emblem=fill, hair=fill, top_width=fill + 0.2)
     who = replace(who, top_colour=fill + COLOUR.index("red"), top_second=fill + COLOUR.index("white"))
     poses, settings = sample_poses(seeds, who), sample_settings(seeds)
     for pattern, both in (("banded", True), ("dotted", False), ("plain", False)):
