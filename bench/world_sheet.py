@@ -13,6 +13,7 @@ from bench.cli import Parser, UserError, seed_range
 from bench.seeds import DEVELOPMENT
 from bench.world.identity import sample_identities
 from bench.world.sheet import grid, to_bytes
+from bench.world.widths import measure_widths, table
 
 POSES = 3
 CAPTION = 16  # pixels of height
@@ -29,7 +30,7 @@ def _label(text: str, width: int) -> torch.Tensor:
 
 
 def draw_sheet(seeds: range, with_model: bool = True) -> torch.Tensor:
-    """A row a character: the reference, then for every pose its skeleton, the truth, and the model's picture from prompt and skeleton."""
+    """A row a character: the reference, then for every pose its structure, the truth, and the model's picture from prompt and structure."""
     who = sample_identities(torch.arange(seeds.start, seeds.stop))
     rows = torch.arange(seeds.start, seeds.stop)
     reference = shoot(rows + (1 << 41), who)
@@ -58,8 +59,12 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--seeds", default=f"{DEVELOPMENT.start}:{DEVELOPMENT.start + 8}", metavar="A:B", help="characters")
     parser.add_argument("--out", type=Path, default=Path("docs/world.png"), help="the picture's file")
     parser.add_argument("--truth-only", action="store_true", help="leave the model out")
+    parser.add_argument("--widths", action="store_true", help="print how wide markings, stripes and emblems are, and draw nothing")
     options = parser.parse_args(argv)
     seeds = seed_range(options.seeds, final=False)
+    if options.widths:
+        print(table(measure_widths(torch.arange(seeds.start, seeds.stop))))
+        return 0
     if len(seeds) > 64:
         raise UserError(f"{len(seeds)} characters do not fit on a sheet; at most 64")
     if options.out.suffix != ".png":

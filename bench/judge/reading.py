@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from bench.cli import UserError
+from bench.world import VERSION
 from bench.world.anatomy import REGION
 from bench.world.truth import ATTRIBUTE
 
@@ -68,12 +69,18 @@ class Judge:
 
 def save_network(network: Network, path: Path) -> None:
     """Half-precision weights; the file says what they answer, so that another world's judge is not taken for this one's."""
-    facts = {"widths": network.widths, "regions": REGION, "attributes": ATTRIBUTE}
+    facts = {"world": VERSION, "widths": network.widths, "regions": REGION, "attributes": ATTRIBUTE}
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".part")
     state = {name: value.detach().half().cpu().contiguous() for name, value in network.state_dict().items()}
     save_file(state, unfinished, metadata={"judge": json.dumps(facts)})
     unfinished.replace(path)
+
+
+def world_of(path: Path) -> int:
+    """Of which world a judge's training pictures were; those of the first say nothing of it."""
+    with safe_open(path, "pt") as file:
+        return json.loads(file.metadata()["judge"]).get("world", 1)
 
 
 def load_network(path: Path) -> Network:

@@ -249,7 +249,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--width", type=int, default=Shape.width, help="base width of a new model; existing weights keep theirs")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads of this process; 0 leaves torch's own choice")
-    parser.add_argument("--shards", type=int, default=96, help=f"size of the pool, {SHARD} pairs of pictures each")
+    parser.add_argument("--shards", type=int, default=96, help=f"size of the pool, {SHARD} subjects each")
     parser.add_argument("--producers", type=int, default=1, help="processes that render ahead on a CPU; 0 renders between the steps")
     parser.add_argument("--fresh", action="store_true", help="do not start from the committed weights")
     parser.add_argument("--publish", type=Path, metavar="FOLDER", help="pack the trained weights into shards there, and stop")

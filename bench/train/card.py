@@ -9,12 +9,14 @@ from torch import nn
 
 from bench.model.shape import Shape
 from bench.seeds import TRAIN
+from bench.world import VERSION
 
 from .pool import SHARD
 
 DATA = (
-    "Pictures of the procedural world in bench/world: people and animals in posed skeletons, alone and twice on one canvas, with captions, "
-    "skeletons and silhouettes. No other picture was used. Held out: one pattern, one emblem and a fifth of the colour and pattern pairs."
+    "Pictures of the procedural world in bench/world: people and animals, alone, two together and twice on one canvas, with captions "
+    "and skeletons, silhouettes, lines or depth. No other picture was used. Held out: one pattern, one emblem and a fifth of the "
+    "colour and pattern pairs."
 )
 
 
@@ -27,7 +29,8 @@ def write_card(folder: Path, shape: Shape, model: nn.Module, history: dict[str, 
         "width": shape.width,
         "parameters": {name: sum(p.numel() for p in network.parameters()) for name, network in networks.items()},
         "data": DATA,
-        "training_seeds": f"from {TRAIN.start}, {SHARD} pairs a shard",
+        "training_seeds": f"from {TRAIN.start}, {SHARD} subjects a shard",
+        "world": VERSION,
         "training": history,
         "licence": "MIT",
     }

@@ -1,4 +1,4 @@
-"""Sheets of samples during training: what words and a pose give, and what a subject next door gives."""
+"""Sheets of samples during training: what words and a structure give, of one character and of two, and what words alone give."""
 
 from __future__ import annotations
 
@@ -8,31 +8,38 @@ from bench.model.embedded import Embedded, sample
 from bench.model.shape import Shape
 from bench.model.tokenizer import Tokenizer
 from bench.seeds import DEVELOPMENT
-from bench.world.captions import write_captions
-from bench.world.render import body, render
-from bench.world.scene import sample_subjects
+from bench.world.captions import write_captions, write_duo_captions
+from bench.world.render import body, compose
+from bench.world.scene import sample_duos, sample_subjects
 from bench.world.sheet import grid
-from bench.world.structure import draw_structure
+from bench.world.structure import GIVEN, draw_structures, usual_structure
+
+from .pool import BOTH_NAMED
 
 COUNT = 8
 
 
 @torch.no_grad()
 def sample_sheet(denoiser: torch.nn.Module, vae: torch.nn.Module, shape: Shape, tokenizer: Tokenizer, device: torch.device) -> torch.Tensor:
-    """Rows: skeleton · ground truth · sample from caption and skeleton · sample from the caption alone."""
+    """Rows: structure · ground truth · sample from caption and structure · sample from the caption alone; the same of two characters."""
     seeds = torch.arange(DEVELOPMENT.start, DEVELOPMENT.start + COUNT)
-    subjects = sample_subjects(seeds)
-    parts = body(subjects.identities, subjects.poses)
+    one, two = sample_subjects(seeds), sample_duos(seeds)
+    told = write_captions(seeds, one.identities, one.poses, one.settings, 1.0)
+    scenes = [
+        ([(one.identities, body(one.identities, one.poses))], one.settings, told),
+        (two.figures(), two.settings, write_duo_captions(seeds, two, BOTH_NAMED)),
+    ]
     size = 16 * shape.downscale
-    truth = render(subjects.identities, subjects.poses, subjects.settings, size).image
-    skeleton = draw_structure("skeleton", subjects.identities, parts, size)
-    captions = [c.text for c in write_captions(seeds, subjects.identities, subjects.poses, subjects.settings, 1.0)]
-
     model = Embedded.assembled(shape, denoiser, vae).to(device).eval()
-    tokens, empty = tokenizer.encode(captions).to(device), tokenizer.encode([""]).to(device)
+    empty = tokenizer.encode([""]).to(device)
     noise = torch.randn(COUNT, shape.latent, 16, 16, generator=torch.Generator().manual_seed(0)).to(device)
-    rows = [skeleton, truth]
-    for hint in (skeleton.to(device), None):
-        latent = sample(model, tokens, empty, noise, 20, 4.0, hint)
-        rows.append((model.decode(latent).cpu() + 1) / 2)
+    rows = []
+    for figures, settings, captions in scenes:
+        people = torch.stack([who.person for who, _ in figures]).all(0)
+        structure = draw_structures(usual_structure(seeds, people, GIVEN), figures, size)
+        tokens = tokenizer.encode([c.text for c in captions]).to(device)
+        rows += [structure, compose(figures, settings, size).image]
+        for hint in (structure.to(device), None):
+            latent = sample(model, tokens, empty, noise, 20, 4.0, hint)
+            rows.append((model.decode(latent).cpu() + 1) / 2)
     return grid(rows)

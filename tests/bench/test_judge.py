@@ -9,10 +9,11 @@ from safetensors.torch import save_file
 from bench.cli import UserError
 from bench.judge.accuracy import mark
 from bench.judge.network import Network
-from bench.judge.reading import WEIGHTS, Judge, load_network, save_network
+from bench.judge.reading import WEIGHTS, Judge, load_network, save_network, world_of
 from bench.judge.train import FIRST, Stock, fact_loss, region_loss, sample_for_reading, weather
 from bench.metrics.structure import mean_iou
 from bench.seeds import DEVELOPMENT, split_of
+from bench.world import VERSION
 from bench.world.anatomy import REGION
 from bench.world.identity import garment_is_held_out
 from bench.world.render import render
@@ -109,6 +110,7 @@ def test_a_saved_network_reads_the_same(tmp_path):
     network = Network(TINY)
     save_network(network, tmp_path / "judge.safetensors")
     image = torch.rand(3, 3, 32, 32)
+    assert world_of(tmp_path / "judge.safetensors") == VERSION
     before, after = Judge(network).read(image), Judge.load(tmp_path / "judge.safetensors").read(image)
     assert before.region.shape == (3, 32, 32)
     assert torch.allclose(before.shares["kind"], after.shares["kind"], atol=0.02)
@@ -128,7 +130,7 @@ def test_a_file_that_is_no_judge_is_one_clear_error(tmp_path):
         load_network(tmp_path / "other.safetensors")
 
 
-@pytest.mark.skipif(not WEIGHTS.exists(), reason="the judge is not trained yet")
+@pytest.mark.skipif(world_of(WEIGHTS) != VERSION, reason="the committed judge reads an earlier world")
 def test_the_committed_judge_reads_unseen_pictures():
     s = sample_subjects(torch.arange(DEVELOPMENT.start + 50_000, DEVELOPMENT.start + 50_064))
     picture = render(s.identities, s.poses, s.settings)

@@ -98,6 +98,12 @@ def test_a_file_that_cannot_be_written_is_one_line(tmp_path, capsys):
     assert code == 2 and "cannot be written" in capsys.readouterr().err
 
 
+def test_the_widths_of_what_is_drawn_are_a_table(capsys):
+    assert run(main, ["world", "--widths", "--seeds", "0:16"]) == 0
+    *_, last = capsys.readouterr().out.splitlines()
+    assert last.startswith("all") and float(last.split()[-1]) > 0.5
+
+
 def test_the_sheet_of_truths_needs_no_model():
     picture = world_sheet.draw_sheet(range(DEVELOPMENT.start, DEVELOPMENT.start + 2), with_model=False)
     assert picture.shape == (3, 2 * (128 + world_sheet.CAPTION), 128 * (1 + 2 * world_sheet.POSES))
