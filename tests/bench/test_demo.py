@@ -43,7 +43,8 @@ def test_the_contradicting_truth_differs_only_where_the_prompt_does(scenes):
     agrees, contradicts = (scene.truth(True) for scene in scenes[:2])
     differs = (agrees.image != contradicts.image).any(1)[0]
     top = agrees.region[0] == REGION.index("top")
-    assert differs.any() and not (differs & ~torch.nn.functional.max_pool2d(top[None].float(), 3, 1, 1)[0].bool()).any()
+    # A quarter of a pixel of it may show two pixels from the next whole one.
+    assert differs.any() and not (differs & ~torch.nn.functional.max_pool2d(top[None].float(), 5, 1, 2)[0].bool()).any()
 
 
 def test_mistakes_cost_one_line(capsys, tmp_path):
