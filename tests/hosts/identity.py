@@ -16,7 +16,7 @@ from bench.metrics.bootstrap import recovered
 from bench.metrics.identity import identity_error
 from bench.model_report import GUIDANCE, STEPS, Model
 from bench.peers.reference_only import reference_adain, reference_adain_attn, reference_only
-from bench.seeds import FINAL
+from bench.seeds import FORMER
 from seal_ext.install.webui import Place
 from seal_ext.settings import Settings
 from seal_ext.studio.checkpoint import Expanded, load_diffusers
@@ -42,10 +42,11 @@ class Cases:
 
     def __init__(self, webui, name: str = "pose", cases: int = CASES):
         self.webui, self.studio = webui, open_studio(webui)
-        self.task: Task = TASKS[name](torch.arange(FINAL.start, FINAL.start + cases))
+        self.task: Task = TASKS[name](torch.arange(FORMER.start, FORMER.start + cases))
         self.hints = self.task.structure()
         self.references = [picture_of(image) for image in self.task.reference.picture.image]
-        self.poses = [picture_of(skeleton) for skeleton in self.task.reference.structure]
+        people = zip(self.task.reference.structure, self.task.shown.person.tolist(), strict=True)
+        self.poses = [picture_of(skeleton) if person else None for skeleton, person in people]  # no tool finds an animal's joints
         self.masks = [Image.fromarray(mask.byte().numpy() * 255) for mask in self.task.reference_mask()]
         self.adapter = next(m for m in webui.call("/controlnet/model_list?update=true")["model_list"] if m.startswith(live.EMBEDDED))
         self.moved = anchor_align(self.task, self.hints, Settings(enabled=True))  # structures, and the camera by which the truth follows
@@ -74,8 +75,9 @@ class Cases:
         reference, given, hint = live.encoded(self.references[row]), None, self.hints[row]
         if name == "seal":
             # Both hosts get the bench's own alignment, and the joints for the limb guide: AnchorAlign is compared by itself.
-            pose, hint = live.encoded(self.poses[row]), self.moved[0][row]
-            given = self.given(row) | {"reference_pose": pose, "align": False} | settings
+            pose, hint = self.poses[row], self.moved[0][row]
+            joints = {"reference_pose": live.encoded(pose)} if pose else {}
+            given = self.given(row) | joints | {"align": False} | settings
         units = [self.unit(live.encoded(picture_of(hint)), "none", self.adapter)]
         if name not in ("none", "seal"):
             units.append(self.unit(reference, name, "None", threshold_a=fidelity, control_mode=mode))
