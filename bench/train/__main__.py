@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import hashlib
 import json
 import subprocess
 import sys
@@ -89,6 +90,13 @@ class Workshop:
             self.loaded.add(number)
         return new
 
+    def latents_path(self, scenes: Scenes) -> Path | None:
+        """Where the latents of a shard are kept, if they are those of the committed encoder, which no training changes."""
+        if self.committed is None:
+            return None
+        weights = hashlib.sha256((EMBEDDED / "manifest.json").read_bytes()).hexdigest()[:8]
+        return self.folder.parent / "pool" / f"latents-{weights}-{int(scenes.seeds[0])}.safetensors"
+
     def pool(self) -> tuple[list[Scenes], Callable[[], None]]:
         """Scenes to look at themselves, and what adds one more shard to them."""
         self.loaded.clear()
@@ -153,12 +161,12 @@ class Workshop:
             trainer.start_from(trainer.module.state_dict(), self.history["denoiser"])
         # A few shards to begin with; the rest follow while training runs.
         self.loaded.clear()
-        for scenes in self.refill(most=4, least=2):
-            latents.add(scenes)
+        for scenes in self.refill(most=2, least=2):
+            latents.add(scenes, self.latents_path(scenes))
 
         def between(step: int) -> None:
             for scenes in self.refill(most=1):
-                latents.add(scenes)
+                latents.add(scenes, self.latents_path(scenes))
             if step % 1000 == 999:
                 averaged = trainer.averaged
                 self.save_sheet(f"denoiser-{step + 1:06d}", sample_sheet(averaged, self.vae, shape, tokenizer, self.device))

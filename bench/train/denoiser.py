@@ -7,13 +7,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from bench.model.embedded import Embedded
 from bench.model.tokenizer import Tokenizer
 
 from .loop import Trainer, log
-from .pool import Scenes, pair_texts, single_texts
+from .pool import Scenes, pair_texts, single_texts, write_tensors
 
 # Share of steps on two-panel canvases, in equal parts of the budget: there self-attention learns to carry an identity, and no checkpoint
 # of the users' saw as many, so that they become few.
@@ -56,10 +57,17 @@ class Latents:
         return sum(len(s) for s in self.seeds)
 
     @torch.no_grad()
-    def add(self, scenes: Scenes) -> None:
-        images = scenes.image.flatten(0, 1)
-        latents = torch.cat([self.encode(chunk.float() / 127.5 - 1).float().cpu() for chunk in images.split(32)])
-        self.latent.append(latents.unflatten(0, scenes.image.shape[:2]))
+    def add(self, scenes: Scenes, kept: Path | None = None) -> None:
+        """More scenes; their latents are read from the file `kept`, or written there once they are known."""
+        if kept and kept.exists():
+            latents = load_file(kept)["latent"]
+        else:
+            images = scenes.image.flatten(0, 1)
+            latents = torch.cat([self.encode(chunk.float() / 127.5 - 1).float().cpu() for chunk in images.split(32)])
+            latents = latents.unflatten(0, scenes.image.shape[:2])
+            if kept:
+                write_tensors({"latent": latents}, kept)
+        self.latent.append(latents)
         self.seeds.append(scenes.seeds)
         self.hint.append(scenes.hint)
 

@@ -57,10 +57,15 @@ class Scenes:
         return cls(**load_file(path))
 
     def save(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(".part")
-        save_file({f.name: getattr(self, f.name).contiguous() for f in fields(self)}, unfinished)
-        unfinished.replace(path)
+        write_tensors({f.name: getattr(self, f.name) for f in fields(self)}, path)
+
+
+def write_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """A file that is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".part")
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, unfinished)
+    unfinished.replace(path)
 
 
 def shard_path(folder: Path, number: int) -> Path:

@@ -169,6 +169,20 @@ def test_batches_are_single_pictures_or_two_panel_canvases(scenes, tokenizer):
     assert shapes == {(8, 8), (8, 16), (16, 8)}
 
 
+def test_latents_are_computed_once(scenes, tmp_path):
+    calls = []
+
+    def encode(image):
+        calls.append(len(image))
+        return image[:, :1, ::8, ::8].repeat(1, 4, 1, 1)
+
+    first, again = denoiser.Latents(encode), denoiser.Latents(encode)
+    first.add(scenes, tmp_path / "latents.safetensors")
+    done = len(calls)
+    again.add(scenes, tmp_path / "latents.safetensors")
+    assert len(calls) == done and torch.equal(first.latent[0], again.latent[0]) and len(first) == 6
+
+
 def test_the_denoiser_learns_something_in_a_few_steps(scenes, tokenizer, tmp_path):
     torch.manual_seed(0)
     model = Embedded(SMALL)
