@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from .core.matching import Match, subject_tokens, token_grid
-from .run import CONDITIONAL, Site
+from .run import CONDITIONAL, Site, Step
 
 PAPER = 96  # grey level of what was not taken from the reference
 
@@ -15,16 +15,14 @@ class MatchWatch:
     """Remembers what the finest layer found in the reference at the last step."""
 
     def __init__(self):
-        self.seal = None  # whatever has the run
         self.index = self.amount = None
         self.images: list[int] = []
 
-    def __call__(self, site: Site, match: Match, amount: torch.Tensor) -> None:
+    def __call__(self, step: Step, site: Site, match: Match, amount: torch.Tensor) -> None:
         tokens = amount.shape[-1]
         if self.index is not None and tokens < self.index.shape[-1]:
             return
-        now = self.seal.run.now
-        taking = [row for row, weight in zip(now.rows, now.weights, strict=True) if weight]
+        taking = [row for row, weight in zip(step.rows, step.weights, strict=True) if weight]
         rows = [i for i, row in enumerate(taking) if row.kind == CONDITIONAL]
         self.index, self.amount = match.index[rows, 0, :, 0], amount[rows].mean(1)
         self.images = [taking[i].image for i in rows]

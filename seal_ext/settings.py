@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import difflib
-import math
 import numbers
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, make_dataclass, replace
 
+from .core.blocks import Blocks
 from .core.delta import FILTERS, Disagreement, LowPass
 from .core.geometry import Correction
-from .core.infusion import Blocks, Infusion
+from .core.infusion import FORMS, Infusion
 from .core.matching import FEATURES, THRESHOLDS
 from .core.schedule import SHAPES, AppearanceSteps, Progress, Schedule, lambda_schedule
 from .units import Units
@@ -155,7 +155,7 @@ TABLE = (
     Setting("top_k", 0, "Top-k", "How many matching places a place attends to; 0 is all of the subject, 1 the best one.",
             low=0, high=4096, step=1),
     Setting("form", "joint", "Blend", "The attention's result; its keys and values before it; or one attention over the picture and the "
-            "reference, where δ is how much a place of the reference counts beside one of the picture.", choices=("output", "kv", "joint")),
+            "reference, where δ is how much a place of the reference counts beside one of the picture.", choices=FORMS),
     Setting("blocks", "up.3-", "Blocks", "Self-attention layers and weights, such as `mid up` or `up.0-3:0.5 up.4-`.",
             grammar=Blocks.parse),
     _share("uncond_rows", 0.3, "Negative prompt's share", "What the negative prompt's half gets; 1 is as much as the prompt's."),
@@ -293,9 +293,8 @@ class _Settings:
         factor = self.strength * (1 if not hires else self.hires_factor if self.hires else 0) * self.infusion
         tau = Schedule(self.tau_early, self.tau_late, self.shape)(progress)
         delta = Schedule(self.delta_early, self.delta_late, self.shape, self.start, self.end)(progress)
-        # Or a strength above 1 would change nothing; and in one softmax nothing overshoots, however large δ is.
-        ceiling = max(factor, 1.0) if self.clamp and self.form != "joint" else math.inf
-        return Infusion(tau, delta * factor, self.threshold, self.softness, ceiling, self.top_k, self.feature)
+        return Infusion(tau, delta, factor, clamp=self.clamp, form=self.form, threshold=self.threshold, softness=self.softness,
+                        top_k=self.top_k, feature=self.feature)  # fmt: skip
 
     def lambda_schedule(self) -> Schedule:
         """λ(γ), exactly 0 outside its window; 0 throughout when Delta-Bridge is off."""

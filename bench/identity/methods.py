@@ -24,7 +24,7 @@ from seal_ext.core.cache import AppearanceCache
 from seal_ext.core.matching import Match
 from seal_ext.core.skeleton import read_skeleton
 from seal_ext.hosts.diffusers import Picture, Seal
-from seal_ext.run import Site
+from seal_ext.run import Site, Step
 from seal_ext.settings import Settings
 
 from .tasks import Task
@@ -106,9 +106,9 @@ def seal(settings: Settings, align: bool = True, bridge: bool = True, watch: boo
         figure = torch.stack([torch.from_numpy(masks.figure_of(_map(hint), settings.room)) for hint in hints]).float()
         found: dict[tuple[str, float], Tensor] = {}
 
-        def watching(site: Site, match: Match, amount: Tensor) -> None:
+        def watching(step: Step, site: Site, match: Match, amount: Tensor) -> None:
             if match.index.shape[2] == hints.shape[-1] * hints.shape[-2] // 64:
-                found[site.name, host.run.now.t] = match.index[: len(task), 0, :, 0]
+                found[site.name, step.t] = match.index[: len(task), 0, :, 0]
 
         bodies = [read_skeleton(_map(hint)) for hint in hints]
         theirs = [read_skeleton(_map(hint)) for hint in task.reference.skeleton]

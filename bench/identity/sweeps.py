@@ -21,7 +21,7 @@ from bench.world.truth import correspondence
 from seal_ext.core.cache import AppearanceCache
 from seal_ext.core.matching import Match, subject_tokens, token_grid
 from seal_ext.hosts.diffusers import Picture, Seal
-from seal_ext.run import Site
+from seal_ext.run import Site, Step
 
 from .methods import TUNED, Studio, seal
 from .report import BATCH, Measurement, figures, open_studio
@@ -86,9 +86,9 @@ def _watched(studio: Studio, task: Task, feature: str) -> dict[tuple[str, float]
             truths[grid] = known, places, chance(known.point, known.visible, kept.unflatten(1, grid))
         return truths[grid]
 
-    def watch(site: Site, match: Match, amount: Tensor) -> None:
+    def watch(step: Step, site: Site, match: Match, amount: Tensor) -> None:
         known, places, blind = truth(token_grid(match.index.shape[2], GRID, GRID))
-        found[f"{site.part}.{site.index}", host.run.now.t] = (
+        found[f"{site.part}.{site.index}", step.t] = (
             *matched(places.gather(1, match.index[: len(task), 0, :, 0]), known.point, known.visible), blind)  # fmt: skip
 
     settings = replace(TUNED, feature=feature, blocks="mid up", start=0.0, end=1.0, tau_early=0.0, tau_late=0.0, delta_early=HARDLY,

@@ -14,8 +14,10 @@ from torch import Tensor
 from seal_ext.core.cache import AppearanceCache, AppearanceKey, fingerprint
 from seal_ext.core.limbs import Body
 from seal_ext.core.skeleton import Skeleton
-from seal_ext.run import APPEARANCE, CONDITIONAL, UNCONDITIONAL, Reference, Row, Run, Site
+from seal_ext.run import APPEARANCE, CONDITIONAL, UNCONDITIONAL, Encoded, Row, Run
 from seal_ext.settings import Settings
+
+from .layers import Layers, Undo, find_sites, undo_all, wrap
 
 RESIDUALS = ("down_block_additional_residuals", "mid_block_additional_residual", "down_intrablock_additional_residuals")
 MEGABYTE = 2**20
@@ -60,10 +62,10 @@ class Seal:
         self.appearance_prompt = appearance_prompt or self.settings.appearance_prompt or None
         self.cache = AppearanceCache(self.settings.cache_mb * MEGABYTE) if cache is None else cache
         self.tell = tell or (lambda done, total: None)
-        self.sites = find_sites(pipe.unet)
+        self.layers = Layers(find_sites(pipe.unet))
         self.run: Run | None = None
         self.runs = 0
-        self._undo: list[Callable[[], None]] = []
+        self._undo: list[Undo] = []
         self._weights = ""
         self._call: dict | None = None  # the conditioning of the current model call, for the reference pass
 
@@ -73,10 +75,9 @@ class Seal:
         unet, scheduler = self.pipe.unet, self.pipe.scheduler
         self._weights = weights_fingerprint(unet)
         try:
-            self._replace(unet, "forward", self._forward)
-            self._replace(scheduler, "set_timesteps", self._set_timesteps)
-            for site, module in self.sites.items():
-                self._replace(module, "forward", _attention(self, site, module))
+            self._undo += [wrap(unet, "forward", self._forward), wrap(scheduler, "set_timesteps", self._set_timesteps)]
+            self.layers.__enter__()
+            self._undo.append(self.layers.__exit__)
         except BaseException:
             self._remove()
             raise
@@ -85,26 +86,9 @@ class Seal:
     def __exit__(self, *error) -> None:
         self._remove()
 
-    def _replace(self, owner, name: str, make: Callable) -> None:
-        """Shadow a method on the instance with `make`, whose first argument becomes what was there."""
-        original, own = getattr(owner, name), name in vars(owner)
-
-        def replacement(*args, **kwargs):
-            return make(original, *args, **kwargs)
-
-        def undo():
-            if own:
-                setattr(owner, name, original)
-            else:
-                delattr(owner, name)
-
-        setattr(owner, name, replacement)
-        self._undo.append(undo)
-
     def _remove(self) -> None:
         self._close_run()
-        while self._undo:
-            self._undo.pop()()
+        undo_all(self._undo)
 
     def _close_run(self) -> None:
         if self.run is not None:
@@ -113,13 +97,21 @@ class Seal:
 
     # ---- what the pipeline calls
 
-    def _set_timesteps(self, original, *args, **kwargs):
-        """A new generation begins with new timesteps."""
-        self._close_run()
-        return original(*args, **kwargs)
+    def _set_timesteps(self, original: Callable) -> Callable:
+        def set_timesteps(*args, **kwargs):
+            self._close_run()  # a new generation begins with new timesteps
+            return original(*args, **kwargs)
 
-    @torch.no_grad()
-    def _forward(self, original, sample: Tensor, timestep, encoder_hidden_states: Tensor, *args, **kwargs):
+        return set_timesteps
+
+    def _forward(self, original: Callable) -> Callable:
+        @torch.no_grad()
+        def forward(sample: Tensor, timestep, encoder_hidden_states: Tensor, *args, **kwargs):
+            return self._draw(original, sample, timestep, encoder_hidden_states, *args, **kwargs)
+
+        return forward
+
+    def _draw(self, original: Callable, sample: Tensor, timestep, encoder_hidden_states: Tensor, *args, **kwargs):
         t = float(timestep) if not isinstance(timestep, Tensor) else float(timestep.reshape(-1)[0])
         rows = self._rows(len(sample))
         self._call = {"sample": sample, "context": encoder_hidden_states, "kwargs": kwargs, "rows": rows, "original": original}
@@ -127,8 +119,8 @@ class Seal:
             self._start(t, rows, sample)
         lam = self.run.bridging(t) if self.settings.enabled else 0.0
         if not lam or self.appearance_prompt is None:
-            self.run.begin(t, rows, tuple(sample.shape[-2:]))
-            return original(sample, timestep, encoder_hidden_states, *args, **kwargs)
+            with self.run.step(t, rows, tuple(sample.shape[-2:])):
+                return original(sample, timestep, encoder_hidden_states, *args, **kwargs)
         return self._with_appearance_rows(original, lam, t, sample, timestep, encoder_hidden_states, *args, **kwargs)
 
     def _with_appearance_rows(self, original, lam: float, t: float, sample: Tensor, timestep, context: Tensor, *args, **kwargs):
@@ -142,8 +134,8 @@ class Seal:
             more["added_cond_kwargs"] = {k: torch.cat([v, added.get(k, v[gen]).to(v)]) for k, v in kwargs["added_cond_kwargs"].items()}
         if isinstance(timestep, Tensor) and timestep.ndim and len(timestep) == len(rows):
             timestep = torch.cat([timestep, timestep[gen]])
-        self.run.begin(t, (*rows, *(Row(APPEARANCE, image) for image in images)), tuple(sample.shape[-2:]))
-        result = original(torch.cat([sample, sample[gen]]), timestep, torch.cat([context, hidden.to(context)]), *args, **more)
+        with self.run.step(t, (*rows, *(Row(APPEARANCE, image) for image in images)), tuple(sample.shape[-2:])):
+            result = original(torch.cat([sample, sample[gen]]), timestep, torch.cat([context, hidden.to(context)]), *args, **more)
         every = result[0] if isinstance(result, tuple) else result.sample
         seen, app = every[: len(rows)], every[len(rows) :]
         bridge = self.run.bridged(seen[gen], app, lam, self._to_epsilon(t))
@@ -171,8 +163,9 @@ class Seal:
                 raise ValueError(f"{images} images are drawn, and references were given for {len(references)}")
             references = [[reference] for reference in references]
         figure = None if self.figure is None or not self.settings.on_figure else self.figure.to(sample)
-        self.run = Run(self.settings, references, self.cache, self._key, levels, self.seeds, self.watch, figure,
-                       [None if body is None else Body.of(body.moved((1 / width, 1 / height))) for body in self.bodies])  # fmt: skip
+        bodies = [None if body is None else Body.of(body.moved((1 / width, 1 / height))) for body in self.bodies]
+        self.run = Run(self.settings, references, self.cache, self._key, levels, self.layers, seeds=self.seeds, watch=self.watch,
+                       figure=figure, bodies=bodies, guidance=float(getattr(self.pipe, "guidance_scale", 1.0)))  # fmt: skip
         self.runs += 1
         if self.settings.enabled and self.settings.infusion and self.settings.strength > 0:
             self.run.read_references(self)
@@ -181,7 +174,7 @@ class Seal:
     def _factor(self) -> int:
         return 2 ** (len(self.pipe.vae.config.block_out_channels) - 1)
 
-    def _encode(self, picture: Picture, height: int, width: int, like: Tensor) -> Reference:
+    def _encode(self, picture: Picture, height: int, width: int, like: Tensor) -> Encoded:
         image, inside = fit(as_tensor(picture.image), height, width)
         latent = encoded(self.pipe.vae, image)
         mask = None
@@ -190,7 +183,7 @@ class Seal:
         elif not inside.all():
             mask = inside  # the bars beside a picture of another shape are not the subject
         body = None if picture.skeleton is None else body_on(picture.skeleton, as_tensor(picture.image).shape[-2:], height, width)
-        return Reference(latent.to(like), mask, picture.weight, body)
+        return Encoded(latent.to(like), mask, picture.weight, body)
 
     def _key(self, image: int) -> AppearanceKey:
         context = self._conditioning(image)[0]
@@ -238,44 +231,6 @@ class Seal:
         if context.shape[1] != like.shape[1]:
             context = F.pad(context, (0, 0, 0, max(0, like.shape[1] - context.shape[1])))[:, : like.shape[1]]
         return context, None if added is None else {"text_embeds": encoded[2]}
-
-
-def _attention(seal: Seal, site: Site, module) -> Callable:
-    """The forward of one self-attention layer: its own, whatever optimisation is active, and the reference infused into its result."""
-
-    def split(x: Tensor) -> Tensor:
-        return x.unflatten(-1, (module.heads, -1)).transpose(1, 2)
-
-    def project(x: Tensor) -> Tensor:
-        return module.to_out[1](module.to_out[0](x)) / module.rescale_output_factor
-
-    def forward(original, hidden_states: Tensor, encoder_hidden_states=None, *args, **kwargs):
-        run = seal.run
-        if run is None or encoder_hidden_states is not None or not (run.reading or run.weight(site)):
-            return original(hidden_states, encoder_hidden_states, *args, **kwargs)
-        if run.reading:
-            if run.blocks.weight(site.part, site.index) > 0:
-                run.observe(site, split(module.to_k(hidden_states)), split(module.to_v(hidden_states)), hidden_states)
-            return original(hidden_states, *args, **kwargs)
-        q = split(module.to_q(hidden_states))
-        if run.needs_heads:
-            k, v = split(module.to_k(hidden_states)), split(module.to_v(hidden_states))
-            return project(run.attention(site, q, k, v, hidden_states).transpose(1, 2).flatten(2))
-        return run.infused(site, original(hidden_states, *args, **kwargs), project, q, hidden_states)
-
-    return forward
-
-
-def find_sites(unet) -> dict[Site, Any]:
-    """Every self-attention layer of the U-Net, in the order it runs them."""
-    found, counts = {}, {"down": 0, "mid": 0, "up": 0}
-    order = {"down": 0, "mid": 1, "up": 2}
-    named = [(name, module) for name, module in unet.named_modules() if name.endswith("attn1")]
-    for name, module in sorted(named, key=lambda item: order[item[0].split("_")[0]]):
-        part = name.split("_")[0]
-        found[Site(name, part, counts[part])] = module
-        counts[part] += 1
-    return found
 
 
 def weights_fingerprint(unet) -> str:

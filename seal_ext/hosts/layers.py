@@ -1,4 +1,8 @@
-"""U-Nets as the ldm and sgm packages build them: their self-attention layers, infused one by one, and calls that are clean."""
+"""Attention layers of a U-Net as the ldm, sgm and diffusers packages build them: patched once, and answered by whoever is asked to.
+
+`Layers` shadows each layer's forward. Outside `answering` a patched layer does what it did before. What other extensions put on a layer,
+before or after, stays in force: whoever answers gets it as `call.own`.
+"""
 
 from __future__ import annotations
 
@@ -6,51 +10,39 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from seal_ext.run import Run, Site
+from seal_ext.run import Site
 
-PARTS = {"input_blocks": "down", "middle_block": "mid", "output_blocks": "up"}
+# The parts of the U-Net by the first word of a layer's name, in the order in which the U-Net runs them.
+PARTS = {"input_blocks": "down", "down_blocks": "down", "middle_block": "mid", "mid_block": "mid", "output_blocks": "up", "up_blocks": "up"}
+ORDER = ("down", "mid", "up")
+ATTENTIONS = {"self": "attn1", "cross": "attn2"}
+# Whose forwards compute a layer's attention and nothing else, beside the package that the layer is from.
+PLAIN = ("modules.sd_hijack_optimizations", "diffusers.models.attention_processor")
+HARMLESS = ("value", "transformer_options")  # arguments that SeAl takes into account, or that say nothing of the result
 
-
-class Link:
-    """What the patched layers know of the generation. Cut at its end, so that a patch somebody wrapped meanwhile does nothing more."""
-
-    def __init__(self):
-        self.run: Run | None = None
-        self.stranger: Callable[[str], None] = lambda sentence: None  # told of calls that cannot be infused
-
-
-def find_sites(unet) -> dict[Site, Any]:
-    """Every self-attention layer of the U-Net, in the order it runs them."""
-    found, counts = {}, {"down": 0, "mid": 0, "up": 0}
-    for name, module in unet.named_modules():
-        part = PARTS.get(name.split(".")[0])
-        if part and name.endswith(".attn1") and not getattr(unet.get_submodule(name.rpartition(".")[0]), "disable_self_attn", False):
-            found[Site(name, part, counts[part])] = module
-            counts[part] += 1
-    return found
+Undo = Callable[[], None]
+Sources = Callable[[nn.Module, Tensor], tuple[Tensor, Tensor]]
 
 
-def patch(sites: Mapping[Site, Any], link: Link) -> Callable[[], None]:
-    """Infuse these layers, each on its instance; the answer undoes it."""
-    undo = []
-    try:
-        for site, module in sites.items():
-            undo.append(shadow(module, "forward", _attention(site, module, vars(module).get("forward"), link)))
-    except BaseException:
-        undo_all(undo)
-        raise
-    return lambda: undo_all(undo)
+def find_sites(unet: nn.Module, kind: str = "self") -> dict[Site, nn.Module]:
+    """Every attention layer of this kind, in the order in which the U-Net runs them."""
+    ending, named = "." + ATTENTIONS[kind], dict(unet.named_modules())
+    names = [name for name in named if name.endswith(ending) and name.split(".")[0] in PARTS]
+    if kind == "self":  # some models have two cross-attentions instead
+        names = [name for name in names if not getattr(named[name.removesuffix(ending)], "disable_self_attn", False)]
+    parts = {part: [name for name in names if PARTS[name.split(".")[0]] == part] for part in ORDER}
+    return {Site(name, part, index, kind): named[name] for part in ORDER for index, name in enumerate(parts[part])}
 
 
-def shadow(owner, name: str, replacement: Callable) -> Callable[[], None]:
-    """Put a method on an instance; the answer takes it away and puts back what was there, unless somebody came on top of it."""
+def shadow(owner: Any, name: str, replacement: Any) -> Undo:
+    """Put something on an instance; the answer takes it away and puts back what was there, unless somebody came on top of it."""
     # Not setattr and getattr: a module looks through its children, and what the class offers is no business of the instance.
     own, before = name in vars(owner), vars(owner).get(name)
     vars(owner)[name] = replacement
 
-    def undo():
+    def undo() -> None:
         if vars(owner).get(name) is not replacement:
             return
         if own:
@@ -61,47 +53,141 @@ def shadow(owner, name: str, replacement: Callable) -> Callable[[], None]:
     return undo
 
 
-def undo_all(undo: list[Callable[[], None]]) -> None:
+def undo_all(undo: list[Undo]) -> None:
+    """The last first."""
     while undo:
         undo.pop()()
 
 
-def _attention(site: Site, module, before: Callable | None, link: Link) -> Callable:
-    """The forward of one self-attention layer: its own, whatever optimisation is active, and the reference infused into its result."""
+def wrap(owner: Any, name: str, make: Callable[[Callable], Callable]) -> Undo:
+    """Shadow a method by what `make` makes of the one that was there. Undone below somebody's own patch, it only passes calls on."""
+    had, before = name in vars(owner), vars(owner).get(name)
+    alive = True
 
-    def own(*args, **kwargs):
-        # The class's forward of this very moment: choosing another attention optimisation replaces it.
-        return type(module).forward(module, *args, **kwargs) if before is None else before(*args, **kwargs)
+    def own(*args: Any, **kwargs: Any) -> Any:
+        # The class's method of this very moment: choosing another attention optimisation replaces it.
+        return before(*args, **kwargs) if had else getattr(type(owner), name)(owner, *args, **kwargs)
 
-    def split(x: Tensor) -> Tensor:
-        return x.unflatten(-1, (module.heads, -1)).transpose(1, 2)
+    ours = make(own)
 
-    def forward(x: Tensor, context: Tensor | None = None, *args, **kwargs):
-        run = link.run
-        if run is None:
-            return own(x, context, *args, **kwargs)
-        if run.reading:
-            if run.blocks.weight(site.part, site.index) > 0:
-                run.observe(site, split(module.to_k(x)), split(module.to_v(x)), x)
-            return type(module).forward(module, x, context, *args, **kwargs)
-        if not run.weight(site):
-            return own(x, context, *args, **kwargs)
-        if len(x) != len(run.now.rows):
-            link.stranger("Another extension splits the picture's batch inside the U-Net, and SeAl leaves those parts alone.")
-            return own(x, context, *args, **kwargs)
-        q = split(module.to_q(x))
-        if run.needs_heads:
-            seen = x if context is None else context
-            value = kwargs.get("value")  # Forge lets a patch take values from elsewhere than keys
-            out = run.attention(site, q, split(module.to_k(seen)), split(module.to_v(seen if value is None else value)), x)
-            return module.to_out(out.transpose(1, 2).flatten(2))
-        return run.infused(site, own(x, context, *args, **kwargs), module.to_out, q, x)
+    def replacement(*args: Any, **kwargs: Any) -> Any:
+        return (ours if alive else own)(*args, **kwargs)
 
-    return forward
+    taken_away = shadow(owner, name, replacement)
+
+    def undo() -> None:
+        nonlocal alive
+        alive = False
+        taken_away()
+
+    return undo
+
+
+class AttentionCall:
+    """A call of a patched layer: what came, what the layer makes of it, and its projections with the heads apart.
+
+    `context` None: it attends to its own input. Heads apart are (rows, heads, tokens, dim).
+    """
+
+    def __init__(self, layers: Layers, site: Site, own: Callable, hidden: Tensor, context: Tensor | None, args: tuple, kwargs: dict):
+        self.layers, self.site, self.module = layers, site, layers.sites[site]
+        self.hidden, self.context, self._own, self._more = hidden, context, own, (args, kwargs)
+
+    def own(self, hidden: Tensor | None = None, context: Tensor | None = None) -> Tensor:
+        """What the layer does without us, other extensions' patches included; of other tokens, if said."""
+        args, kwargs = self._more
+        return self._own(self.hidden if hidden is None else hidden, self.context if context is None else context, *args, **kwargs)
+
+    def clean(self) -> Tensor:
+        """What the layer does by itself, without what others put on it."""
+        args, kwargs = self._more
+        return type(self.module).forward(self.module, self.hidden, self.context, *args, **kwargs)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether nobody but the host has a hand in how the layer attends, so that q, k and v are all that the result depends on."""
+        kind, processor = type(self.module), getattr(self.module, "processor", None)
+        known = (kind.__module__, *PLAIN)
+        args, kwargs = self._more
+        told = [*args, *(x for name, x in kwargs.items() if name not in HARMLESS)]
+        # Not a function's `__module__`, which whoever wraps a function copies.
+        forward = getattr(kind.forward, "__globals__", {}).get("__name__")
+        plain = self.site not in self.layers.patched and forward in known and (processor is None or type(processor).__module__ in known)
+        return plain and not any(isinstance(x, Tensor) or x for x in told)
+
+    def q(self) -> Tensor:
+        return self._heads(self.module.to_q(self.hidden))
+
+    def kv(self) -> tuple[Tensor, Tensor]:
+        """K and V, of what the host makes them of."""
+        seen = self.hidden if self.context is None else self.context
+        value = self._more[1].get("value")  # Forge lets a patch take values from elsewhere than keys
+        for_k, for_v = self.layers.sources(self.module, seen)
+        return self._heads(self.module.to_k(for_k)), self._heads(self.module.to_v(for_v if value is None else value))
+
+    def _heads(self, x: Tensor) -> Tensor:
+        apart = x.unflatten(-1, (self.module.heads, -1)).transpose(1, 2)
+        return apart.float() if self.layers.upcast else apart
+
+    def project(self, x: Tensor) -> Tensor:
+        """The output projection of heads side by side (rows, tokens, channels)."""
+        if isinstance(self.module.to_out, nn.ModuleList):  # diffusers'
+            return self.module.to_out[1](self.module.to_out[0](x)) / self.module.rescale_output_factor
+        return self.module.to_out(x)
+
+    def out(self, x: Tensor) -> Tensor:
+        """The layer's result of its heads' attention."""
+        return self.project(x.transpose(1, 2).flatten(2))
+
+
+class Layers:
+    """A U-Net's attention layers, patched while entered.
+
+    `sources`: what keys and values are made of, where the host changes that (hypernetworks). `upcast`: it attends in full precision.
+    """
+
+    def __init__(self, sites: Mapping[Site, nn.Module], sources: Sources = lambda module, seen: (seen, seen), upcast: bool = False):
+        self.sites, self.sources, self.upcast = dict(sites), sources, upcast
+        self.patched = {site for site, module in self.sites.items() if "forward" in vars(module)}  # by somebody before us
+        self.answer: Callable[[AttentionCall], Tensor] | None = None
+        self._undo: list[Undo] = []
+
+    def __enter__(self) -> Layers:
+        try:
+            for site, module in self.sites.items():
+                self._undo.append(wrap(module, "forward", self._forward(site)))
+        except BaseException:
+            undo_all(self._undo)
+            raise
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        undo_all(self._undo)
+
+    @contextmanager
+    def answering(self, answer: Callable[[AttentionCall], Tensor] | None) -> Iterator[None]:
+        """Every layer's calls are answered by this until the end; by the layers themselves, if None."""
+        before, self.answer = self.answer, answer
+        try:
+            yield
+        finally:
+            self.answer = before
+
+    def _forward(self, site: Site) -> Callable[[Callable], Callable]:
+        def make(own: Callable) -> Callable:
+            def forward(hidden: Tensor, context: Tensor | None = None, *args: Any, **kwargs: Any) -> Tensor:
+                context = kwargs.pop("encoder_hidden_states", context)  # diffusers' name for it
+                if self.answer is None:
+                    return own(hidden, context, *args, **kwargs)
+                return self.answer(AttentionCall(self, site, own, hidden, context, args, kwargs))
+
+            return forward
+
+        return make
 
 
 @contextmanager
-def clean(unet, kept: Mapping[Site, Any]) -> Iterator[None]:
+def clean(unet: nn.Module, kept: Mapping[Site, nn.Module]) -> Iterator[None]:
     """The U-Net without what others put on its instances: a control net's residuals, adapters, merged tokens. Only `kept` stays patched."""
     ours, taken = {id(module) for module in kept.values()}, []
     for module in unet.modules():

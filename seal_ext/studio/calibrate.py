@@ -14,7 +14,8 @@ from torch import Tensor
 from seal_ext.core.matching import FEATURES, feature_of, match, subject_tokens, token_grid
 from seal_ext.core.noise import reference_input, reference_noise
 from seal_ext.core.subject import Box, subject_of
-from seal_ext.hosts.diffusers import as_tensor, find_sites, fit
+from seal_ext.hosts.diffusers import as_tensor, fit
+from seal_ext.hosts.layers import find_sites
 from seal_ext.run import Site
 from seal_ext.settings import Settings
 from seal_ext.studio.cli import Bar, Parser, UserError, add_model, add_reference, add_settings, read_settings

@@ -92,34 +92,34 @@ def _draw(studio, job: Job, seeds: Sequence[int], settings: Settings, reference,
     width, height = job.size
     more = {} if structure is None else {"image": as_tensor(structure)[None].repeat(len(seeds), 1, 1, 1).to(pipe.device, pipe.unet.dtype)}
     watch = MatchWatch()
-    seal = nullcontext()
+    seal: Seal | None = None
     if reference is not None and settings.enabled:
         picture = Picture(on_white(reference.picture), reference.subject.mask, skeleton=reference.subject.skeleton)
         told = job.appearance_prompt or settings.appearance_prompt or None
         figure = None if structure is None else figure_of(structure, settings.room)
-        seal = watch.seal = Seal(pipe, picture, settings, appearance_prompt=told, cache=cache, watch=watch if settings.show_match else None,
+        seal = Seal(pipe, picture, settings, appearance_prompt=told, cache=cache, watch=watch if settings.show_match else None,
                                  seeds=seeds, tell=lambda done, of: progress(0.2 * done / of, "reading the reference"),
                                  figure=None if figure is None else torch.from_numpy(figure)[None].float(),
                                  bodies=[] if structure is None else [read_skeleton(structure)])  # fmt: skip
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    with _reporting(pipe, job.steps, _within(progress, (0.2, 1.0))), seal:
+    with _reporting(pipe, job.steps, _within(progress, (0.2, 1.0))), seal or nullcontext():
         drawn = pipe(prompt=[job.prompt] * len(seeds), negative_prompt=[job.negative] * len(seeds), width=width, height=height, **more,
                      num_inference_steps=job.steps, guidance_scale=job.guidance, generator=generators, output_type="np").images  # fmt: skip
         images = [(image * 255).round().clip(0, 255).astype(np.uint8) for image in np.nan_to_num(drawn)]
-        if watch.seal is not None:
-            _explain(watch, images, settings, result)
+        if seal is not None:
+            _explain(seal, watch, images, settings, result)
     result.images += images
 
 
-def _explain(watch: MatchWatch, images: list[np.ndarray], settings: Settings, result: Result) -> None:
+def _explain(seal: Seal, watch: MatchWatch, images: list[np.ndarray], settings: Settings, result: Result) -> None:
     """Before the run is closed: its maps, and what it has to say."""
-    run = watch.seal.run
+    run = seal.run
     if run is None:
         return
     result.notes += [note for note in run.notes if note not in result.notes]
     height, width = images[0].shape[:2]
     if watch.index is not None:
-        shown, _ = fit(as_tensor(watch.seal.pictures[0].image), height, width)
+        shown, _ = fit(as_tensor(seal.pictures[0].image), height, width)
         mask = run.references[0][0].mask
         by_image = dict(zip(watch.images, zip(watch.index, watch.amount, strict=True), strict=True))
         result.matches += [match_map(shown[0], mask, *by_image[image]) for image in range(len(images))]

@@ -1,6 +1,5 @@
 """Infusion: plain attention wherever nothing is asked for, and the paper's formula wherever something is."""
 
-import math
 from dataclasses import replace
 
 import pytest
@@ -9,7 +8,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seal_ext.core.infusion import Blocks, Infusion, Queries, active, infuse, infuse_joint, infuse_kv, infuse_projected
+from seal_ext.core.blocks import Blocks
+from seal_ext.core.infusion import FORMS, Asking, Infusion, active, attention, attention_after, negative_share
 from seal_ext.core.matching import FEATURES, Appearance, feature_of, match, row_by_row, together
 
 FEW = settings(max_examples=25, deadline=None)
@@ -34,7 +34,12 @@ class Layer:
         self.base = F.scaled_dot_product_attention(self.q, self.k, self.v)
 
     def infused(self, how, rows=ALL, appearance=None, **more):
-        return infuse(self.base, Queries(self.q, rows, self.hidden, **more), appearance or self.appearance, how)
+        asking = Asking(rows, self.hidden, **more)
+        return attention(self.q, self.k, self.v, asking, appearance or self.appearance, how, base=self.base)
+
+    def whole(self, how, rows=ALL, **more):
+        """The same, and A_base is made of q, k and v."""
+        return attention(self.q, self.k, self.v, Asking(rows, self.hidden, **more), self.appearance, how)
 
     def rows(self, order):
         other = object.__new__(Layer)
@@ -60,7 +65,7 @@ def test_nothing_to_infuse_is_plain_attention_to_the_bit(seed, kind, k, delta):
 @given(SEED, KIND, TOP_K, st.floats(-0.9, 0.9), st.floats(0.1, 3))
 def test_tokens_whose_gate_is_closed_and_rows_of_weight_zero_keep_their_bits(seed, kind, k, tau, delta):
     layer = Layer(seed, kind)
-    how = Infusion(tau, delta, feature=kind, top_k=k, ceiling=math.inf)
+    how = Infusion(tau, delta, feature=kind, top_k=k, clamp=False)
     shown = []
     out = layer.infused(how, rows=(1.0, 0.0, 0.5, 0.0), watch=lambda matched, amount: shown.append(amount))
     assert torch.equal(out[[1, 3]], layer.base[[1, 3]])
@@ -74,7 +79,7 @@ def test_tokens_whose_gate_is_closed_and_rows_of_weight_zero_keep_their_bits(see
 def test_all_of_the_reference_is_softmax_attention_blended_by_delta(seed, kind, delta):
     layer = Layer(seed, kind)
     seen = F.scaled_dot_product_attention(layer.q, layer.appearance.k.expand(ROWS, -1, -1, -1), layer.appearance.v.expand(ROWS, -1, -1, -1))
-    out = layer.infused(open_gate(delta=delta, feature=kind, ceiling=math.inf))
+    out = layer.infused(open_gate(delta=delta, feature=kind, clamp=False))
     torch.testing.assert_close(out, (1 - delta) * layer.base + delta * seen, rtol=1e-4, atol=1e-4)
     clamped = layer.infused(open_gate(delta=delta, feature=kind))
     torch.testing.assert_close(clamped, (1 - min(delta, 1)) * layer.base + min(delta, 1) * seen, rtol=1e-4, atol=1e-4)
@@ -168,50 +173,58 @@ def test_dtype_and_device_are_those_of_the_live_tensors(dtype, k):
     assert out.dtype == dtype and out.device == layer.q.device and out.isfinite().all()
     stored = Appearance(*(x.half() for x in (layer.appearance.k, layer.appearance.v, layer.appearance.feature)))
     assert layer.infused(how, appearance=stored).dtype == dtype
-    assert all(x.dtype == dtype for x in infuse_kv(layer.k, layer.v, Queries(layer.q, ALL, layer.hidden), stored, how))
+    exact = Layer(1)
+    for form in FORMS:
+        seen, wanted = (x.whole(replace(how, form=form)) for x in (layer, exact))
+        torch.testing.assert_close(seen.float(), wanted, atol={torch.bfloat16: 0.1, torch.float16: 0.02}.get(dtype, 2.0), rtol=0.02)
 
 
 @FEW
 @given(SEED, st.sampled_from(["hidden", "qk"]), TOP_K)
 def test_after_the_projection_it_is_the_same(seed, kind, k):
     layer, project = Layer(seed, kind), torch.nn.Linear(HEADS * DIM, 5)
-    how, rows = Infusion(0.1, 1.7, top_k=k, feature=kind, ceiling=math.inf), (0.0, 1.0, 1.0, 0.3)
+    how, rows = Infusion(0.1, 1.7, top_k=k, feature=kind, clamp=False), (0.0, 1.0, 1.0, 0.3)
 
     def merged(x):
         return project(x.transpose(1, 2).flatten(2))
 
     with torch.no_grad():
-        out = infuse_projected(merged(layer.base), project, Queries(layer.q, rows, layer.hidden), layer.appearance, how)
+        asking = Asking(rows, layer.hidden)
+        out = attention_after(merged(layer.base), project, layer.q, layer.k, asking, layer.appearance, how)
         torch.testing.assert_close(out, merged(layer.infused(how, rows)), rtol=1e-4, atol=1e-4)
 
 
-def test_after_the_projection_heads_cannot_have_their_own_gates():
-    layer = Layer(1, "qk_per_head")
-    with pytest.raises(ValueError, match="per head"):
-        infuse_projected(layer.hidden, torch.nn.Identity(), Queries(layer.q, ALL), layer.appearance, open_gate(feature="qk_per_head"))
+def test_after_the_projection_heads_share_the_mean_of_their_gates():
+    layer, how = Layer(1, "qk_per_head"), Infusion(0.2, 0.8, feature="qk_per_head")
+    shown = []
+    asking = Asking(ALL, watch=lambda matched, amount: shown.append(amount))
+    seen = layer.infused(open_gate(feature="qk_per_head")).transpose(1, 2).flatten(2)  # nothing but the reference
+    base = layer.base.transpose(1, 2).flatten(2)
+    out = attention_after(base, torch.nn.Identity(), layer.q, layer.k, asking, layer.appearance, how)
+    share = shown[0].mean(1)[..., None]
+    torch.testing.assert_close(out, base + share * (seen - base), rtol=1e-4, atol=1e-5)
 
 
 @FEW
 @given(SEED, KIND)
 def test_keys_and_values_take_the_matched_ones(seed, kind):
     layer = Layer(seed, kind)
-    how = open_gate(top_k=1, feature=kind)
-    k, v = infuse_kv(layer.k, layer.v, Queries(layer.q, (1.0, 0.0, 1.0, 1.0), layer.hidden), layer.appearance, how)
-    assert torch.equal(k[1], layer.k[1]) and torch.equal(v[1], layer.v[1])
-    index = match(feature_of(kind, layer.q, layer.hidden), layer.appearance.feature).index[0, 0, :, 0]
-    torch.testing.assert_close(k[0, 0], layer.appearance.k[0, 0, index])
-    torch.testing.assert_close(v[0, 0], layer.appearance.v[0, 0, index])
-    same = infuse_kv(layer.k, layer.v, Queries(layer.q, ALL), layer.appearance, replace(how, delta=0.0))
-    assert same[0] is layer.k and same[1] is layer.v
+    out = layer.whole(open_gate(top_k=1, feature=kind, form="kv"), (1.0, 0.0, 1.0, 1.0))
+    torch.testing.assert_close(out[1], layer.base[1])
+    index = match(feature_of(kind, layer.q, layer.hidden), layer.appearance.feature).index[..., 0]
+    for row in (0, 2, 3):
+        k, v = (torch.stack([x[0, h][index[row, h % index.shape[1]]] for h in range(HEADS)]) for x in
+                (layer.appearance.k, layer.appearance.v))  # fmt: skip
+        torch.testing.assert_close(out[row], F.scaled_dot_product_attention(layer.q[row], k, v), rtol=1e-4, atol=1e-5)
 
 
 @FEW
 @given(SEED, KIND, TOP_K, st.floats(0.05, 4), st.integers(300, 4000))
 def test_one_softmax_is_the_blend_whose_share_attention_settles(seed, kind, k, delta, budget):
     layer, shown = Layer(seed, kind), []
-    how = Infusion(0.1, delta, feature=kind, top_k=k, ceiling=math.inf, budget=budget)
-    queries = Queries(layer.q, (1.0, 0.0, 0.5, 1.0), layer.hidden, watch=lambda matched, amount: shown.append((matched.index, amount)))
-    out = infuse_joint(layer.k, layer.v, queries, layer.appearance, how)
+    how = Infusion(0.1, delta, form="joint", feature=kind, top_k=k, budget=budget)
+    rows, watch = (1.0, 0.0, 0.5, 1.0), lambda matched, amount: shown.append((matched.index, amount))
+    out = layer.whole(how, rows, watch=watch)
     torch.testing.assert_close(out[1], layer.base[1])
     index, amount = shown[0]
     for part, row in enumerate((0, 2, 3)):
@@ -224,7 +237,25 @@ def test_one_softmax_is_the_blend_whose_share_attention_settles(seed, kind, k, d
         both = own.sum(-1) + theirs.sum(-1)
         wanted = (own @ layer.v[row] + theirs @ layer.appearance.v[0]) / both[..., None]
         torch.testing.assert_close(out[row], wanted, rtol=1e-4, atol=1e-4)
-    assert infuse_joint(layer.k, layer.v, queries, layer.appearance, replace(how, delta=0.0)) is None
+    # Somebody else's result in the place of A_base, the layer's own here: the same share of every head, and the same picture.
+    torch.testing.assert_close(layer.infused(how, rows), out, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_nothing_to_infuse_is_the_layers_own_attention(form):
+    layer = Layer(1)
+    assert torch.equal(layer.whole(open_gate(delta=0.0, form=form)), layer.base)
+    assert torch.equal(layer.whole(open_gate(form=form), (0.0,) * ROWS), layer.base)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 1.5, 3.0, 4.0, 7.0, 12.0, 30.0])
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.7, 1.0])
+def test_guidance_brings_the_reference_a_few_times_over_at_most(guidance, share):
+    assert negative_share(share, "joint", guidance) == share
+    for form in ("output", "kv"):
+        taken = negative_share(share, form, guidance)
+        assert share <= taken <= 1
+        assert taken == share if guidance <= 3 else guidance - (guidance - 1) * taken <= 3 + 1e-9
 
 
 @FEW

@@ -11,7 +11,6 @@ from seal_ext.core.skeleton import Skeleton
 from seal_ext.hosts import layers
 from seal_ext.hosts.webui import conditioning, process_state
 from seal_ext.request import parse
-from seal_ext.run import Site
 from tests.hosts import webui
 from tests.skeletons import STANDING
 
@@ -292,13 +291,20 @@ def test_shadowing_gives_way_to_who_came_later():
 
 
 def test_a_cut_patch_does_nothing_even_if_somebody_wrapped_it(model):
-    sites, link = layers.find_sites(model.unet), layers.Link()
-    site = next(iter(sites))
-    undo = layers.patch(sites, link)
-    ours = vars(sites[site])["forward"]
-    x = torch.randn(1, 4, webui.WIDTH)
-    undo()
-    assert torch.equal(ours(x), sites[site](x)) and isinstance(site, Site)
+    """Whoever patched on top of ours puts ours back when he leaves: by then it only passes calls on."""
+    sites = layers.find_sites(model.unet)
+    site, x = next(iter(sites)), torch.randn(1, 4, webui.WIDTH)
+    plain = sites[site](x)
+    with layers.Layers(sites) as patched:
+        ours = vars(sites[site])["forward"]
+        undo_theirs = layers.wrap(sites[site], "forward", lambda own: lambda *args, **kwargs: 2 * own(*args, **kwargs))
+        with patched.answering(lambda call: 3 * call.own()):
+            assert torch.equal(sites[site](x), 6 * plain)
+        assert torch.equal(sites[site](x), 2 * plain)
+    assert torch.equal(ours(x), plain) and torch.equal(sites[site](x), 2 * plain)
+    undo_theirs()
+    with patched.answering(lambda call: 3 * call.own()):
+        assert torch.equal(sites[site](x), plain)
 
 
 def test_marks_of_a_control_net():

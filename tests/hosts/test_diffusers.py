@@ -22,7 +22,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from bench.model import tokenizer as bpe
 from bench.model.shape import Shape
 from seal_ext.core.cache import AppearanceCache
-from seal_ext.hosts.diffusers import Picture, Seal, find_sites
+from seal_ext.hosts.diffusers import Picture, Seal
+from seal_ext.hosts.layers import find_sites
 from seal_ext.settings import Settings
 
 WORDS = ["a red cat", "a blue dog", "a cat in the snow", "standing", "waving"]
@@ -314,7 +315,7 @@ def test_no_gradients_are_kept(sd1):
     with Seal(sd1, picture(), Settings(**BASE)) as seal:
         draw(sd1)
         entry = seal.run.entries[0][0][1]
-        site = next(iter(seal.run.wanted(seal.sites)))
+        site = next(site for site in seal.layers.sites if seal.run.blocks.weight(site.part, site.index))
         assert not any(x.requires_grad for x in entry.at(entry.timesteps[0], site.name, torch.zeros(1)).values())
 
 

@@ -161,7 +161,7 @@ class Processing:
     """As much of a `p` as the adapter looks at."""
 
     def __init__(self, prompts, steps=4, scale=4.0, negative=None, seeds=None):
-        self.comments, self.steps, self.scale, self.width, self.height = {}, steps, scale, 64, 64
+        self.comments, self.steps, self.scale, self.cfg_scale, self.width, self.height = {}, steps, scale, scale, 64, 64
         self.prompts = [[Part(cond=embed(text, w > 1), weight=1.0 / len(group)) for text, w in group] for group in map(pieces, prompts)]
         self.negative = embed("", False) if negative is None else negative
         self.seeds, self.sampler, self.is_api, self.closed = seeds or list(range(len(prompts))), None, False, 0

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from seal_ext.run import APPEARANCE, CONDITIONAL, UNCONDITIONAL, Row
 
-from ..layers import clean, shadow
+from ..layers import clean, shadow, wrap
 from . import conditioning, sampling_pass
 from .sampling_pass import ATTRIBUTE, CELL, Refusal, networks, settled
 
@@ -104,13 +104,12 @@ class Pass(sampling_pass.Pass):
         return Call(params, call.parts, rows=tuple(rows))
 
     def take_hold(self) -> None:
-        before = vars(self.wrap).get("forward")
-        self.undo += [shadow(self.wrap, "forward", self._forward(before)), shadow(self.wrap, ATTRIBUTE, self)]
+        self.undo += [wrap(self.wrap, "forward", self._forward), shadow(self.wrap, ATTRIBUTE, self)]
 
-    def _forward(self, before: Callable | None) -> Callable:
-        def own(*args, **kwargs):
-            return type(self.wrap).forward(self.wrap, *args, **kwargs) if before is None else before(*args, **kwargs)
+    def attention(self) -> dict:
+        return {"sources": _hypernetworked, "upcast": bool(getattr(shared.opts, "upcast_attn", False))}
 
+    def _forward(self, own: Callable) -> Callable:
         def forward(x: Tensor, level: Tensor, *args, **kwargs):
             call = self.call
             rows = call.rows[call.done : call.done + len(x)] if call is not None else ()
@@ -119,21 +118,17 @@ class Pass(sampling_pass.Pass):
             first, call.done = call.done == 0, call.done + len(x)
             t = self.timestep(level[0])
             lam = self.run.bridging(t)
-            self.link.run = self.run
-            try:
-                if first and lam and self.prompt is not None and not self.seal.bridge_refused:
-                    call.lam = lam
-                    return self._with_appearance(own, call, t, rows, x, level, *args, **kwargs)
-                self.run.begin(t, rows, tuple(x.shape[-2:]), self.hires)
+            if first and lam and self.prompt is not None and not self.seal.bridge_refused:
+                call.lam = lam
+                return self._with_appearance(own, call, t, rows, x, level, *args, **kwargs)
+            with self.drawing(t, rows, x):
                 return own(x, level, *args, **kwargs)
-            finally:
-                self.link.run = None
 
         return forward
 
     def _with_appearance(self, own: Callable, call: Call, t: float, rows, x: Tensor, level: Tensor, *args, cond: dict, **kwargs) -> Tensor:
         """The U-Net call with a third row an image, conditioned on c_app; of another length in tokens, they make a call of their own."""
-        params, latent = call.params, tuple(x.shape[-2:])
+        params = call.params
         take = [group[0][0] for group in call.parts]
         third = tuple(Row(APPEARANCE, image) for image in range(len(take)))
         app = conditioning.repeated(conditioning.each(self._app(), lambda c: c.to(conditioning.tokens(params.text_cond))), len(take))
@@ -143,14 +138,14 @@ class Pass(sampling_pass.Pass):
         own_cond = conditioning.call_with(app, params.image_cond[take], key)
         own_x, own_level = params.x[take], params.sigma[take]
         if conditioning.call_tokens(cond).shape[1] == conditioning.tokens(app).shape[1]:
-            self.run.begin(t, (*rows, *third), latent, self.hires)
-            out = own(torch.cat([x, own_x]), torch.cat([level, own_level]), *args, cond=conditioning.joined(cond, own_cond), **kwargs)
+            with self.drawing(t, (*rows, *third), x):
+                out = own(torch.cat([x, own_x]), torch.cat([level, own_level]), *args, cond=conditioning.joined(cond, own_cond), **kwargs)
             call.appearance = out[len(x) :]
             return out[: len(x)]
-        self.run.begin(t, third, latent, self.hires)
-        call.appearance = own(own_x, own_level, *args, cond=own_cond, **kwargs)
-        self.run.begin(t, rows, latent, self.hires)
-        return own(x, level, *args, cond=cond, **kwargs)
+        with self.drawing(t, third, x):
+            call.appearance = own(own_x, own_level, *args, cond=own_cond, **kwargs)
+        with self.drawing(t, rows, x):
+            return own(x, level, *args, cond=cond, **kwargs)
 
     def denoised(self, params) -> None:
         """The model call was made, and not yet guided: λ·LowPass(Δ) goes to every row of an image, which passes guidance unchanged."""
@@ -161,6 +156,15 @@ class Pass(sampling_pass.Pass):
         # k-diffusion's result is x₀ = z − σε.
         bridge = self.bridge(call, gen, -1 / float(call.params.sigma[0]) if self.in_sigma else 1.0)
         params.x += bridge[[row.image for row in call.rows]].to(params.x)
+
+
+def _hypernetworked(module: torch.nn.Module, seen: Tensor) -> tuple[Tensor, Tensor]:
+    """What keys and values are made of: hypernetworks change it."""
+    if not shared.loaded_hypernetworks:
+        return seen, seen
+    from modules.hypernetworks import hypernetwork
+
+    return hypernetwork.apply_hypernetworks(shared.loaded_hypernetworks, seen, module)
 
 
 def _together(x: Tensor, group: list[tuple[int, float]]) -> Tensor:

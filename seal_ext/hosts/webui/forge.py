@@ -23,9 +23,9 @@ from modules import shared
 from modules.processing import txt2img_image_conditioning
 from torch import Tensor
 
-from seal_ext.run import APPEARANCE, CONDITIONAL, UNCONDITIONAL, Row, Site
+from seal_ext.run import APPEARANCE, CONDITIONAL, UNCONDITIONAL, Row, Run, Site
 
-from ..layers import Link, clean, find_sites, shadow
+from ..layers import Layers, clean, find_sites, shadow
 from . import conditioning, process_state, sampling_pass
 from .sampling_pass import CELL, Call, Refusal, networks, settled
 
@@ -193,30 +193,26 @@ class Pass(sampling_pass.Pass):
             return own(args)
         self.heard.add(DRAWN)
         rows = tuple(Row(UNCONDITIONAL if kind else CONDITIONAL, image) for kind in kinds for image in range(images))
-        t, latent = self.timestep(args["timestep"][0]), tuple(x.shape[-2:])
+        t = self.timestep(args["timestep"][0])
         args = {**args, "c": self._over_others(args["c"])}
         lam, wanted = self.run.bridging(t), 0 in kinds and call.appearance is None
-        self.link.run = self.run
-        try:
-            if not (lam and wanted and self.prompt is not None and not self.seal.bridge_refused):
-                self.run.begin(t, rows, latent, self.hires)
+        if not (lam and wanted and self.prompt is not None and not self.seal.bridge_refused):
+            with self.drawing(t, rows, x):
                 return own(args)
-            call.lam = lam
-            third = tuple(Row(APPEARANCE, image) for image in range(images))
-            theirs = self._of_appearance(args, kinds.index(0) * images, images)
-            alike = theirs["c"]["c_crossattn"].shape[1] == args["c"]["c_crossattn"].shape[1]
-            batched = len(kinds) > 1 or not self.guided  # what the host takes apart for want of memory is not put together here
-            if alike and batched and not _may_count(args["c"].get("transformer_options", {})):
-                self.run.begin(t, (*rows, *third), latent, self.hires)
+        call.lam = lam
+        third = tuple(Row(APPEARANCE, image) for image in range(images))
+        theirs = self._of_appearance(args, kinds.index(0) * images, images)
+        alike = theirs["c"]["c_crossattn"].shape[1] == args["c"]["c_crossattn"].shape[1]
+        batched = len(kinds) > 1 or not self.guided  # what the host takes apart for want of memory is not put together here
+        if alike and batched and not _may_count(args["c"].get("transformer_options", {})):
+            with self.drawing(t, (*rows, *third), x):
                 out = own(joined(args, theirs))
-                call.appearance = out[len(x) :]
-                return out[: len(x)]
-            self.run.begin(t, third, latent, self.hires)
+            call.appearance = out[len(x) :]
+            return out[: len(x)]
+        with self.drawing(t, third, x):
             call.appearance = own(theirs)
-            self.run.begin(t, rows, latent, self.hires)
+        with self.drawing(t, rows, x):
             return own(args)
-        finally:
-            self.link.run = None
 
     def _of_appearance(self, args: Options, first: int, images: int) -> Options:
         """The rows of a call that begin at `first`, one an image, conditioned on c_app instead."""
@@ -248,7 +244,7 @@ class Pass(sampling_pass.Pass):
             block = block_of(site)
             key = block if block in replaced else block[:2]
             if key in replaced:
-                over[block] = _infused(self.link, site, self.sites[site].heads, replaced[key], seen)
+                over[block] = _infused(self.run, self.layers, site, replaced[key], seen)
         patches = told.get("patches", {})
         patches = {**patches, "attn1_patch": [*patches.get("attn1_patch", []), remember]}
         replacing = {**told["patches_replace"], "attn1": over}
@@ -316,11 +312,8 @@ def _whole(passing: Pass, apply: Callable, size: tuple[int, int]) -> Callable:
         if tuple(x.shape[-2:]) == size:
             return apply(x, *args, **kwargs)
         passing.seal.note(TILES)
-        run, passing.link.run = passing.link.run, None
-        try:
+        with passing.layers.answering(None):
             return apply(x, *args, **kwargs)
-        finally:
-            passing.link.run = run
 
     return applied
 
@@ -372,18 +365,17 @@ def block_of(site: Site) -> tuple[str, int, int]:
     return PARTS[part], int(rest[0]) if part != "middle_block" else 0, int(rest[rest.index("transformer_blocks") + 1])
 
 
-def _infused(link: Link, site: Site, heads: int, replaced: Callable, seen: Mapping[str, Tensor]) -> Callable:
+def _infused(run: Run, layers: Layers, site: Site, replaced: Callable, seen: Mapping[str, Tensor]) -> Callable:
     """Another extension's attention with the reference infused into its result."""
 
+    def heads(x: Tensor) -> Tensor:
+        return x.unflatten(-1, (layers.sites[site].heads, -1)).transpose(1, 2)
+
     def attention(q: Tensor, k: Tensor, v: Tensor, extra):
-        out, run = replaced(q, k, v, extra), link.run
-        if run is None or not run.weight(site) or len(q) != len(run.now.rows):
+        out = replaced(q, k, v, extra)
+        if layers.answer is None or run.now is None:  # SeAl takes no part in this call
             return out
-        if run.settings.feature == "qk_per_head":
-            run.note("Another extension replaces the attention of layers that SeAl infuses; a gate per head cannot join it there.")
-            return out
-        # It takes the layer's finished result, whatever the form of the blend is elsewhere.
-        return run.infused(site, out, lambda x: x, q.unflatten(-1, (heads, -1)).transpose(1, 2), seen["hidden"])
+        return run.now.upon(site, heads(out), heads(q), heads(k), seen["hidden"]).transpose(1, 2).flatten(2)
 
     return attention
 

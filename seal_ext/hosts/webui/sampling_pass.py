@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,10 +20,10 @@ from torch import Tensor
 from seal_ext.core.cache import AppearanceKey, fingerprint
 from seal_ext.core.limbs import Body
 from seal_ext.match_map import MatchWatch, match_map
-from seal_ext.run import Reference, Run, Site
+from seal_ext.run import Encoded, Row, Run, Site
 
 from ..diffusers import as_tensor, body_on, fit
-from ..layers import Link, find_sites, patch
+from ..layers import Layers, find_sites, undo_all
 from . import conditioning, options, process_state
 
 ATTRIBUTE = "_seal"  # where `p` keeps its Seal, and a sampler's denoiser its Pass
@@ -50,7 +50,7 @@ class Prepared:
 
     checkpoint: object
     size: tuple[int, int]  # of the latent
-    references: list[Reference]
+    references: list[Encoded]
     prompt: object | None  # c_app as the host schedules prompts, when there is one
 
 
@@ -106,14 +106,14 @@ class Model:
             prompt = prompt_parser.get_learned_conditioning(self.sd, words, steps, None, *how)
         return Prepared(self.checkpoint, size, references, prompt)
 
-    def _reference(self, asked, found, size: tuple[int, int], pose) -> Reference:
+    def _reference(self, asked, found, size: tuple[int, int], pose) -> Encoded:
         height, width = (CELL * n for n in size)
         image, inside = fit(as_tensor(asked.rgb), height, width)
         name = (asked.hash, height, width, str(self.checkpoint.filename), self.vae())
         latent = process_state.latent(name, lambda: _finite(self.encode(image)))
         mask = inside if found is None else fit(torch.from_numpy(found.mask)[None].float(), height, width)[0][0, 0] > 0.5
         body = None if pose is None else body_on(pose, asked.rgb.shape[:2], height, width)
-        return Reference(latent, None if mask.all() else mask & inside, body=body)
+        return Encoded(latent, None if mask.all() else mask & inside, body=body)
 
 
 class Pass:
@@ -133,8 +133,7 @@ class Pass:
         self.size = seal.size or tuple(params.x.shape[-2:])  # of its latents; a sampler's first call may have another
         self.sizes: set[tuple[int, int]] = set()  # in which the sampler looked at the picture
         self.hires = bool(getattr(self.p, "is_hr_pass", False))
-        self.link, self.undo = Link(), []
-        self.link.stranger = seal.note
+        self.layers, self.undo = Layers(self.sites, **self.attention()), []
         self.call: Call | None = None
         self.run: Run | None = None
         self.prompt = None  # c_app as the host schedules prompts, when there is one
@@ -149,6 +148,10 @@ class Pass:
     def signal(self, t: float) -> tuple[float, float]:
         """α and σ of the U-Net's input at a timestep."""
         raise NotImplementedError
+
+    def attention(self) -> dict:
+        """What `Layers` has to know of how this host attends."""
+        return {}
 
     def read(self, latent: Tensor, t: float, image: int) -> None:
         """Run the clean U-Net on a reference of an image, with c_app."""
@@ -184,12 +187,12 @@ class Pass:
         given = [references] * len(call.parts) if per_image else references
         self.levels = self.levels or self._levels()
         bodies = [Body.of(self.seal.skeleton)] if self.seal.skeleton and self.seal.poses else []
-        self.watch.seal = self
         watch = self.watch if settings.show_match and len(references) == 1 else None
-        self.run = Run(settings, given, process_state.cache, self._key, self.levels, tuple(self.p.seeds or (0,)), watch,
-                       figure=self._figure(), bodies=bodies)  # fmt: skip
+        self.run = Run(settings, given, process_state.cache, self._key, self.levels, self.layers, seeds=tuple(self.p.seeds or (0,)),
+                       watch=watch, figure=self._figure(), bodies=bodies, guidance=self.guidance())  # fmt: skip
         self.call = call  # what the reading asks for is the conditioning of this first model call
-        self.undo.append(patch(self.sites, self.link))
+        self.layers.__enter__()
+        self.undo.append(lambda: self.layers.__exit__())
         factor = settings.strength * (settings.hires_factor * settings.hires if self.hires else 1)
         if settings.infusion and factor > 0:
             self._read_references()
@@ -197,16 +200,19 @@ class Pass:
         self.call = None
         self.take_hold()
 
+    def guidance(self) -> float:
+        """w of this pass; Forge's hires pass may have its own."""
+        own = getattr(self.p, "hr_cfg", None) if self.hires else None
+        return float(own or self.p.cfg_scale)
+
     def prepare(self) -> Prepared:
         """What nobody prepared before the sampling: this is a refiner's pass, or a host that does not mind when."""
         return self.model.prepare(self.seal, self.size, self.denoiser.total_steps or self.p.steps)
 
     def _read_references(self) -> None:
-        self.link.run = self.run
         try:
             self.run.read_references(self)
         finally:
-            self.link.run = None
             shared.state.textinfo = None
 
     def _tell_notes(self) -> None:
@@ -232,7 +238,7 @@ class Pass:
         maps = [F.interpolate(torch.from_numpy(figure)[None, None].float(), self.size, mode="area")[0] for figure in self.seal.figures]
         return torch.cat(maps).amax(0, keepdim=True).to(self.params.x.device)
 
-    def _here(self, reference: Reference) -> Reference:
+    def _here(self, reference: Encoded) -> Encoded:
         return replace(reference, latent=reference.latent.to(self.params.x))
 
     # ---- conditioning
@@ -298,16 +304,19 @@ class Pass:
         self.sizes.add(size)
         return self._call_of(params) if size == self.size else None
 
+    def drawing(self, t: float, rows: Sequence[Row], x: Tensor) -> AbstractContextManager:
+        """A U-Net call of the sampler with these rows."""
+        return self.run.step(t, rows, tuple(x.shape[-2:]), self.hires)
+
     def bridge(self, call: Call, gen: Tensor, to_epsilon: float) -> Tensor:
         """λ·LowPass(Δ) of a model call whose images' predictions for c_gen are these."""
         return self.run.bridged(gen, call.appearance, call.lam, to_epsilon)
 
     def close(self) -> None:
         """Let go of the U-Net and the sampler."""
-        self.link.run = None
-        while self.undo:
-            self.undo.pop()()
+        undo_all(self.undo)
         if self.run is not None:
+            self.run.close()
             self._tell_notes()
             if self.sizes and self.size not in self.sizes:
                 self.seal.note("The sampler never looked at the picture in its own size, so it was drawn without SeAl.")
@@ -315,7 +324,6 @@ class Pass:
                 self.seal.disagreement = list(self.run.gate.picture())
             if self.watch.index is not None:
                 self.seal.matches = self._matches()
-            self.run.close()
         self.call = self.run = None
 
     def _matches(self) -> list[np.ndarray]:
