@@ -27,9 +27,7 @@ from seal_ext.hosts.layers import find_sites
 from seal_ext.settings import Settings
 
 WORDS = ["a red cat", "a blue dog", "a cat in the snow", "standing", "waving"]
-# Not what tuning finds for the embedded model: these U-Nets are random and have few layers.
-BASE = dict(enabled=True, form="output", blocks="mid up", start=0.2, uncond_rows=0.7, tau_early=0.0, tau_late=0.0, delta_early=1.0,
-            delta_late=1.0)  # fmt: skip
+BASE = dict(enabled=True)  # what users get; other forms are cases beside it
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +56,7 @@ def unet(kind):
             transformer_layers_per_block=(1, 2), projection_class_embeddings_input_dim=80, cross_attention_dim=64,
         ).eval()  # fmt: skip
     return UNet2DConditionModel(
-        **common, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        **common, down_block_types=("CrossAttnDownBlock2D",) * 2, up_block_types=("CrossAttnUpBlock2D",) * 2,
         attention_head_dim=2 if kind == "sd1" else (2, 4), use_linear_projection=kind == "sd2", cross_attention_dim=32,
     ).eval()  # fmt: skip
 
@@ -142,8 +140,8 @@ def test_nothing_to_infuse_is_bit_exactly_the_plain_picture(sd1, off):
 
 @pytest.mark.parametrize(
     "how",
-    [dict(form="kv"), dict(form="joint"), dict(form="joint", top_k=2), dict(feature="qk_per_head"), dict(feature="qk"), dict(top_k=1),
-     dict(top_k=3)],
+    [dict(form="output"), dict(form="kv"), dict(blocks="mid up"), dict(top_k=2), dict(feature="qk_per_head"), dict(feature="qk"),
+     dict(top_k=1),      dict(top_k=3)],
 )  # fmt: skip
 def test_every_form_of_infusion(sd1, how):
     plain = draw(sd1)
@@ -330,5 +328,6 @@ def test_only_the_figure_is_infused(sd1):
 
     infused = drawn(None)
     assert not torch.equal(infused, plain)
-    assert torch.equal(drawn(nowhere), plain)
+    assert torch.equal(drawn(nowhere, form="output"), plain)
+    assert torch.allclose(drawn(nowhere), plain, atol=1e-5)  # one softmax over more tokens rounds otherwise
     assert torch.equal(drawn(everywhere), infused) and torch.equal(drawn(nowhere, on_figure=False), infused)

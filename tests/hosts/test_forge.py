@@ -14,8 +14,7 @@ from seal_ext.request import parse
 from tests.hosts import forge_host, webui
 from tests.skeletons import painted
 
-BASE = dict(form="output", blocks="mid up", start=0.0, tau_early=0.0, tau_late=0.0, delta_early=1.0, delta_late=1.0, uncond_rows=1.0,
-            t_app="all", mask_source="whole")  # fmt: skip
+BASE = dict(mask_source="whole")  # beside that, what users get
 BRIDGE = dict(appearance_prompt="a dog", lam=2.0, lam_end=1.0)
 
 
@@ -48,7 +47,7 @@ def test_a_run_changes_the_picture_and_leaves_the_host_as_found(app, model):
     assert p.preserved > 0, "room for the references was not asked for"
 
 
-@pytest.mark.parametrize("settings", [{}, {"form": "joint"}, {"feature": "qk_per_head"}, {"uncond_rows": 0.0}, BRIDGE])
+@pytest.mark.parametrize("settings", [{}, {"form": "output"}, {"form": "kv"}, {"feature": "qk_per_head"}, {"uncond_rows": 0.0}, BRIDGE])
 @pytest.mark.parametrize("prompts", ["a cat", "a cat AND a hat", ["a cat", "a dog"]])
 def test_rows_are_told_apart_in_one_call_or_many(app, model, settings, prompts):
     together, _ = draw(app, model, prompts, settings)
@@ -327,7 +326,7 @@ def test_an_exception_undoes_everything(app, model, monkeypatch):
 
     inner = model.forge_objects.unet.model
     original = inner.apply_model
-    monkeypatch.setattr(inner, "apply_model", lambda *a, **k: (_ for _ in ()).throw(Boom) if len(unet.calls) > 5 else original(*a, **k))
+    monkeypatch.setattr(inner, "apply_model", lambda *a, **k: (_ for _ in ()).throw(Boom) if len(unet.calls) > 2 else original(*a, **k))
     unet.calls.clear()
     with pytest.raises(Boom):
         draw(app, model, "a cat", BRIDGE)
@@ -338,7 +337,7 @@ def test_an_exception_undoes_everything(app, model, monkeypatch):
 def test_a_model_without_a_unet_is_said_and_drawn_without(app, model):
     plain, _ = draw(app, model, "a cat")
     places = layers.find_sites(model.forge_objects.unet.model.diffusion_model)
-    assert len(places) == 4
+    assert len(places) == 7
     flat = model.forge_objects.unet.model.diffusion_model
     for name in ("input_blocks", "middle_block", "output_blocks"):
         flat._modules["other_" + name] = flat._modules.pop(name)

@@ -53,13 +53,13 @@ class UNet(nn.Module):
         self.first, self.last = nn.Conv2d(4, WIDTH, 1), nn.Conv2d(WIDTH, 4, 1)
         self.input_blocks = nn.ModuleList([nn.ModuleList([Spatial()])])
         self.middle_block = nn.ModuleList([Spatial()])
-        self.output_blocks = nn.ModuleList([nn.ModuleList([Spatial()]) for _ in range(2)])
+        self.output_blocks = nn.ModuleList([nn.ModuleList([Spatial()]) for _ in range(5)])
         self.calls = []
 
     def forward(self, x, timesteps, context):
         self.calls.append(len(x))
         x = self.first(x) + 0.01 * timesteps[:, None, None, None]
-        for block in (self.input_blocks[0][0], self.middle_block[0], self.output_blocks[0][0], self.output_blocks[1][0]):
+        for block in (self.input_blocks[0][0], self.middle_block[0], *(block[0] for block in self.output_blocks)):
             x = block(x, context)
         return self.last(x)
 
