@@ -281,6 +281,25 @@ def test_an_ip_adapter_meets_its_own_rows(app, model, monkeypatch, prompts, sett
     assert torch.allclose(drawn, draw(app, model, prompts, settings, before=adapts)[0], atol=1e-3)
 
 
+def test_words_that_another_extension_replaces_are_named(app, model):
+    """As forge-couple does: every prompt's row sees that extension's words, the reference prompt's too, and nothing is left to steer."""
+    words = torch.randn(1, 3, webui.WIDTH, generator=torch.Generator().manual_seed(5))
+
+    def couple(q, k, v, told):
+        own = words.expand(len(q), -1, -1)
+        return forge_host.plain_attention(q, own, own, told)
+
+    def couples():
+        unet = model.forge_objects.unet = model.forge_objects.unet.clone()
+        unet.model_options["transformer_options"]["patches_replace"] = {"attn2": dict.fromkeys(forge_host.UNet.BLOCKS, couple)}
+
+    only = BRIDGE | {"infusion": False}
+    drawn, p = draw(app, model, "a cat", only, before=couples)
+    assert torch.allclose(drawn, draw(app, model, "a cat", before=couples)[0], atol=1e-4)
+    assert [said for said in p.comments if said.startswith("Delta-Bridge had no effect")]
+    assert not draw(app, model, "a cat", only)[1].comments
+
+
 def test_sdxl_is_told_the_pooled_words_of_c_app(app):
     """Beside the words themselves, in the rows of c_app and no others."""
     words = {"crossattn": torch.ones(1, 3, 8), "vector": torch.full((1, 5), 2.0)}
