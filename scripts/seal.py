@@ -64,6 +64,8 @@ class SealScript(scripts.Script):
         try:
             asked = session.for_inner_pass(p, xyz.changed(p, request.parse(args)))
             if asked.settings.enabled:
+                for note in asked.settings.notes:
+                    p.comment(note)
                 controlnet.align_units(session.begin(p, asked))
         except SettingsError as refusal:
             session.end(p)

@@ -14,13 +14,20 @@ from PIL import Image
 from .core.cache import fingerprint
 from .core.skeleton import Skeleton, read_skeleton
 from .core.subject import AlignError, Subject, from_alpha, from_control_map, from_drawn, from_rembg, has_rembg, subject_of
-from .settings import TABLE, Settings, SettingsError
+from .settings import Settings, SettingsError
 
 # With their labels. What is not the reference itself is one for each reference, or none.
 PICTURES = {"reference": "Reference", "mask": "Mask", "reference_pose": "Reference's pose"}
-# The positional form: the switch first, since a client that sends an object sends it there, then pictures, then the table, and last
-# what an object has in `reference` itself: the page's further pictures of the character.
-NAMES = ("enabled", *PICTURES, *(setting.name for setting in TABLE if setting.name != "enabled"), "more")
+# The positional form, which clients rely on: it keeps this order, and a new name comes last. The switch is first, since a client that sends
+# an object sends it there; `more` is what an object has in `reference` itself: the page's further pictures of the character.
+NAMES = (
+    "enabled", "reference", "mask", "reference_pose", "preset", "strength", "appearance_prompt", "infusion", "start", "end", "feature",
+    "threshold", "tau_early", "tau_late", "delta_early", "delta_late", "shape", "clamp", "rivals", "on_figure", "room", "limbs",
+    "softness", "top_k", "form", "blocks", "uncond_rows", "hires", "hires_factor", "inner", "noise", "seed_policy", "t_app", "cache_mb",
+    "bridge", "lam", "lam_start", "lam_end", "lam_shape", "filter", "radius", "repeats", "gate", "gate_strength", "gate_low", "gate_high",
+    "align", "anchor", "units", "alike", "margin", "hand_x", "hand_y", "hand_scale", "mask_source", "show_aligned", "show_match",
+    "show_disagreement", "show_mask", "more"
+)  # fmt: skip
 MOST_REFERENCES = 8
 MOST_PIXELS = 1 << 26
 MOST_TEXT = 1 << 27  # characters of a picture in base64

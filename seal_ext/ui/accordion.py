@@ -11,9 +11,10 @@ import gradio as gr
 from gradio.context import Context
 from PIL import Image
 
+from seal_ext import __version__
 from seal_ext.hosts.webui import process_state
 from seal_ext.request import MOST_REFERENCES, NAMES, PICTURES, REFERENCE_KEY, parse
-from seal_ext.settings import BY_NAME, PRESETS, TABLE, Setting, Settings, SettingsError, defaults
+from seal_ext.settings import BY_NAME, GROUPS, PRESETS, TABLE, Setting, Settings, SettingsError, defaults
 from seal_ext.units import Units
 
 from . import gradios, preview, words
@@ -22,24 +23,13 @@ from .gradios import on
 TITLE = "SeAl — keep this character"
 FEW = 4  # choices that fit side by side
 AROUND = ("prompt", "width", "height", "gallery")  # of the tab: what stands outside the accordion and works with it
-# Every other setting stands under the first heading whose names it has; the table's order decides within.
-GROUPS = {
-    "Infusion": ("infusion", "start", "end", "feature", "threshold", "tau_early", "tau_late", "delta_early", "delta_late", "shape", "clamp",
-                 "rivals", "on_figure", "room", "limbs", "softness", "top_k", "form", "blocks", "uncond_rows", "hires",
-                 "hires_factor", "inner"),
-    "Reference pass": ("noise", "seed_policy", "t_app", "cache_mb"),
-    "Delta-Bridge": ("bridge", "lam", "lam_start", "lam_end", "lam_shape", "filter", "radius", "repeats", "gate", "gate_strength",
-                     "gate_low", "gate_high"),
-    "AnchorAlign": ("alike", "margin", "hand_x", "hand_y", "hand_scale", "units"),
-    "More pictures": ("show_aligned", "show_match", "show_disagreement", "show_mask"),
-}  # fmt: skip
-EMPTY = "Give a picture of the character, and it is shown here with what counts of it, and where the structure goes."
+EMPTY = "Give a picture of the character. This preview then outlines the character and shows where the structure goes."
 PAINT = "If the preview outlines more or less than the character, paint over the character here."
-POSE = ("When your unit's map is ready-made: the skeleton of the reference itself, so that limb is compared with limb. A unit with an "
-        "openpose preprocessor finds it by itself.")  # fmt: skip
-HOW = "Click the preview; then drag, turn the wheel, or use the arrow keys, + and −. 0 takes your correction back."
-LOST = "The picture was made with a reference that is no longer kept. Put it in here again, or another one."
-NOTHING_READ = "The WebUI has no interrogator, or it could not read the reference; then its console says why."
+POSE = ("You need this only if your unit's map is a finished skeleton. Give the skeleton of the reference itself, and SeAl matches limb with "
+        "limb. A unit with an openpose preprocessor finds it by itself.")  # fmt: skip
+HOW = "Click the preview, then drag the figure, turn the mouse wheel, or press the arrow keys, + and −. The key 0 undoes your correction."
+LOST = "That picture's reference is no longer kept. Give it again, or use another one."
+NOTHING_READ = "The WebUI has no interrogator, or its interrogator failed. In that case the console of the WebUI says why."
 
 
 @dataclass
@@ -82,20 +72,19 @@ def draw(make_accordion: Callable, elem_id: Callable[[str], str], tab: str = "tx
                 told = "Drop or paste a picture of the character."
                 parts["reference"] = _picture("Reference", "reference", told, elem_id, 320, brush=True)
                 with gr.Row(elem_classes=["seal-buttons"]):
-                    button("last", "Use last result", "Take the selected result of this tab as the reference.")
-                    button("add", "Add another", "Lay this reference aside with those below and make room for a further picture of the "
-                           "same character.")  # fmt: skip
+                    button("last", "Use last result", "Use the selected result of this tab as the reference.")
+                    button("add", "Add another", "Keep this reference below, and give another picture of the same character here.")
                 with gr.Group(visible=False, elem_id=elem_id("further")) as parts["further"]:
                     parts["more"] = _unsaved(gradios.gallery("Further references", elem_id("more"), 130))
-                    button("clear", "Remove further references", "Only the reference above stays.")
+                    button("clear", "Remove further references", "Remove all references but the one above.")
                 parts["lost"] = gr.HTML(elem_id=elem_id("lost"))
                 gr.HTML(f'<p class="seal-faint">{PAINT}</p>', elem_id=elem_id("paint"))
                 put("mask_source")
             with gr.Column(min_width=260):
                 gr.HTML(_stage(elem_id, tab), elem_id=elem_id("preview"))
                 with gr.Row(elem_classes=["seal-buttons"]):
-                    button("look", "Update preview", "Look again, and run the preprocessors of ControlNet's units.")
-                    button("reset", "Undo correction", "Take back what you moved or scaled by hand.")
+                    button("look", "Update preview", "Draw the preview again. This also runs the preprocessors of your ControlNet units.")
+                    button("reset", "Undo correction", "Undo what you moved or scaled by hand.")
                 told = "An OpenPose skeleton of the reference itself."
                 parts["reference_pose"] = _picture("Reference's pose", "reference_pose", told, elem_id, 120)
                 gr.HTML(f'<p class="seal-faint">{POSE}</p>', elem_id=elem_id("posing"))
@@ -105,8 +94,8 @@ def draw(make_accordion: Callable, elem_id: Callable[[str], str], tab: str = "tx
         put("appearance_prompt")
         with gr.Row(elem_classes=["seal-buttons"]):
             button("copy", "Copy from prompt", "Start from your prompt, then change the words that do not fit the reference.")
-            button("info", "Read from reference", "Take the prompt that the reference remembers it was made with.")
-            button("ask", "Interrogate", "Let the WebUI describe the reference. It loads a model of its own for this.")
+            button("info", "Read from reference", "Use the prompt that is stored in the reference picture.")
+            button("ask", "Interrogate", "Let the WebUI describe the reference in words. It loads another model for this.")
         parts["words"] = gr.HTML(words.shown("", ""), elem_id=elem_id("words"))
         with gr.Row(elem_classes=["seal-next"]):
             put("align", "anchor")
@@ -114,12 +103,12 @@ def draw(make_accordion: Callable, elem_id: Callable[[str], str], tab: str = "tx
                                                    info="Enabled ControlNet units that carry a structure."))  # fmt: skip
         put(*(setting.name for setting in TABLE if setting.basic and setting.name not in parts))
         with gr.Accordion("Advanced", open=False, elem_id=elem_id("advanced")):
-            told = "Instead of painting: a picture that is bright on the character."
+            told = "You can give this instead of painting: a picture that is bright where the character is."
             parts["mask"] = _picture("Subject mask", "subject_mask", told, elem_id, 200)
-            left = [setting.name for setting in TABLE if not setting.basic and not any(setting.name in names for names in GROUPS.values())]
-            for heading, names in GROUPS.items() if not left else (*GROUPS.items(), ("More settings", left)):
+            for heading in GROUPS:
                 with gr.Accordion(heading, open=False, elem_id=elem_id("group_" + heading.lower().replace(" ", "_"))):
-                    put(*names)
+                    put(*(setting.name for setting in TABLE if setting.group == heading))
+        gr.HTML(f'<p class="seal-faint">SeAl {__version__}</p>', elem_id=elem_id("version"))
         # What the page's script presses and reads.
         button("glance", "Glance", "", shown=False)
         button("compare", "Compare", "", shown=False)
@@ -290,7 +279,9 @@ def pasted(parameters: Mapping) -> dict[str, object]:
     found = [process_state.recall(name) for name in names]
     first, *others = found or [None]
     kept = [one.aside() for one in others if one is not None]
-    lost = gr.update(value=_said(LOST) if None in found else "")
+    # The reference is no setting, and would be called an unknown one.
+    notes = Settings.from_infotext({key: value for key, value in parameters.items() if key != REFERENCE_KEY}).notes
+    lost = gr.update(value="".join(map(_said, ([LOST] if None in found else []) + list(notes))))
     if first is None:
         return dict.fromkeys((*PICTURES, "further"), gr.update()) | {"more": None, "lost": lost}
     filled = {"reference": first.picture(), "mask": first.drawing(), "reference_pose": first.posture()}
