@@ -38,9 +38,26 @@ def test_an_object_means_it_and_a_list_says_so():
     assert asked.settings == Settings.parse({"enabled": True, "lam": 2.0}) and np.array_equal(asked.references[0].rgb, NOISE)
     assert not parse([{"reference": PICTURE, "enabled": False}]).settings.enabled
     listed = parse([True, PICTURE, None, None, "free"])
-    assert NAMES[:5] == ("enabled", "reference", "mask", "reference_pose", "preset")
-    assert set(NAMES[4:]) == set(BY_NAME) - {"enabled"} | {"more"} and NAMES[1:4] == tuple(PICTURES)
+    assert NAMES[:5] == ("enabled", *PICTURES, "preset") and NAMES[59] == "more"
+    assert sorted(NAMES) == sorted({*BY_NAME, *PICTURES, "more"})  # every one, and once
     assert listed.settings == Settings.parse({"enabled": True, "preset": "free"}) and listed.references[0].hash == asked.references[0].hash
+
+
+# A call of before 0.2.0 in the positional form.
+RECORDED = [
+    True, PICTURE, None, None, "free", 0.75, "a red cat", True, 0.3, 1.0, "qk", "cosine", 0.5, 0.4, 0.5, 1.0, "linear", True, True, True,
+    0.05, 1.0, 0.0, 0, "joint", "up.3-", 0.3, True, 1.0, False, "clean", "fixed", "every 4", 1024, True, 2.5, 0.0, 0.2, "cosine", "average",
+    1, 2, True, 1.5, 0.2, 1.0, True, "top", "all but 1", 0.25, 0.04, 0.125, 0.0, 1.5, "attention", False, False, False, True, [PICTURE],
+]  # fmt: skip
+
+
+def test_a_recorded_list_means_what_it_meant():
+    asked = {"preset": "free", "strength": 0.75, "appearance_prompt": "a red cat", "feature": "qk", "lam": 2.5, "anchor": "top",
+             "units": "all but 1", "margin": 0.04, "hand_x": 0.125, "hand_scale": 1.5, "show_mask": True}  # fmt: skip
+    again = parse(RECORDED)
+    assert again.settings == Settings.parse({"enabled": True} | asked) and len(again.references) == 2
+    (note,) = again.settings.notes  # `attention` was refused
+    assert "mask_source" in note and again.settings.mask_source == "auto"
 
 
 def test_the_page_has_further_pictures_at_the_end():

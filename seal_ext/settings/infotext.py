@@ -63,11 +63,10 @@ def read(parameters: Mapping[str, object]) -> tuple[dict[str, Value], list[str]]
     notes: list[str] = []
     version = BEFORE_ALL
     try:
-        version = numbers(str(parameters[VERSION_KEY])) if VERSION_KEY in parameters else BEFORE_ALL
+        if VERSION_KEY in parameters:
+            version = numbers(str(parameters[VERSION_KEY]))
         if version > NOW:
-            notes.append(
-                f"The picture was made with SeAl {parameters[VERSION_KEY]}. Some settings may mean something else in {__version__}."
-            )
+            notes.append(f"The picture is of SeAl {parameters[VERSION_KEY]}. Some settings may mean something else in {__version__}.")
     except SettingsError as error:
         notes.append(str(error))
     for key, text in parameters.items():
@@ -84,17 +83,18 @@ def read(parameters: Mapping[str, object]) -> tuple[dict[str, Value], list[str]]
     return values, notes
 
 
-def translated(given: Mapping[str, object], notes: list[str], version: Version = NOW, in_studio: bool = False) -> dict[str, object]:
+def translated(given: Mapping[str, object], notes: list[str], version: Version | None = None, in_studio: bool = False) -> dict[str, object]:
     """Names and values of a version in today's; `notes` gets a sentence for each value that changed.
 
     Nobody who calls the API says a version. There a name or a choice is translated where today it is none.
     """
+    version = NOW if version is None else version
     values = dict(given)
     for name, value in given.items():
-        original, changed = name, None
+        original, changed, age = name, None, version
         for change in CHANGES:
-            if change.name == name and (version < change.version or not _is_known(name, value, in_studio)):
-                name, value, changed = change.renamed or name, change.of(value), change
+            if change.name == name and (age < change.version or not _is_known(name, value, in_studio)):
+                name, value, changed, age = change.renamed or name, change.of(value), change, min(age, change.version)
         if changed is None:
             continue
         row = BY_NAME[name]

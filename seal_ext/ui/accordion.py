@@ -25,8 +25,8 @@ FEW = 4  # choices that fit side by side
 AROUND = ("prompt", "width", "height", "gallery")  # of the tab: what stands outside the accordion and works with it
 EMPTY = "Give a picture of the character. This preview then outlines the character and shows where the structure goes."
 PAINT = "If the preview outlines more or less than the character, paint over the character here."
-POSE = ("You need this only if your unit's map is a finished skeleton. Give the skeleton of the reference itself, and SeAl matches limb with "
-        "limb. A unit with an openpose preprocessor finds it by itself.")  # fmt: skip
+POSE = ("You need this only if your unit's map is a finished skeleton. Give the skeleton of the reference itself, and SeAl matches limb "
+        "with limb. A unit with an openpose preprocessor finds it by itself.")  # fmt: skip
 HOW = "Click the preview, then drag the figure, turn the mouse wheel, or press the arrow keys, + and −. The key 0 undoes your correction."
 LOST = "That picture's reference is no longer kept. Give it again, or use another one."
 NOTHING_READ = "The WebUI has no interrogator, or its interrogator failed. In that case the console of the WebUI says why."
