@@ -34,8 +34,7 @@ class Change:
         """Today's value for one of before."""
         if isinstance(value, (bool, int, float, str)) and value in self.values:
             return self.values[value]
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        return value * self.factor if is_number and self.factor != 1 else value
+        return value * self.factor if self.factor != 1 and isinstance(value, (int, float)) and not isinstance(value, bool) else value
 
 
 # In the order of their versions.

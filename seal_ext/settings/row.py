@@ -77,11 +77,10 @@ class Setting:
             return value
         if self.kind is str and isinstance(value, str) and len(value) <= LONGEST:
             return value
-        if self.kind in (int, float) and isinstance(value, numbers.Real) and not isinstance(value, bool) and abs(value) < 1e15:
-            if self.kind is float:
-                return float(value)
-            if value == int(value):
-                return int(value)
+        if self.kind in (int, float) and isinstance(value, numbers.Real) and not isinstance(value, bool):
+            number: Any = value  # numpy's, too: the abstract kind has no arithmetic
+            if abs(number) < 1e15 and (self.kind is float or number == int(number)):
+                return self.kind(number)
         wanted = {bool: "true or false", str: f"a text of at most {LONGEST} characters", int: "a whole number", float: "a finite number"}
         raise self.error(f"is {wanted[self.kind]}, not {shown(value)}")
 
@@ -120,7 +119,7 @@ class Setting:
 
 def row(default: V, group: str, label: str, help: str, **more: Any) -> V:
     """A field of a dataclass of settings; `more` are further attributes of its `Setting`."""
-    return field(default=default, metadata={"group": group, "label": label, "help": help, **more})
+    return field(default=default, metadata={"default": default, "group": group, "label": label, "help": help, **more})
 
 
 def share(default: float, group: str, label: str, help: str) -> float:
@@ -130,7 +129,7 @@ def share(default: float, group: str, label: str, help: str) -> float:
 
 def rows(of: type) -> tuple[Setting, ...]:
     """The settings that were written as a dataclass's fields."""
-    return tuple(Setting(one.name, one.default, **one.metadata) for one in fields(of))
+    return tuple(Setting(one.name, **one.metadata) for one in fields(of))
 
 
 def refuse_unknown(given: Iterable[object], names: Collection[str]) -> None:

@@ -86,12 +86,12 @@ def expand(shards_dir: Path | str, target_dir: Path | str, adapter_dir: Path | s
             _put(result.description, _pointing_at(data.decode(), str(result.tokenizer)).encode())
         else:
             _put(result.tokenizer / path.name, data)
-    for part, path in ((MODEL, result.checkpoint), (ADAPTER, result.adapter)):
-        if path is not None:
+    for part, made in ((MODEL, result.checkpoint), (ADAPTER, result.adapter)):
+        if made is not None:
             stamp = hashlib.sha256("".join(entry["sha256"] for entry in weights[part]).encode()).hexdigest()
-            if _stamp(path) != stamp:
+            if _stamp(made) != stamp:
                 # A single entry: several are written in no fixed order, and the same shards would give other bytes.
-                _put(path, save(assemble(shards, weights[part]), metadata={"shards": stamp}))
+                _put(made, save(assemble(shards, weights[part]), metadata={"shards": stamp}))
     return result
 
 

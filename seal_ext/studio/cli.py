@@ -34,9 +34,9 @@ def complain(message: object) -> int:
 class Parser(argparse.ArgumentParser):
     """An argument parser that answers a mistake with one line, and whose help ends with examples."""
 
-    def __init__(self, *args, examples: str = "", **more):
-        epilog = f"examples:\n{examples}" if examples else None
-        super().__init__(*args, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **more)
+    def __init__(self, prog: str, description: str | None, examples: str):
+        epilog, as_written = f"examples:\n{examples}", argparse.RawDescriptionHelpFormatter
+        super().__init__(prog, description=description, epilog=epilog, formatter_class=as_written, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
         sys.exit(complain(message))
@@ -79,7 +79,7 @@ def add_reference(parser: argparse.ArgumentParser, required: bool = True) -> Non
 
 def read_settings(preset: str, changes: Sequence[str] = ()) -> Settings:
     """A preset's name or file, and `name=value` upon it."""
-    given = {"preset": preset} if preset in PRESETS else _preset_file(preset)
+    given: dict[str, object] = {"preset": preset} if preset in PRESETS else _preset_file(preset)
     for change in changes:
         name, equals, text = (part.strip() for part in change.partition("="))
         if not equals:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from html import escape
+from typing import Any
 
 import gradio as gr
 from gradio.context import Context
@@ -39,7 +40,7 @@ class Accordion:
     components: list
     infotext_fields: list[tuple[object, Callable[[Mapping], object]]]
     paste_field_names: list[str]
-    parts: dict[str, object] = field(default_factory=dict)
+    parts: dict[str, Any] = field(default_factory=dict)
     tab: str = "txt2img"
     joined: bool = False  # with what stands around it on the page
 
@@ -56,7 +57,7 @@ class Accordion:
 
 def draw(make_accordion: Callable, elem_id: Callable[[str], str], tab: str = "txt2img") -> Accordion:
     """Draw it inside the current page. No side effects: the host draws it several times."""
-    parts: dict[str, object] = {}
+    parts: dict[str, Any] = {}
 
     def put(*names: str) -> None:
         for name in names:
@@ -114,9 +115,9 @@ def draw(make_accordion: Callable, elem_id: Callable[[str], str], tab: str = "tx
         button("compare", "Compare", "", shown=False)
         parts["picture"] = _unsaved(gr.Textbox(visible=False, elem_id=elem_id("picture")))
     _connect(parts, tab)
-    fields = [(parts[name], _pasted(name)) for name in NAMES if name in BY_NAME]
+    fields = [(parts[name], _value(name)) for name in NAMES if name in BY_NAME]
     slots = (*PICTURES, "more", "further", "lost")
-    fields += [(parts[name], lambda parameters, name=name: pasted(parameters)[name]) for name in slots]
+    fields += [(parts[name], _pasted(name)) for name in slots]
     keys = [BY_NAME[name].infotext for name in BY_NAME] + [REFERENCE_KEY]
     return Accordion([parts[name] for name in NAMES], fields, keys, parts, tab=tab)
 
@@ -248,7 +249,7 @@ def _readable(text: object) -> str:
     try:
         return str(BY_NAME["units"].checked(text))
     except SettingsError:
-        return BY_NAME["units"].default
+        return str(BY_NAME["units"].default)
 
 
 def _ticked(ticks: list[str], text: str, shown: str) -> str:
@@ -265,9 +266,13 @@ def _preset(preset: str, names: list[str]) -> list:
     return [gr.update(value=table[name]) for name in names]
 
 
-def _pasted(name: str) -> Callable[[Mapping], object]:
-    """A component's value in a picture's parameters; what they do not mention is at its default, so that pasting is complete."""
+def _value(name: str) -> Callable[[Mapping], object]:
+    """A setting's value in a picture's parameters; what they do not mention is at its default, so that pasting is complete."""
     return lambda parameters: getattr(Settings.from_infotext(parameters), name)
+
+
+def _pasted(name: str) -> Callable[[Mapping], object]:
+    return lambda parameters: pasted(parameters)[name]
 
 
 def pasted(parameters: Mapping) -> dict[str, object]:
