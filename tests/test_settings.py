@@ -142,13 +142,14 @@ def test_settings_are_frozen_and_can_be_copied():
 def test_strength_and_hires_scale_delta():
     late = Progress(19, 20)
     plain, half = Settings(form="output").infusion_at(late), Settings(form="output", strength=0.5).infusion_at(late)
-    assert half.delta == plain.delta / 2 and half.tau == plain.tau and plain.ceiling == 1
+    assert half.delta * half.strength == plain.delta * plain.strength / 2 > 0 and half.tau == plain.tau and plain.ceiling == 1
     assert Settings(strength=0.0).infusion_at(late).idle and Settings(infusion=False).infusion_at(late).idle
     assert Settings(form="output", strength=2.0).infusion_at(late).ceiling == 2
     for boundless in (Settings(form="output", clamp=False), Settings(form="joint")):
         assert boundless.infusion_at(late).ceiling == float("inf")
     assert Settings(hires=False).infusion_at(late, hires=True).idle
-    assert Settings(hires_factor=0.5).infusion_at(late, hires=True).delta == plain.delta / 2
+    fainter = Settings(hires_factor=0.5).infusion_at(late, hires=True)
+    assert fainter.delta * fainter.strength == plain.delta * plain.strength / 2
 
 
 def test_early_is_strict_and_weak_late_is_open_and_strong():
