@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from math import isfinite, log
 
 import cv2
@@ -122,24 +122,6 @@ class Alignment:
         placed = place(self.structure_size, self.canvas, self.mode)
         (sx, sy), (tx, ty), s = placed.scale, placed.shift, self.scale
         return np.array([[s * sx, 0.0, s * tx + self.shift[0]], [0.0, s * sy, s * ty + self.shift[1]]])
-
-    @property
-    def inverse(self) -> np.ndarray:
-        return cv2.invertAffineTransform(self.matrix)
-
-    @property
-    def is_identity(self) -> bool:
-        return abs(self.scale - 1) < SLACK and max(map(abs, self.shift)) < 1e-3
-
-    def forward(self, points: np.ndarray) -> np.ndarray:
-        """Points `(n, 2)` of the canvas as the resize mode alone would leave them → where they are after aligning."""
-        return np.asarray(points, float) * self.scale + self.shift
-
-    def backward(self, points: np.ndarray) -> np.ndarray:
-        return (np.asarray(points, float) - self.shift) / self.scale
-
-    def as_dict(self) -> dict:
-        return {**asdict(self), "aligned_box": asdict(self.aligned_box)}
 
 
 @dataclass(frozen=True, eq=False)
