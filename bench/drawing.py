@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
 from bench.cases import SIZE
@@ -46,8 +48,8 @@ class Model:
         parts = []
         for rows in torch.arange(len(prompts)).split(CHUNK):
             tokens = self.tokenizer.encode([prompts[i] for i in rows.tolist()])
-            callback = None if keep is None else (lambda i, t, x, clean, rows=rows: keep(rows, t, x))
-            parts.append(sample(self.network, tokens, self.empty, noise[rows], STEPS, GUIDANCE, hints[rows], callback))
+            kept = None if keep is None else partial(keep, rows)
+            parts.append(sample(self.network, tokens, self.empty, noise[rows], STEPS, GUIDANCE, hints[rows], kept))
         return torch.cat(parts)
 
 

@@ -69,8 +69,8 @@ def columns_of(parts: Iterable[dict[str, list[float]]]) -> Columns:
 class Measurement:
     """Columns of every case and method, batch by batch; what an interrupted run had done is read again."""
 
-    def __init__(self, folder: Path = CACHE):
-        self.folder = folder / fingerprint()
+    def __init__(self):
+        self.folder = CACHE / fingerprint()
         self.studio: Studio | None = None
         self.judge: Judge | None = None
 

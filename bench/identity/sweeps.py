@@ -33,6 +33,7 @@ SWEEPS: dict[str, dict[object, Method]] = {
     "delta": {d: seal(replace(WIDE, delta_early=d, delta_late=d)) for d in (0.25, 0.5, 1.0, 1.5, 2.0)},
     "top_k": {k or "all": seal(replace(TUNED, top_k=k)) for k in (1, 4, 16, 64, 0)},
 }
+BEST = 5  # places where matching is best, which are printed
 FEATURES = ("hidden", "qk")
 HARDLY = 1e-6  # a δ that changes nothing visible, so that matching is looked at on pictures nobody influenced
 
@@ -90,11 +91,6 @@ def _watched(studio: Studio, task: Task, feature: str) -> dict[tuple[str, float]
     return found
 
 
-def best_places(table: list[dict], count: int = 5) -> list[dict]:
-    """The places where matching is best."""
-    return sorted(table, key=lambda row: -row["match"]["value"])[:count]
-
-
 def measure(seeds: range) -> dict:
     measurement = Measurement()
     result = {"seeds": [seeds.start, seeds.stop], "steps": STEPS, "sweeps": sweeps(measurement, seeds)}
@@ -111,7 +107,7 @@ def main(argv: list[str]) -> int:
     for name, rows in result["sweeps"].items():
         for row in rows:
             print(f"{name:6} {row['value']!s:5} " + "  ".join(f"{k} {row[k]['value']:.3g}" for k in row if k != "value"))
-    for row in best_places(result["matching"]):
+    for row in sorted(result["matching"], key=lambda row: -row["match"]["value"])[:BEST]:
         print(f"match {row['match']['value']:.3f} (chance {row['chance']:.3f}): {row['feature']}, {row['site']}, t = {row['t']:.0f}")
     if options.json:
         write_json(options.json, result)
