@@ -29,9 +29,9 @@ from bench.world.structure import draw_structure
 from bench.world.truth import attributes
 from bench.world.words import BACKGROUND, COLOUR, POSE
 from seal_ext.core.cache import AppearanceCache
+from seal_ext.core.canvas import as_tensor
 from seal_ext.core.geometry import Alignment
 from seal_ext.core.subject import AlignError, subject_of
-from seal_ext.hosts.diffusers import as_tensor
 from seal_ext.settings import Settings
 from seal_ext.studio import checkpoint
 from seal_ext.studio.align import align_structure

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from seal_ext.studio.checkpoint import EMBEDDED
+
+FIGURES = EMBEDDED / "figures.json"  # what the page says, for whoever compares with it
 GOALS = {
     "attribute_accuracy": ("named attributes that the judge finds", 0.90),
     "silhouette_iou": ("silhouette against the truth, IoU", 0.85),

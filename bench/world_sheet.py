@@ -39,9 +39,9 @@ def draw_sheet(seeds: range, with_model: bool = True) -> torch.Tensor:
     for shot, captions in zip(shots, prompts, strict=True):
         columns += [shot.skeleton, shot.picture.image]
         if with_model:
-            from bench.model_report import open_model
+            from bench.drawing import open_model
 
-            model = open_model()[0]
+            model = open_model()
             latents = model.draw([c.text for c in captions], shot.skeleton, model.noise(rows))
             columns.append(model.decode(latents))
     per_pose = 3 if with_model else 2

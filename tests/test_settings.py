@@ -14,6 +14,7 @@ from seal_ext import __version__
 from seal_ext.core.schedule import Progress
 from seal_ext.settings import ARCHITECTURES, BY_NAME, GROUPS, PRESETS, TABLE, Settings, SettingsError, defaults
 from seal_ext.settings.row import BASIC
+from tests.core.test_schedule import over
 
 MANY = settings(max_examples=60, deadline=None)
 TEXTS = {"blocks": ["mid", "up.1-3:0.5 mid", "up:0.25"], "t_app": ["all", "every 3", "at 500 250"], "units": ["all", "all but 1", "0 2"]}
@@ -159,8 +160,8 @@ def test_early_is_strict_and_weak_late_is_open_and_strong():
 
 
 def test_delta_bridge_costs_at_most_two_fifths_of_the_steps_and_nothing_when_off():
-    assert 0 < sum(lam > 0 for lam in Settings().lambda_schedule().over(20)) <= 8
-    assert not any(Settings(bridge=False).lambda_schedule().over(20))
+    assert 0 < sum(lam > 0 for lam in over(Settings().lambda_schedule(), 20)) <= 8
+    assert not any(over(Settings(bridge=False).lambda_schedule(), 20))
 
 
 def test_settings_reach_the_core():

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.model_report import GUIDANCE, STEPS, Model
+from bench.drawing import GUIDANCE, STEPS, Model
 from bench.peers.ctrl_x import ctrl_x
 from bench.peers.hooks import Hooks
 from bench.peers.masactrl import masactrl

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from bench.cases import SIZE
@@ -74,11 +75,15 @@ def _match(task: Task, drawn: Drawn) -> tuple[Tensor, Tensor]:
     truth = correspondence(task.reference.parts, target, GRID, GRID)
     times = sorted({t for _, t in drawn.matches}, reverse=True)
     middle = times[round(MATCHED_AT * (len(times) - 1))]
-    # Only the subject's tokens were kept of the reference: their numbers are places in that list.
-    kept = subject_tokens(task.reference_mask().float(), (GRID, GRID))
-    places = torch.stack([torch.nn.functional.pad(row.nonzero()[:, 0], (0, GRID * GRID - int(row.sum()))) for row in kept])
+    places = kept_places(subject_tokens(task.reference_mask().float(), (GRID, GRID)))
     sums = [matched(places.gather(1, index), truth.point, truth.visible) for (_, t), index in drawn.matches.items() if t == middle]
     return torch.stack([s[0] for s in sums]).sum(0), torch.stack([s[1] for s in sums]).sum(0)
+
+
+def kept_places(kept: Tensor) -> Tensor:
+    """Only the subject's tokens (images, tokens) are kept of a reference, and a match is a number in their list: where each of them is."""
+    tokens = kept.shape[1]
+    return torch.stack([F.pad(row.nonzero()[:, 0], (0, tokens - int(row.sum()))) for row in kept])
 
 
 def _conflict(task: Task, reading: Reading, image: Tensor, truth: Tensor, ceiling: Tensor, region: Tensor) -> dict[str, Tensor]:

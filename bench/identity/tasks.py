@@ -15,10 +15,9 @@ from bench.world.identity import Identities, garment_is_held_out, sample_identit
 from bench.world.pose import Poses, families_of, sample_poses
 from bench.world.render import Camera, Picture, body, render
 from bench.world.structure import draw_structure
-from bench.world.words import BACKGROUND, COAT_COLOURS, COLOUR, KIND, PEOPLE, PERSON_POSE, POSE
+from bench.world.words import BACKGROUND, COAT_COLOURS, COLOUR, PERSON_POSE, POSE
 
 BUSY = [BACKGROUND.index(name) for name in ("city", "brick wall", "sea", "forest", "meadow")]
-CONFLICT_KINDS = KIND[:PEOPLE]
 
 
 @dataclass(frozen=True)
@@ -58,11 +57,6 @@ def after(first: Camera | None, second: Camera | None) -> Camera | None:
     return Camera(first.scale * second.scale, first.shift * second.scale[:, None] + second.shift)
 
 
-def _shot(identities: Identities, poses: Poses, settings: Settings) -> Shot:
-    parts = body(identities, poses)
-    return Shot(poses, settings, parts, render(identities, poses, settings, SIZE), draw_structure("skeleton", identities, parts, SIZE))
-
-
 def _elsewhere(chance: Chance, name: str, taken: torch.Tensor, options: torch.Tensor) -> torch.Tensor:
     """One of the options a row, other than what is taken."""
     allowed = options.clone()
@@ -95,14 +89,13 @@ def _task(name: str, seeds: torch.Tensor, identities: Identities, *, near: bool 
         theirs = replace(theirs, scale=poses.scale, x=poses.x, y=poses.y, yaw=poses.yaw + 0.3 * (theirs.yaw.abs() - poses.yaw.abs()))
     settings = sample_settings(seeds, background=chance.among("place", _everywhere(len(seeds), places)))
     there = sample_settings(their_seeds, background=_elsewhere(chance, "other place", settings.background, _everywhere(len(seeds), places)))
-    reference = _shot(shown, theirs, there)
-    truth = _shot(identities, poses, settings)
+    reference = Shot.of(shown, theirs, there)
+    truth = Shot.of(identities, poses, settings)
     prompts = prompts_for(identities, truth)
     other = None
     if changed is not None:
         # The best c_app is the prompt but for the words that contradict: its own pose and place, the reference's colour.
-        as_shown = prompts_for(shown, Shot(poses, settings, truth.parts, truth.picture, truth.skeleton))
-        other = [caption.text for caption in as_shown]
+        other = [caption.text for caption in prompts_for(shown, truth)]
     return Task(name, seeds, identities, shown, reference, poses, settings, camera, prompts, other, changed or [""] * len(seeds))
 
 

@@ -15,7 +15,6 @@ from bench.model.unet import UNet
 from seal_ext.studio.checkpoint import read_description
 
 ADAPTER = "adapter."
-Callback = Callable[[int, int, Tensor, Tensor], None]
 
 
 def alphas_cumprod(shape: Shape) -> Tensor:
@@ -110,39 +109,30 @@ def steps_of(shape: Shape, steps: int) -> list[int]:
 @torch.no_grad()
 def sample(
     model: Embedded,
-    tokens_cond: Tensor,
-    tokens_uncond: Tensor | None,
+    tokens: Tensor,
+    empty: Tensor,
     noise: Tensor,
-    steps: int = 20,
-    cfg: float = 4.0,
-    adapter_hint: Tensor | None = None,
-    callback: Callback | None = None,
+    steps: int,
+    guidance: float,
+    hint: Tensor | None = None,
+    keep: Callable[[int, Tensor], None] | None = None,
 ) -> Tensor:
-    """DDIM from `noise` [B, 4, h, w] to a scaled latent; `callback(i, t, latent, predicted_clean)` follows each step.
+    """DDIM from `noise` [B, 4, h, w] to a scaled latent; `keep(t, latent)` may rewrite the latent after each step.
 
-    Without unconditional tokens (one row serves a whole batch), or with `cfg` 1, there is no guidance. The hint's
-    features steer both sides of the guidance, as the hosts do it.
+    One row of `empty` tokens, or of the hint, serves a whole batch. The hint's features steer both sides of the guidance, as in the hosts.
     """
-    shape, x, count = model.shape, noise, len(noise)
-    guided = tokens_uncond is not None and cfg != 1.0
-    context = model.text(tokens_cond).expand(count, -1, -1)
-    features = None if adapter_hint is None else model.adapter(adapter_hint)
-    if guided:
-        context = torch.cat([model.text(tokens_uncond).expand(count, -1, -1), context])
-    if features is not None:
-        features = [f.expand(count, -1, -1, -1).repeat(2 if guided else 1, 1, 1, 1) for f in features]
-    order = steps_of(shape, steps)
+    x, count = noise, len(noise)
+    context = torch.cat([model.text(empty).expand(count, -1, -1), model.text(tokens)])
+    features = None if hint is None else [f.expand(count, -1, -1, -1).repeat(2, 1, 1, 1) for f in model.adapter(hint)]
+    order = steps_of(model.shape, steps)
     for i, t in enumerate(order):
-        epsilon = model.unet(torch.cat([x, x]) if guided else x, torch.full((len(context),), t, device=x.device), context, features).to(
-            x.dtype
-        )
-        if guided:
-            without, with_text = epsilon.chunk(2)
-            epsilon = without + cfg * (with_text - without)
+        epsilon = model.unet(torch.cat([x, x]), torch.full((len(context),), t, device=x.device), context, features).to(x.dtype)
+        without, with_text = epsilon.chunk(2)
+        epsilon = without + guidance * (with_text - without)
         now = model.alphas[t]
         then = model.alphas[order[i + 1] if i + 1 < steps else 0]  # SD ends at the first step's noise, not at none
         clean = (x - (1 - now).sqrt() * epsilon) / now.sqrt()
         x = then.sqrt() * clean + (1 - then).sqrt() * epsilon
-        if callback is not None:
-            callback(i, t, x, clean)
+        if keep is not None:
+            keep(t, x)
     return x

@@ -17,18 +17,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 FILTERS = ("average", "gaussian", "fft")
-SPACES = ("eps", "v", "x0")
 
 
 @dataclass(frozen=True)
 class LowPass:
     """A linear filter over latents (images, channels, height, width) that keeps what is broad; radius in latent cells."""
 
-    kind: str = "average"
-    radius: int = 1
-    repeats: int = 2
+    kind: str
+    radius: int
+    repeats: int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.kind not in FILTERS or self.radius < 0 or self.repeats < 0:
             raise ValueError(f"a low-pass is one of {', '.join(FILTERS)}, its radius and repeats not negative")
 
@@ -71,12 +70,6 @@ _FILTER = {"average": _average, "gaussian": _gaussian, "fft": _fft}
 
 
 @torch.no_grad()
-def delta_bridge(uncond: Tensor, gen: Tensor, app: Tensor | None, w: float, lam: float, low_pass: LowPass) -> Tensor:
-    """Classifier-free guidance with the bridge; plain guidance, to the bit, when λ = 0 or there is no c_app of its own (None)."""
-    return add_delta(uncond + w * (gen - uncond), gen, app, lam, low_pass)
-
-
-@torch.no_grad()
 def add_delta(guided: Tensor, gen: Tensor, app: Tensor | None, lam: float, low_pass: LowPass) -> Tensor:
     """The bridge upon guidance that a host has already computed: guided + λ·LowPass(gen − app), itself when nothing is added.
 
@@ -89,30 +82,17 @@ def add_delta(guided: Tensor, gen: Tensor, app: Tensor | None, lam: float, low_p
     return guided + lam * low_pass(gen - app).to(guided.dtype)
 
 
-def delta_in(delta: Tensor, source: str, target: str, sigma: float, alpha: float = 1.0) -> Tensor:
-    """A difference of two predictions of one kind as the difference of another, for z = α·x₀ + σ·ε.
-
-    k-diffusion's ε and x₀ have α = 1. v = α·ε − σ·x₀ is meant where α² + σ² = 1.
-    """
-    return delta if source == target else delta * (_x0_per(source, sigma, alpha) / _x0_per(target, sigma, alpha))
-
-
-def _x0_per(space: str, sigma: float, alpha: float) -> float:
-    # z is the same for both predictions, so x₀ = (z − σε)/α and x₀ = αz − σv leave only these.
-    return {"eps": -sigma / alpha, "v": -sigma, "x0": 1.0}[space]
-
-
 @dataclass(frozen=True)
 class Disagreement:
     """How |Δ| becomes a map: between which percentiles of the picture it rises from 0 to 1."""
 
-    low: float = 0.50
-    high: float = 0.97
-    strength: float = 1.0
-    low_pass: LowPass = LowPass()
+    low: float
+    high: float
+    strength: float
+    low_pass: LowPass
     floor: float = 0.01  # a spread of |Δ| below this is rounding and no disagreement; ε has spread 1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0 <= self.low < self.high <= 1 or self.strength < 0:
             raise ValueError("the Δ-gate's percentiles rise from 0 to 1, and its strength is not negative")
 

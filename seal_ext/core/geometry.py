@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from math import isfinite, log
 
 import cv2
@@ -72,7 +72,7 @@ class Correction:
     dy: float = 0.0
     scale: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         numbers = (self.dx, self.dy, self.scale)
         if not all(isinstance(n, (int, float)) and isfinite(n) for n in numbers):
             raise AlignError("The alignment's correction must be three finite numbers.")
@@ -123,24 +123,6 @@ class Alignment:
         (sx, sy), (tx, ty), s = placed.scale, placed.shift, self.scale
         return np.array([[s * sx, 0.0, s * tx + self.shift[0]], [0.0, s * sy, s * ty + self.shift[1]]])
 
-    @property
-    def inverse(self) -> np.ndarray:
-        return cv2.invertAffineTransform(self.matrix)
-
-    @property
-    def is_identity(self) -> bool:
-        return abs(self.scale - 1) < SLACK and max(map(abs, self.shift)) < 1e-3
-
-    def forward(self, points: np.ndarray) -> np.ndarray:
-        """Points `(n, 2)` of the canvas as the resize mode alone would leave them → where they are after aligning."""
-        return np.asarray(points, float) * self.scale + self.shift
-
-    def backward(self, points: np.ndarray) -> np.ndarray:
-        return (np.asarray(points, float) - self.shift) / self.scale
-
-    def as_dict(self) -> dict:
-        return {**asdict(self), "aligned_box": asdict(self.aligned_box)}
-
 
 @dataclass(frozen=True, eq=False)
 class _Measure:
@@ -151,7 +133,7 @@ class _Measure:
     thickness: float  # radius of the largest disc inside it: the torso's or the head's, whatever the limbs do; 0 if the frame cuts that
     cut: tuple[str, ...]
     solid: bool
-    skeleton: object
+    skeleton: Skeleton | None
 
 
 def _measure(subject: Subject, placed: Placement, canvas: tuple[int, int] | None) -> _Measure:

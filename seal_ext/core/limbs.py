@@ -57,7 +57,7 @@ def _turned(points: np.ndarray, torso: np.ndarray | None) -> float:
     right_less_left = np.nan_to_num(points[[2, R_HIP]] - points[[5, L_HIP]]).sum(0)
     middle = points[[NECK, R_HIP, L_HIP]].mean(0)
     legs = np.nan_to_num(points[list(KNEES_AND_ANKLES)] - middle).sum(0) / 4
-    across, down = (float(np.cross(torso, side)) for side in (right_less_left, legs))
+    across, down = (float(torso[0] * side[1] - torso[1] * side[0]) for side in (right_less_left, legs))
     return across if abs(across) > abs(down) else down
 
 

@@ -50,16 +50,15 @@ class Progress:
 
 @dataclass(frozen=True)
 class Schedule:
-    """A number over progress: `early` at the window's start, `late` at its end, exactly `outside` everywhere else."""
+    """A number over progress: `early` at the window's start, `late` at its end, exactly 0 everywhere else."""
 
     early: float
     late: float
-    shape: str = "linear"
+    shape: str
     start: float = 0.0
     end: float = 1.0
-    outside: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.shape not in SHAPES:
             raise ValueError(f"a schedule's shape is one of {', '.join(SHAPES)}, not {self.shape!r}")
         if not 0 <= self.start <= self.end <= 1:
@@ -67,13 +66,9 @@ class Schedule:
 
     def __call__(self, progress: Progress) -> float:
         if not progress.within(self.start, self.end):
-            return self.outside
+            return 0.0
         share = (progress.gamma - self.start) / max(self.end - self.start, _EDGE)
         return self.early + _eased(min(max(share, 0.0), 1.0), self.shape) * (self.late - self.early)
-
-    def over(self, steps: int) -> list[float]:
-        """The values at all steps of a run: for plots, and to count what a run will cost."""
-        return [self(Progress(step, steps)) for step in range(steps)]
 
 
 def _eased(share: float, shape: str) -> float:
@@ -84,7 +79,7 @@ def _eased(share: float, shape: str) -> float:
     return float(share >= 0.5) if shape == "step" else 0.0  # constant: stays at `early`
 
 
-def lambda_schedule(lam: float, end: float = 0.4, shape: str = "cosine", start: float = 0.0) -> Schedule:
+def lambda_schedule(lam: float, end: float, shape: str, start: float) -> Schedule:
     """λ(γ) of Delta-Bridge: strong at first, gone at `end`, and zero after it, where hosts then skip the extra U-Net row."""
     return Schedule(lam, 0.0, shape, start, end)
 
@@ -96,7 +91,7 @@ class AppearanceSteps:
     every: int = 1
     at: tuple[float, ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.every < 1:
             raise ValueError("T_app takes every n-th step, n at least 1")
         if any(not math.isfinite(t) or t < 0 for t in self.at):

@@ -8,6 +8,8 @@ import numpy as np
 from .geometry import Alignment, whole_size
 from .subject import LINES, AlignError, as_bytes, background_of, checked_image
 
+ROUNDS = 12  # of thinning, for lines up to about twice as wide
+
 
 def apply(structure: np.ndarray, found: Alignment, kind: str | None = None, detail: float = 1.0) -> np.ndarray:
     """The aligned map at the canvas's size, which every resize mode leaves as it is; `detail` times larger for a later, larger pass."""
@@ -70,11 +72,11 @@ def _warp_two_tone(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int],
     return np.where((_thinned(drawn) if thin else drawn)[..., None], colour, fill).astype(image.dtype)
 
 
-def _thinned(mask: np.ndarray, rounds: int = 12) -> np.ndarray:
+def _thinned(mask: np.ndarray) -> np.ndarray:
     """Zhang and Suen's thinning: peels off border pixels that no line needs to stay connected."""
     padded = np.pad(mask, 1)
     around = ((-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1))
-    for step in range(2 * rounds):
+    for step in range(2 * ROUNDS):
         y, x = np.nonzero(padded)
         ring = np.stack([padded[y + dy, x + dx] for dy, dx in around])
         north, east, south, west = ring[::2]

@@ -90,7 +90,8 @@ class AttentionCall:
     """
 
     def __init__(self, layers: Layers, site: Site, own: Callable, hidden: Tensor, context: Tensor | None, args: tuple, kwargs: dict):
-        self.layers, self.site, self.module = layers, site, layers.sites[site]
+        self.layers, self.site = layers, site
+        self.module: Any = layers.sites[site]
         self.hidden, self.context, self._own, self._more = hidden, context, own, (args, kwargs)
 
     def own(self, hidden: Tensor | None = None, context: Tensor | None = None) -> Tensor:

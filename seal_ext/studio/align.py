@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from seal_ext.core.canvas import as_tensor, fit
 from seal_ext.core.geometry import FILL, Alignment, align
 from seal_ext.core.subject import BLACK_BEHIND, AlignError, Box, Subject, from_control_map
 from seal_ext.core.warping import apply
@@ -109,7 +110,5 @@ def canvas_like(picture: np.ndarray) -> tuple[int, int]:
 
 def on_canvas(picture: np.ndarray, canvas: tuple[int, int]) -> np.ndarray:
     """The reference as the sampler sees it: whole, in the middle."""
-    from seal_ext.hosts.diffusers import as_tensor, fit
-
     image, _ = fit(as_tensor(on_white(picture)), canvas[1], canvas[0])
     return (image[0].permute(1, 2, 0) * 255).round().byte().numpy()

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from seal_ext.core.canvas import as_tensor, fit
 from seal_ext.core.matching import FEATURES, feature_of, match, subject_tokens, token_grid
 from seal_ext.core.noise import reference_input, reference_noise
 from seal_ext.core.subject import Box, subject_of
-from seal_ext.hosts.diffusers import as_tensor, fit
 from seal_ext.hosts.layers import find_sites
 from seal_ext.run import Site
 from seal_ext.settings import Settings
@@ -100,7 +100,6 @@ def measure(
     prompt: str = "",
     size: int | None = None,
     noise: str = "clean",
-    at: Sequence[int] = AT,
     progress: Progress = lambda share, doing: None,
 ) -> Tallies:
     """Every self-attention layer of middle and decoder, every feature, every timestep; the picture's copies beside it in one batch."""
@@ -114,8 +113,8 @@ def measure(
     unet, alphas = studio.pipe.unet, studio.pipe.scheduler.alphas_cumprod
     random = reference_noise(range(len(latents)), latents.shape[1:]).to(latents)
     tallies: Tallies = {}
-    for done, t in enumerate(at):
-        progress(done / len(at), "measuring")
+    for done, t in enumerate(AT):
+        progress(done / len(AT), "measuring")
         alpha, sigma = float(alphas[t]) ** 0.5, (1 - float(alphas[t])) ** 0.5
         first = reference_input(latents[:1], None if noise == "clean" else random[:1], sigma, alpha)
         batch = torch.cat([first, alpha * latents[1:] + sigma * random[1:]])

@@ -195,9 +195,8 @@ def read_adapter(path: Path) -> tuple[Any, dict[str, Tensor]]:
     if "conv_in.weight" not in state:
         raise CheckpointError(f"{path} is not a T2I-Adapter: it has no conv_in.weight")
     width, inputs = state["conv_in.weight"].shape[:2]
-    module = diffusers.T2IAdapter(
-        in_channels=inputs // 64, channels=[width, 2 * width, 4 * width, 4 * width], num_res_blocks=2, downscale_factor=8
-    )
+    channels = [width, 2 * width, 4 * width, 4 * width]
+    module = diffusers.T2IAdapter(in_channels=inputs // 64, channels=channels, num_res_blocks=keys.ADAPTER_BLOCKS, downscale_factor=8)
     return module, keys.adapter_state(state)
 
 

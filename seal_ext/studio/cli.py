@@ -122,9 +122,8 @@ class Bar:
 
     WIDTH = 30
 
-    def __init__(self, stream=None):
-        self.stream = sys.stderr if stream is None else stream
-        self.shown = ""
+    def __init__(self):
+        self.stream, self.shown = sys.stderr, ""
 
     def __call__(self, share: float, doing: str) -> None:
         share = min(max(share, 0.0), 1.0)

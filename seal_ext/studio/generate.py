@@ -11,10 +11,11 @@ import numpy as np
 import torch
 
 from seal_ext.core.cache import AppearanceCache
+from seal_ext.core.canvas import as_tensor, fit
 from seal_ext.core.geometry import Alignment
 from seal_ext.core.skeleton import read_skeleton
 from seal_ext.core.subject import Subject, figure_of
-from seal_ext.hosts.diffusers import MEGABYTE, Picture, Seal, as_tensor, fit
+from seal_ext.hosts.diffusers import MEGABYTE, Picture, Seal
 from seal_ext.match_map import MatchWatch, match_map
 from seal_ext.settings import Settings
 from seal_ext.studio.align import add_structure, align_structure, on_canvas, read_size, say_alignment

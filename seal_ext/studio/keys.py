@@ -12,6 +12,7 @@ from torch import Tensor
 UNET = "model.diffusion_model."
 VAE = "first_stage_model."
 TEXT = "cond_stage_model.transformer.text_model."
+ADAPTER_BLOCKS = 2  # of every level
 
 RESNET = {
     "in_layers.0": "norm1",
@@ -93,12 +94,12 @@ def vae_state(state: Mapping[str, Tensor], levels: int) -> dict[str, Tensor]:
     return {k: v[..., 0, 0] if ".attentions." in k and v.ndim == 4 else v for k, v in renamed.items()}
 
 
-def adapter_state(state: Mapping[str, Tensor], blocks: int = 2) -> dict[str, Tensor]:
+def adapter_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A T2I-Adapter's weights under diffusers' names, which group the body's blocks by level."""
 
     def name_of(name: str) -> str:
         if match := re.fullmatch(r"body\.(\d+)\.(.+)", name):
-            level, i = divmod(int(match[1]), blocks)
+            level, i = divmod(int(match[1]), ADAPTER_BLOCKS)
             inner = match[2] if match[2].startswith("in_conv") else f"resnets.{i}.{match[2]}"
             name = f"body.{level}.{inner}"
         return f"adapter.{name}"

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seal_ext.hosts.diffusers import as_tensor, encoded, fit
+from seal_ext.core.canvas import as_tensor, fit
+from seal_ext.hosts.diffusers import encoded
 from seal_ext.studio import checkpoint as files
 from seal_ext.studio.cli import UserError
 

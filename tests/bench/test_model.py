@@ -13,6 +13,8 @@ from bench.model.shape import Shape
 from seal_ext.studio import checkpoint as ck
 from seal_ext.studio.shards import assemble, read_manifest, shard
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CAPTIONS = ["a red fox waving, seen from the left", "two blue cats running; it's Night", "The fox sleeps 12 hours"]
 # Random weights differ from trained ones in nothing that matters here, once no branch is zero.
 SHAPE = Shape(width=32, head=16, context=64, text_layers=2, vocab=768, vae_width=32, vae_multipliers=(1, 1, 2, 4))
@@ -34,14 +36,6 @@ SD1_KEYS = {
         final_layer_norm.weight
     """,
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -147,9 +141,7 @@ def test_sampler_is_the_pipelines(ours, theirs, folder):
     torch.manual_seed(3)
     noise, hint, seen = torch.randn(2, 4, 8, 8), torch.rand(1, 3, 64, 64), []
     tokenizer = bpe.Tokenizer(folder / "tokenizer")
-    latent = sample(
-        ours, tokenizer.encode(CAPTIONS[:2]), tokenizer.encode([""]), noise, 5, 4.0, hint, lambda i, t, x, clean: seen.append(t)
-    )
+    latent = sample(ours, tokenizer.encode(CAPTIONS[:2]), tokenizer.encode([""]), noise, 5, 4.0, hint, lambda t, x: seen.append(t))
     pipeline = theirs.pipeline()
     pipeline.set_progress_bar_config(disable=True)
     expected = pipeline(

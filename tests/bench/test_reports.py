@@ -5,12 +5,15 @@ import json
 import pytest
 import torch
 
-from bench import model_report, world_sheet
+from bench import world_sheet
 from bench.__main__ import main
 from bench.cases import make_cases
 from bench.cli import run
+from bench.drawing import Model, open_model
+from bench.judge.reading import Judge
 from bench.model_card import GOALS
 from bench.seeds import DEVELOPMENT, FINAL
+from bench.writing import write_text
 from seal_ext.studio.checkpoint import EMBEDDED, expand, load_diffusers
 
 needs_weights = pytest.mark.skipif(not (EMBEDDED / "manifest.json").exists(), reason="the weights are not in this tree")
@@ -23,7 +26,7 @@ def files():
 
 @needs_weights
 def test_our_reading_and_diffusers_predict_the_same_noise(files):
-    ours = model_report.Model(files).network
+    ours = Model(files).network
     theirs = load_diffusers(files.checkpoint, files.adapter)
     generator = torch.Generator().manual_seed(0)
     x, t = torch.randn(2, 4, 16, 16, generator=generator), torch.tensor([10, 800])
@@ -57,7 +60,7 @@ def test_the_report_has_every_key_with_its_interval(files, tmp_path, capsys):
 @needs_weights
 def test_the_model_draws_the_asked_for_place(files):
     """A floor far below the measured figures and far above chance (a tenth): damaged or confused weights would not reach it."""
-    model, judge, _ = model_report.open_model()
+    model, judge = open_model(), Judge.load()
     cases = make_cases(torch.arange(20, 36))
     drawn = model.decode(model.draw([c.text for c in cases.prompts], cases.truth.skeleton, model.noise(cases.seeds)))
     reading = judge.read(drawn)
@@ -94,7 +97,7 @@ def test_wrong_usage_is_one_line_and_exit_2(argv, said, capsys):
 def test_a_file_that_cannot_be_written_is_one_line(tmp_path, capsys):
     blocked = tmp_path / "file"
     blocked.write_text("in the way")
-    code = run(lambda argv: model_report.write_text(blocked / "out.json", "{}") or 0, [])
+    code = run(lambda argv: write_text(blocked / "out.json", "{}") or 0, [])
     assert code == 2 and "cannot be written" in capsys.readouterr().err
 
 

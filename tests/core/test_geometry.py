@@ -1,7 +1,5 @@
 """AnchorAlign: the two boxes meet, nothing is lost, every step can be undone, and poses do not make giants."""
 
-import json
-
 import cv2
 import numpy as np
 import pytest
@@ -45,6 +43,11 @@ def point(box, anchor):
     return (box.x0 + box.x1) / 2, {"bottom": box.y1, "centre": (box.y0 + box.y1) / 2, "top": box.y0}[anchor]
 
 
+def stays(found):
+    """Whether the alignment leaves the structure where the resize mode puts it."""
+    return found.scale == pytest.approx(1) and found.shift == pytest.approx((0, 0), abs=1e-3)
+
+
 def inside(box, canvas, slack=1e-6):
     return box.x0 >= -slack and box.y0 >= -slack and box.x1 <= canvas[0] + slack and box.y1 <= canvas[1] + slack
 
@@ -53,7 +56,7 @@ def inside(box, canvas, slack=1e-6):
 @given(subjects(), canvases, st.sampled_from((STRETCH, FILL)), anchors)
 def test_equal_subjects_are_left_alone(subject, canvas, mode, anchor):
     found = align(subject, subject, canvas, mode, anchor=anchor)
-    assert found.is_identity and found.rule == "height"
+    assert stays(found) and found.rule == "height"
     assert vars(found.aligned_box) == pytest.approx(vars(found.reference_box))
 
 
@@ -85,12 +88,12 @@ def test_an_aligned_subject_never_leaves_the_canvas(reference, structure, canvas
 
 
 @settings(deadline=None)  # the machine may be busy
-@given(subjects(), subjects(), canvases, modes, st.lists(st.tuples(*[st.floats(-1e4, 1e4)] * 2), min_size=1))
-def test_what_is_aligned_can_be_brought_back(reference, structure, canvas, mode, points):
+@given(subjects(), subjects(), canvases, modes)
+def test_the_matrix_takes_the_structure_s_own_box_to_the_aligned_one(reference, structure, canvas, mode):
     found = align(reference, structure, canvas, mode)
-    assert np.allclose(found.backward(found.forward(points)), points, atol=1e-5)
-    there, back = (np.vstack([m, [0, 0, 1]]) for m in (found.matrix, found.inverse))
-    assert np.allclose(there @ back, np.eye(3), atol=1e-6)
+    box, aligned = structure.box, found.aligned_box
+    low, high = (found.matrix @ (*corner, 1) for corner in ((box.x0, box.y0), (box.x1, box.y1)))
+    assert (*low, *high) == pytest.approx((aligned.x0, aligned.y0, aligned.x1, aligned.y1), abs=1e-6 * max(canvas))
 
 
 @settings(deadline=None)  # the machine may be busy
@@ -134,7 +137,7 @@ def test_without_a_transform_the_map_is_what_the_unit_would_have_made(mode, size
     image = np.stack([x * 2, y * 2, 60 + 40 * np.sin(x / 9)], 2).clip(0, 255).astype(np.uint8)
     subject = subject_of(rectangle(size, 20, 20, 40, 50), "test")
     found = align(subject, subject, canvas, mode, rule="one", fit=False)
-    if mode == CROP and not found.is_identity:
+    if mode == CROP and not stays(found):
         found = type(found)(canvas, size, mode, mode, found.reference_box, found.structure_box)
     placed = place(size, canvas, mode)
     resized = cv2.resize(image, [round(n * k) for n, k in zip(size, placed.scale, strict=True)], interpolation=cv2.INTER_LINEAR)
@@ -170,7 +173,7 @@ def test_a_portrait_stays_at_the_edge_that_cuts_it():
 def test_what_fills_its_frame_stays_and_says_so():
     whole, part = subject_of(np.ones((40, 40), bool), "test"), subject_of(rectangle((40, 40), 5, 5, 20, 30), "test")
     found = align(part, whole, (80, 80))
-    assert found.is_identity and any("fills" in reason for reason in found.reasons)
+    assert stays(found) and any("fills" in reason for reason in found.reasons)
 
 
 def test_a_subject_too_large_is_shrunk_and_the_reason_told():
@@ -186,7 +189,6 @@ def test_the_hand_has_the_last_word_and_its_words_survive_the_infotext():
     assert found.correction == hand and found.scale == pytest.approx(1.5 * plain.scale)
     (x, y), (u, v) = point(plain.aligned_box, "bottom"), point(found.aligned_box, "bottom")
     assert (u - x, v - y) == pytest.approx((70, -10)) and not inside(found.aligned_box, (100, 100))
-    assert json.loads(json.dumps(found.as_dict()))["correction"]["dx"] == 0.7
 
 
 @settings(deadline=None)  # the machine may be busy

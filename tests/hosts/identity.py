@@ -10,16 +10,17 @@ import numpy as np
 import torch
 from PIL import Image
 
+from bench.drawing import GUIDANCE, STEPS
+from bench.identity.measurement import open_studio
 from bench.identity.methods import Studio, anchor_align, none, peer, seal
 from bench.identity.tasks import TASKS, Task
 from bench.metrics.bootstrap import recovered
 from bench.metrics.identity import identity_error
-from bench.model_report import GUIDANCE, STEPS, Model
 from bench.peers.reference_only import reference_adain, reference_adain_attn, reference_only
 from bench.seeds import FINAL
 from seal_ext.install.webui import Place
 from seal_ext.settings import Settings
-from seal_ext.studio.checkpoint import Expanded, load_diffusers
+from seal_ext.studio.checkpoint import Expanded
 
 CASES = 8
 FIDELITIES = (0.0, 0.5, 1.0)
@@ -27,21 +28,18 @@ WITHIN = 3.0  # points of identity that two hosts may be apart
 Column = dict[str, torch.Tensor]
 
 
-def open_studio(webui) -> Studio:
+def studio_of(webui) -> Studio:
     """What the bench draws with, on the very files that the WebUI has; without the judge, since identity needs only the truth."""
     place = Place(webui.data)
     checkpoint, description, adapter = place.weights
-    files = Expanded(checkpoint, description, place.tokenizer, adapter)
-    pipe = load_diffusers(files.checkpoint, files.adapter).pipeline()
-    pipe.set_progress_bar_config(disable=True)
-    return Studio(pipe, Model(files))
+    return open_studio(Expanded(checkpoint, description, place.tokenizer, adapter))
 
 
 class Cases:
     """One case of the bench, drawn by the bench and by a WebUI."""
 
     def __init__(self, webui, name: str = "pose", cases: int = CASES):
-        self.webui, self.studio = webui, open_studio(webui)
+        self.webui, self.studio = webui, studio_of(webui)
         self.task: Task = TASKS[name](torch.arange(FINAL.start, FINAL.start + cases))
         self.hints = self.task.skeleton()
         self.references = [picture_of(image) for image in self.task.reference.picture.image]

@@ -223,13 +223,24 @@ def test_with_attention_slicing(sd1):
     assert torch.allclose(whole, sliced, atol=1e-4)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_low_precision(tokenizer, dtype):
-    pipe = pipeline("sd1", tokenizer).to(dtype=dtype)
-    plain = draw(pipe)
-    with Seal(pipe, picture(), Settings(**BASE), appearance_prompt="a blue dog"):
-        drawn = draw(pipe)
-    assert drawn.dtype == plain.dtype and torch.isfinite(drawn).all() and torch.equal(draw(pipe), plain)
+@pytest.mark.parametrize("form", ["output", "joint"])
+@pytest.mark.parametrize("dtype,share", [(torch.bfloat16, 0.35), (torch.float16, 0.05)])
+def test_low_precision_draws_what_single_precision_draws(tokenizer, dtype, share, form):
+    """With the same weights and noise the latents differ by no more than a share of what SeAl changes."""
+    noise, latents = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0)).to(dtype), []
+    for precision in (dtype, torch.float32):
+        pipe = pipeline("sd1", tokenizer)
+        for module in find_sites(pipe.unet).values():
+            module.to_out[0].weight.data.mul_(10)  # in a random U-Net attention matters so little that rounding would hide it
+        pipe.to(dtype=dtype).to(dtype=precision)
+        arguments = dict(latents=noise.to(precision), output_type="latent")
+        plain = draw(pipe, **arguments)
+        with Seal(pipe, picture(), Settings(**BASE | dict(form=form)), appearance_prompt="a blue dog"):
+            drawn = draw(pipe, **arguments)
+        assert drawn.dtype == precision and torch.equal(draw(pipe, **arguments), plain)
+        latents.append((drawn.float(), plain.float()))
+    (drawn, _), (right, plain) = latents
+    assert (drawn - right).norm() < share * (right - plain).norm()
 
 
 def test_img2img_reads_the_reference_only_where_it_samples(tokenizer):

@@ -18,11 +18,11 @@ from modules import devices, extra_networks, prompt_parser, sd_samplers_common, 
 from torch import Tensor
 
 from seal_ext.core.cache import AppearanceKey, fingerprint
+from seal_ext.core.canvas import as_tensor, body_on, fit
 from seal_ext.core.limbs import Body
 from seal_ext.match_map import MatchWatch, match_map
 from seal_ext.run import Encoded, Row, Run, Site
 
-from ..diffusers import as_tensor, body_on, fit
 from ..layers import Layers, find_sites, undo_all
 from . import conditioning, options, process_state
 
