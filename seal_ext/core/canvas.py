@@ -11,15 +11,15 @@ from .limbs import Body
 from .skeleton import Skeleton
 
 
-def as_tensor(image) -> Tensor:
+def as_tensor(image: object) -> Tensor:
     """A picture in any of the usual forms as (channels, height, width) in [0, 1]."""
     if not isinstance(image, Tensor):
         array = np.asarray(image)
         array = array[..., None] if array.ndim == 2 else array
         array = array.astype(np.float32) / (255 if array.dtype == np.uint8 else 1)
         image = torch.from_numpy(np.ascontiguousarray(array)).permute(2, 0, 1)
-    image = image.float()
-    return image[None] if image.ndim == 2 else image[:3]
+    picture: Tensor = image.float()
+    return picture[None] if picture.ndim == 2 else picture[:3]
 
 
 def body_on(skeleton: Skeleton, size: tuple[int, int], height: int, width: int) -> Body | None:

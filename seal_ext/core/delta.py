@@ -63,7 +63,8 @@ def _fft(x: Tensor, radius: int, repeats: int) -> Tensor:
     down, across = torch.fft.fftfreq(2 * height, device=x.device), torch.fft.rfftfreq(2 * width, device=x.device)
     distance = (down[:, None] ** 2 + across[None] ** 2).sqrt()
     kept = (distance <= 0.5 / (radius * math.sqrt(repeats) + 1)).to(x.dtype)
-    return torch.fft.irfft2(torch.fft.rfft2(whole) * kept, s=whole.shape[-2:])[..., :height, :width]
+    back: Tensor = torch.fft.irfft2(torch.fft.rfft2(whole) * kept, s=whole.shape[-2:])
+    return back[..., :height, :width]
 
 
 _FILTER = {"average": _average, "gaussian": _gaussian, "fft": _fft}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite, log
 
 import cv2
 import numpy as np
 
-from .skeleton import limb_ratio
+from .skeleton import Skeleton, limb_ratio
 from .subject import SIDES, AlignError, Box, Subject
 
 ANCHORS = ("bottom", "centre", "top")
@@ -56,7 +57,7 @@ def resize_mode(mode: str | int) -> str:
     return MODES[mode]
 
 
-def whole_size(size: tuple[int, int], name: str) -> tuple[int, int]:
+def whole_size(size: Sequence[int], name: str) -> tuple[int, int]:
     """Width and height in whole pixels, or an AlignError that names them."""
     numbers = tuple(size) if isinstance(size, (tuple, list)) else ()
     if len(numbers) != 2 or not all(isinstance(n, (int, np.integer)) and 0 < n <= LARGEST_CANVAS for n in numbers):
@@ -189,7 +190,7 @@ def judge_scale(reference: _Measure, structure: _Measure, rule: str = "auto") ->
     )
     for name, holds, scale, reason in ladder:
         if rule == "auto" and holds:
-            return _limited(scale, name, reason)
+            return _limited(scale or 1.0, name, reason)
     forced = {"limbs": limbs and limbs[0], "height": height, "area": area, "thickness": thickness, "one": 1.0}[rule]
     return _limited(forced, rule, None) if forced else (1.0, "one", (f"The {rule} of both subjects cannot be told; the size is kept.",))
 
@@ -243,7 +244,7 @@ def align(
 
 def _on_pixels(found: Alignment) -> Alignment:
     """Moved by whole pixels: nothing has to be drawn anew."""
-    return replace(found, shift=tuple(float(round(by)) for by in found.shift))
+    return replace(found, shift=(float(round(found.shift[0])), float(round(found.shift[1]))))
 
 
 def _point(box: Box, anchor: str) -> tuple[float, float]:
@@ -299,6 +300,7 @@ def _corrected(found: Alignment, hand: Correction) -> Alignment:
     if hand == Correction():
         return found
     x, y = _point(found.aligned_box, found.anchor)
-    move = (hand.dx * found.canvas[0], hand.dy * found.canvas[1])
-    shift = tuple(hand.scale * t + (1 - hand.scale) * p + m for t, p, m in zip(found.shift, (x, y), move, strict=True))
+    move_x, move_y = hand.dx * found.canvas[0], hand.dy * found.canvas[1]
+    k, (tx, ty) = hand.scale, found.shift
+    shift = (k * tx + (1 - k) * x + move_x, k * ty + (1 - k) * y + move_y)
     return replace(found, scale=found.scale * hand.scale, shift=shift, correction=hand, reasons=(*found.reasons, "Corrected by hand."))

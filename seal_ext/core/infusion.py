@@ -97,8 +97,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, asking: Asking, appearance: Appea
     if taking is None:
         return F.scaled_dot_product_attention(q, k, v) if base is None else base
     if base is None and how.form != "output":
-        own = tuple(x[taking.rows] for x in (q, k, v))
-        seen = (_joint if how.form == "joint" else _kv)(*own, taking, how)
+        rows = taking.rows
+        seen = (_joint if how.form == "joint" else _kv)(q[rows], k[rows], v[rows], taking, how)
         return seen if len(seen) == len(q) else _put(F.scaled_dot_product_attention(q, k, v), taking.rows, seen)
     base = F.scaled_dot_product_attention(q, k, v) if base is None else base
     seen, share = _from_reference(q, k, taking, how)

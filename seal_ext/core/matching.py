@@ -84,24 +84,30 @@ class Appearance:
 
     def of(self, rows: slice | list[int]) -> Appearance:
         """As these rows see it."""
-        return self if self.k.shape[0] == 1 else Appearance(*(None if x is None else x[rows] for x in self._parts()))
+        if self.k.shape[0] == 1:
+            return self
+        weight, rivals = (None if x is None else x[rows] for x in (self.weight, self.rivals))
+        return Appearance(self.k[rows], self.v[rows], self.feature[rows], weight, rivals)
 
     def to(self, like: Tensor) -> Appearance:
         """On the device and in the dtype of a live tensor; itself when it is there."""
         if self.k.device == like.device and self.k.dtype == like.dtype == self.feature.dtype:
             return self
-        k, v, feature, rivals = (None if x is None else x.to(like.device, like.dtype) for x in (self.k, self.v, self.feature, self.rivals))
-        return Appearance(k, v, feature, None if self.weight is None else self.weight.to(like.device), rivals)
+        k, v, feature = (x.to(like.device, like.dtype) for x in self.kept)
+        weight = None if self.weight is None else self.weight.to(like.device)
+        return Appearance(k, v, feature, weight, None if self.rivals is None else self.rivals.to(like.device, like.dtype))
 
-    def _parts(self) -> tuple[Tensor | None, ...]:
-        return self.k, self.v, self.feature, self.weight, self.rivals
+    @property
+    def kept(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Keys, values and features."""
+        return self.k, self.v, self.feature
 
 
 def together(references: Sequence[Appearance]) -> Appearance:
     """Several references that every row may draw from, side by side, each with the weight it has."""
     if len(references) == 1:
         return references[0]
-    k, v, feature = (torch.cat(parts, 2) for parts in zip(*(r._parts()[:3] for r in references), strict=True))
+    k, v, feature = (torch.cat(parts, 2) for parts in zip(*(r.kept for r in references), strict=True))
     surroundings = [r.rivals for r in references if r.rivals is not None]
     rivals = torch.cat(surroundings, 2) if surroundings else None
     if all(r.weight is None for r in references):
@@ -113,12 +119,12 @@ def together(references: Sequence[Appearance]) -> Appearance:
 def row_by_row(references: Sequence[Appearance]) -> Appearance:
     """One reference for each row: shorter ones are filled up with tokens that never compete."""
     longest = max(r.tokens for r in references)
-    filled = [[_longer(x, longest) for x in r._parts()[:3]] for r in references]
+    k, v, feature = (torch.cat([_longer(x, longest) for x in parts]) for parts in zip(*(r.kept for r in references), strict=True))
     weights = [torch.ones(1, r.tokens, device=r.k.device) if r.weight is None else r.weight for r in references]
     weight = torch.cat([F.pad(w, (0, longest - w.shape[1])) for w in weights])
     most = max(0 if r.rivals is None else r.rivals.shape[2] for r in references)
     rivals = torch.cat([_longer(r.feature[:, :, :0] if r.rivals is None else r.rivals, most) for r in references]) if most else None
-    return Appearance(*(torch.cat(parts) for parts in zip(*filled, strict=True)), weight, rivals)
+    return Appearance(k, v, feature, weight, rivals)
 
 
 def _longer(x: Tensor, tokens: int) -> Tensor:
@@ -240,4 +246,4 @@ def pieces(budget: int, bytes_each: int) -> int:
 
 def joined(parts: Sequence[Tensor], dim: int) -> Tensor:
     """`torch.cat` that does not copy a single part."""
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from seal_ext.core.cache import Entry
 from seal_ext.core.infusion import Asking, attention, attention_after, negative_share
-from seal_ext.core.limbs import Body, guide
+from seal_ext.core.limbs import guide
 from seal_ext.core.matching import Appearance, Match, row_by_row, subject_tokens, to_tokens, together, token_grid
 from seal_ext.core.schedule import Progress
 
@@ -142,10 +142,10 @@ class Step:
 
     def _guide_of(self, image: int, grid: tuple[int, int]) -> Tensor:
         run, parts = self.run, []
-        body: Body | None = run.bodies[image if len(run.bodies) > 1 else 0]
+        body = run.bodies[image if len(run.bodies) > 1 else 0]
         for seen, _ in run.entries[image if len(run.entries) > 1 else 0]:
             subject = torch.ones(math.prod(grid)) if seen.mask is None else subject_tokens(seen.mask[None], grid)[0]
             kept = subject.nonzero()[:, 0].cpu()
-            known = body is not None and seen.body is not None
-            parts.append(guide(body, seen.body, grid, kept) if known else torch.zeros(math.prod(grid), len(kept)))
+            nothing = torch.zeros(math.prod(grid), len(kept))
+            parts.append(nothing if body is None or seen.body is None else guide(body, seen.body, grid, kept))
         return torch.cat(parts, 1)
