@@ -165,7 +165,8 @@ class Seal:
         figure = None if self.figure is None or not self.settings.on_figure else self.figure.to(sample)
         bodies = [None if body is None else Body.of(body.moved((1 / width, 1 / height))) for body in self.bodies]
         self.run = Run(self.settings, references, self.cache, self._key, levels, self.layers, seeds=self.seeds, watch=self.watch,
-                       figure=figure, bodies=bodies, guidance=float(getattr(self.pipe, "guidance_scale", 1.0)))  # fmt: skip
+                       figure=figure, bodies=bodies, guidance=float(getattr(self.pipe, "guidance_scale", 1.0)),
+                       images=images)  # fmt: skip
         self.runs += 1
         if self.settings.enabled and self.settings.infusion and self.settings.strength > 0:
             self.run.read_references(self)

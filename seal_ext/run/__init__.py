@@ -49,12 +49,15 @@ class Run:
         figure: Tensor | None = None,
         bodies: Sequence[Body | None] = (),
         guidance: float = 1.0,
+        images: int = 1,
     ):
         self.settings, self.levels, self.layers, self.watch = settings, tuple(levels), layers, watch
         self.figure, self.bodies, self.guidance = figure, list(bodies), guidance
-        alone = [one for one in references if isinstance(one, Encoded)]
+        shared = [one for one in references if isinstance(one, Encoded)]
         each = [list(group) for group in references if not isinstance(group, Encoded)]
-        self.references: list[list[Encoded]] = each or [alone]
+        if shared and ((settings.noise == "noised" and settings.seed_policy == "image") or len({key(i) for i in range(images)}) > 1):
+            each = [shared] * images  # each image reads for itself, since it reads with other words or other noise
+        self.references: list[list[Encoded]] = each or [shared]
         self.reading = Reading(settings, self.references, cache, key, self.levels, tuple(seeds), layers, self.note)
         self.blocks = settings.block_weights()
         self.lam = settings.lambda_schedule()

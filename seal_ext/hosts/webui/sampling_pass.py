@@ -182,15 +182,13 @@ class Pass:
         if self.prompt is not None and all(conditioning.alike(self._app(), self._gen(call, image)) for image in range(len(call.parts))):
             self.prompt = None
         references = [self._here(reference) for reference in prepared.references]
-        per_image = len({self._words(call, image) for image in range(len(call.parts))}) > 1
-        per_image |= settings.noise == "noised" and settings.seed_policy == "image"
-        given = [references] * len(call.parts) if per_image else references
         self.levels = self.levels or self._levels()
         bodies = [Body.of(self.seal.skeleton)] if self.seal.skeleton and self.seal.poses else []
         watch = self.watch if settings.show_match and len(references) == 1 else None
-        self.run = Run(settings, given, process_state.cache, self._key, self.levels, self.layers, seeds=tuple(self.p.seeds or (0,)),
-                       watch=watch, figure=self._figure(), bodies=bodies, guidance=self.guidance())  # fmt: skip
         self.call = call  # what the reading asks for is the conditioning of this first model call
+        self.run = Run(settings, references, process_state.cache, self._key, self.levels, self.layers, seeds=tuple(self.p.seeds or (0,)),
+                       watch=watch, figure=self._figure(), bodies=bodies, guidance=self.guidance(),
+                       images=len(call.parts))  # fmt: skip
         self.layers.__enter__()
         self.undo.append(lambda: self.layers.__exit__())
         factor = settings.strength * (settings.hires_factor * settings.hires if self.hires else 1)
