@@ -136,7 +136,7 @@ def _maps(scene: Scene) -> str:
 
 
 def _alignment(scene: Scene) -> str:
-    found = scene.found
+    found = scene.aligned.alignment
     size = f"{found.scale:.2f} times as large" if abs(found.scale - 1) > 0.01 else "at its own size"
     where = f"AnchorAlign draws the pose {size} and puts its {found.anchor} where the reference's {found.anchor} is."
     return " ".join([where, *found.reasons])

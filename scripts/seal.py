@@ -66,7 +66,8 @@ class SealScript(scripts.Script):
             if asked.settings.enabled:
                 for note in asked.settings.notes:
                     p.comment(note)
-                controlnet.align_units(session.begin(p, asked))
+                begun = session.begin(p, asked)
+                begun.align(controlnet.align_units(p, begun.references, begun.settings, begun.note))
         except SettingsError as refusal:
             session.end(p)
             session.refuse(p, str(refusal))
@@ -76,24 +77,24 @@ class SealScript(scripts.Script):
             session.refuse(p, f"SeAl could not begin because of an error ({type(error).__name__}: {str(error)[:200]}).")
 
     def process_batch(self, p, *args, **kwargs):
-        seal = session.of(p)
-        if seal is not None:
-            p.extra_generation_params.update(seal.infotext() | controlnet.infotext(seal))
+        begun = session.of(p)
+        if begun is not None:
+            p.extra_generation_params.update(begun.infotext() | controlnet.infotext(begun.structures))
 
     def process_before_every_sampling(self, p, *args, **kwargs):
-        seal = session.of(p)
-        if seal is not None:
-            seal.before_sampling(kwargs.get("x"))
+        begun = session.of(p)
+        if begun is not None:
+            begun.before_sampling(kwargs.get("x"))
 
     def post_sample(self, p, *args):
-        seal = session.of(p)
-        if seal is not None:
-            seal.end_pass()
+        begun = session.of(p)
+        if begun is not None:
+            begun.end_pass()
 
     def postprocess(self, p, processed, *args):
-        seal = session.of(p)
-        if seal is not None:
-            seal.add_pictures(processed)
+        begun = session.of(p)
+        if begun is not None:
+            begun.add_pictures(processed)
             session.end(p)
 
 
@@ -104,7 +105,7 @@ def add_routes(demo, app):
 
 if not lacking:
     try:
-        # Once, at import, and never for a single run: they do nothing while no generation has a Seal.
+        # Once, at import, and never for a single run: they do nothing while no generation has a Session.
         script_callbacks.on_cfg_denoiser(session.on_cfg_denoiser)
         script_callbacks.on_cfg_denoised(session.on_cfg_denoised)
         script_callbacks.on_before_ui(xyz.register)

@@ -9,19 +9,21 @@ import base64
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from . import __version__
-from .core.geometry import CROP, FILL, LARGEST_CANVAS, STRETCH
-from .core.geometry import align as aligned
-from .core.subject import LARGEST_SIDE, AlignError, from_control_map
-from .core.warping import apply
+from .core.anchor_align import anchor_align
+from .core.canvas import CROP, FILL, LARGEST_CANVAS, STRETCH
+from .core.mask import Subject
+from .core.pixels import LARGEST_SIDE, AlignError
 from .hosts.webui import process_state
-from .request import MOST_PIXELS, PICTURES, Asked, label, opened, parse, png, standing, subject, whole
+from .reference import Reference, png
+from .request import MOST_PIXELS, PICTURES, label, looked, opened, parse
 from .request import schema as run_schema
-from .settings import BY_NAME, Setting, SettingsError, refuse_unknown
+from .settings import BY_NAME, Setting, Settings, SettingsError, refuse_unknown
 
 VERSION = 1  # of the routes
 CANVAS = (
@@ -95,47 +97,41 @@ def empty_cache() -> dict:
 
 def mask(given: object) -> dict:
     """Where the character is on a reference, as a run would find it."""
-    asked, settings, _ = _read(given, SHOWN, OF_MASK, ())
-    found, reasons = subject(asked, settings.mask_source)
-    seen = whole(asked) if found is None else found
-    return {"mask": _base64(seen.mask.astype(np.uint8) * 255), "found": None if found is None else found.source, "box": asdict(seen.box),
-            "share": float(seen.mask.mean()), "cut": list(seen.cut), "reasons": [*reasons, *seen.reasons]}  # fmt: skip
+    _, seen, _, _ = _read(given, SHOWN, OF_MASK, ())
+    return {"mask": _base64(seen.mask.astype(np.uint8) * 255), "found": seen.source if seen.known else None, "box": asdict(seen.box),
+            "share": float(seen.mask.mean()), "cut": list(seen.cut), "reasons": list(seen.reasons)}  # fmt: skip
 
 
 def align(given: object) -> dict:
     """A structure where AnchorAlign puts it for a reference, as a run does it with a ControlNet unit without a preprocessor."""
-    asked, settings, canvas = _read(given, COMPARED, OF_ALIGN, CANVAS)
+    reference, seen, settings, canvas = _read(given, COMPARED, OF_ALIGN, CANVAS)
     structure = _sized(opened(_single(given, "structure"), "structure"), "structure")
     if canvas["width"] * canvas["height"] > MOST_PIXELS:
         raise SettingsError("width", f"Width (width) times height (height) is at most {MOST_PIXELS >> 20} megapixels.")
-    found, reasons = subject(asked, settings.mask_source)
-    reference = standing(asked, found)
-    if reference is None:
-        raise SettingsError("mask_source", "Mask (mask_source): where the reference's character stands is not known; draw a mask.")
-    kind = None if canvas["kind"] == "auto" else canvas["kind"]
+    kind, size = None if canvas["kind"] == "auto" else canvas["kind"], (canvas["width"], canvas["height"])
     rgb = np.ascontiguousarray(structure[..., :3])
     try:
-        shown = from_control_map(rgb, kind, keep="all" if kind == "edges" else "large")
-        size = canvas["width"], canvas["height"]
-        how = aligned(reference, shown, size, canvas["resize_mode"], FILL, **settings.alignment())
-        moved = apply(rgb, how, kind)
+        aligned = anchor_align(reference.standing, rgb, size, canvas["resize_mode"], FILL, kind, room=settings.room, **settings.alignment())
     except AlignError as error:
         raise SettingsError("structure", f"{label('structure')}: {error}") from error
+    how, reasons = aligned.alignment, () if seen.known else seen.reasons
     boxes = {"reference": asdict(how.reference_box), "structure": asdict(how.structure_box), "aligned": asdict(how.aligned_box)}
-    return {"image": _base64(moved), "boxes": boxes, "scale": how.scale, "shift": list(how.shift), "rule": how.rule, "anchor": how.anchor,
-            "reasons": [*reasons, *how.reasons]}  # fmt: skip
+    return {"image": _base64(aligned.map), "known": aligned.moves, "boxes": boxes, "scale": how.scale, "shift": list(how.shift),
+            "rule": how.rule, "anchor": how.anchor, "reasons": [*reasons, *how.reasons]}  # fmt: skip
 
 
-def _read(given: object, pictures: Sequence[str], names: Sequence[str], own: Sequence[Setting]) -> tuple[Asked, object, dict]:
-    """One reference with what comes beside it, the settings, and the route's own values."""
+def _read(
+    given: object, pictures: Sequence[str], names: Sequence[str], own: Sequence[Setting]
+) -> tuple[Reference, Subject, Settings, dict[str, Any]]:
+    """One reference with what comes beside it, its subject, the settings, and the route's own values."""
     if not isinstance(given, Mapping):
         raise SettingsError("", "The request's body is a JSON object of names and values.")
     refuse_unknown(given, (*pictures, *names, *(setting.name for setting in own)))
     values = {name: BY_NAME[name].checked(given[name]) for name in names if name in given}
     parsed = parse([{name: _single(given, name) for name in pictures if name in PICTURES} | values])
-    asked = parsed.references[0]
-    _sized(asked.rgb, "reference")
-    return asked, parsed.settings, {setting.name: setting.checked(given.get(setting.name, setting.default)) for setting in own}
+    _sized(parsed.references[0].pixels, "reference")
+    reference, settings = looked(parsed.references[0], parsed.settings.mask_source), parsed.settings
+    return reference, reference.subject, settings, {row.name: row.checked(given.get(row.name, row.default)) for row in own}
 
 
 def _single(given: Mapping, name: str) -> object:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 MOST = 64  # ControlNet offers far fewer
 
@@ -38,3 +39,8 @@ class Units:
     def __str__(self) -> str:
         listed = " ".join(map(str, sorted(self.numbers)))
         return listed if not self.but else f"all but {listed}" if self.numbers else "all"
+
+
+def is_ready(unit: Any) -> bool:
+    """Whether a unit's picture is the map already, without a preprocessor; the two ControlNets spell that differently."""
+    return str(unit.module).lower() == "none"

@@ -13,7 +13,8 @@ from PIL import Image
 import seal_ext.ui
 from seal_ext import __version__
 from seal_ext.hosts.webui import process_state
-from seal_ext.request import NAMES, PICTURES, Asked, parse, png, taken
+from seal_ext.reference import Reference, png
+from seal_ext.request import NAMES, PICTURES, parse, taken
 from seal_ext.settings import BY_NAME, PRESETS, Settings, SettingsError, defaults
 from seal_ext.store import Store
 from tests.skeletons import painted
@@ -138,7 +139,7 @@ def test_settings_stand_under_their_headings(accordion):
 
 
 def test_a_paste_fills_everything(accordion, store):
-    asked = [Asked(PICTURE, drawn=DRAWN, pose=POSE), Asked(255 - PICTURE, pose=POSE), Asked(PICTURE[::-1].copy())]
+    asked = [Reference(PICTURE, drawn=DRAWN, pose=POSE), Reference(255 - PICTURE, pose=POSE), Reference(PICTURE[::-1].copy())]
     for one in asked:
         process_state.remember(one)
     settings = Settings.parse({"enabled": True, "lam": 2.5, "units": "all but 1", "hand_x": 0.25, "preset": "free"})
@@ -203,7 +204,7 @@ def test_the_preset_moves_what_presets_move(accordion):
 class Host:
     """As much of the WebUI as the accordion asks."""
 
-    structures = staticmethod(lambda units: [])
+    there = staticmethod(lambda: None)
     strange = staticmethod(lambda units: "")
     opened = staticmethod(list)
     prompt_of = staticmethod(lambda picture: (getattr(picture, "info", None) or {}).get("parameters", ""))

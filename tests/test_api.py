@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 
 import seal_ext
 from seal_ext import api, request
-from seal_ext.core.subject import AlignError
+from seal_ext.core.pixels import AlignError
 from seal_ext.hosts.webui import process_state
 from seal_ext.settings import TABLE, SettingsError
 from seal_ext.store import Store
@@ -80,6 +80,15 @@ def test_a_reference_whose_pose_is_known_is_compared_by_limbs():
     assert stands["rule"] == "limbs" and np.abs(np.subtract(*where)).max() < 4
 
 
+def test_where_nobody_knows_the_character_nothing_moves():
+    noise = text(Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)))
+    for given in (ALIGN | {"mask_source": "whole"}, ALIGN | {"reference": noise, "hand_x": 0.5}):
+        found = api.align(given)
+        assert found["known"] is False and found["scale"] == 1 and found["shift"] == [0, 0] and "draw a mask" in found["reasons"][-1]
+        assert np.array_equal(opened(found["image"]), opened(STRUCTURE))
+    assert api.align(ALIGN)["known"] is True
+
+
 def test_what_a_mask_found():
     found = api.mask({"reference": REFERENCE})
     assert sides(found["box"]) == [24, 12, 40, 52] and found["share"] == pytest.approx(16 * 40 / 64**2) and found["reasons"] == []
@@ -104,7 +113,7 @@ REFUSED = [
     (ALIGN | {"resize_mode": "Stretch"}, "resize_mode"), (ALIGN | {"resize_mode": 1}, "resize_mode"), (ALIGN | {"kind": "pose"}, "kind"),
     (ALIGN | {"anchor": "left"}, "anchor"), (ALIGN | {"margin": 1}, "margin"), (ALIGN | {"hand_x": float("nan")}, "hand_x"),
     (ALIGN | {"hand_scale": 0}, "hand_scale"), (ALIGN | {"mask_source": "drawn"}, "mask_source"),
-    (ALIGN | {"mask_source": "whole"}, "mask"),
+    (ALIGN | {"mask": text(Image.new("L", (64, 64)))}, "mask"),
 ]  # fmt: skip
 
 

@@ -2,15 +2,19 @@
 
 import base64
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from seal_ext import request
-from seal_ext.request import NAMES, PICTURES, Asked, parse, standing, subject
+from seal_ext.core.cache import fingerprint
+from seal_ext.reference import Reference
+from seal_ext.request import NAMES, PICTURES, looked, parse
 from seal_ext.settings import BY_NAME, Settings, SettingsError
 from tests.skeletons import STANDING, painted
 
@@ -64,11 +68,11 @@ def test_the_page_has_further_pictures_at_the_end():
     def listed(reference, mask=None, more=()):
         return parse([True, reference, mask, None, *(BY_NAME[name].default for name in NAMES[4:-1]), more])
 
-    assert [asked.hash for asked in listed(PICTURE, more=[PICTURE]).references] == [Asked(NOISE).hash] * 2
+    assert [asked.hash for asked in listed(PICTURE, more=[PICTURE]).references] == [Reference(NOISE).hash] * 2
     assert len(listed(None, more=[PICTURE]).references) == 1
     drawn = listed(PICTURE, Image.new("L", (40, 48), 255), [PICTURE]).references
     assert drawn[0].drawn.all() and drawn[1].drawn is None and np.asarray(drawn[0].drawing()).min() == 255 and drawn[1].drawing() is None
-    laid = [Asked(NOISE, drawn=NOISE[..., 0] > 127, pose=np.asarray(POSE)), Asked(NOISE)]
+    laid = [Reference(NOISE, drawn=NOISE[..., 0] > 127, pose=np.asarray(POSE)), Reference(NOISE)]
     found = listed(PICTURE, more=[one.aside() for one in laid]).references[1:]
     assert np.array_equal(found[0].pose, POSE) and np.array_equal(found[0].alpha > 127, laid[0].drawn) and found[1].hash == laid[1].hash
     broken = laid[1].aside()
@@ -96,11 +100,15 @@ def test_forms_of_a_picture(form):
 
 
 def test_pictures_are_told_apart_by_content():
-    one, other = Asked(NOISE), Asked(255 - NOISE)
+    one, other = Reference(NOISE), Reference(255 - NOISE)
     again = text(Image.fromarray(NOISE), "BMP")
     assert one.hash == parse([{"reference": again}]).references[0].hash != other.hash
-    assert one.hash != Asked(NOISE, drawn=np.ones((48, 40), bool)).hash
+    assert one.hash != Reference(NOISE, drawn=np.ones((48, 40), bool)).hash
     assert np.array_equal(np.asarray(one.picture()), NOISE)
+    # As stores and infotexts of earlier versions name them.
+    alpha, drawn, pose = NOISE[..., 0], NOISE[..., 1] > 127, np.asarray(POSE)
+    whole = Reference(np.dstack([NOISE, alpha]), drawn, pose)
+    assert one.hash == fingerprint(NOISE)[:16] and whole.hash == fingerprint(NOISE, alpha, drawn, pose)[:16]
 
 
 def test_a_brush_and_a_mask():
@@ -155,17 +163,20 @@ def test_a_pose_is_fitted_to_the_reference():
         assert np.abs(asked.skeleton.points[10] / (40, 48) - STANDING[10]).max() < 0.03
     several = parse([{"reference": [PICTURE] * 2, "reference_pose": [text(POSE), text(painted(scale=0.5, size=(160, 192)))]}]).references
     assert np.allclose(several[1].skeleton.points[10], several[0].skeleton.points[10] / 2, atol=0.5)
-    assert len({Asked(NOISE).hash, *(one.hash for one in several)}) == 3 and Asked(NOISE).skeleton is None
+    assert len({Reference(NOISE).hash, *(one.hash for one in several)}) == 3 and Reference(NOISE).skeleton is None
     assert np.array_equal(np.asarray(several[0].posture()), np.asarray(POSE))
 
 
 def test_where_a_character_stands():
-    posed = parse([{"reference": PICTURE, "reference_pose": text(POSE)}]).references[0]
-    found, _ = subject(parse([{"reference": text(figure())}]).references[0], "auto")
-    assert standing(Asked(NOISE), None) is None and standing(Asked(NOISE), found) is found
-    assert standing(posed, found).mask is found.mask and standing(posed, found).skeleton is posed.skeleton
-    body = standing(posed, None)  # nobody knows but its pose
-    assert body.skeleton.seen.sum() == len(STANDING) and body.size == POSE.size and 0.02 < body.mask.mean() < 0.5
+    posed = looked(parse([{"reference": PICTURE, "reference_pose": text(POSE)}]).references[0], "auto")
+    found = looked(parse([{"reference": text(figure())}]).references[0], "auto")
+    assert not looked(Reference(NOISE), "auto").standing.known and found.standing is found.subject
+    known = replace(posed, subject=found.subject).standing
+    assert known.mask is found.subject.mask and np.array_equal(known.skeleton.points, posed.skeleton.points, equal_nan=True)
+    body = posed.standing  # nobody knows but its pose
+    assert body.known and body.skeleton.seen.sum() == len(STANDING) and body.size == (40, 48) and 0.02 < body.mask.mean() < 0.5
+    with pytest.raises(ValueError, match="looked"):
+        assert Reference(NOISE).standing
 
 
 def test_where_the_subject_is():
@@ -173,11 +184,32 @@ def test_where_the_subject_is():
     asked = parse([{"reference": text(clear)}]).references[0]
     plain = parse([{"reference": text(figure())}]).references[0]
     for one, source in ((asked, "auto"), (asked, "alpha"), (plain, "auto"), (plain, "background")):
-        found, why = subject(one, source)
-        assert found.mask[10:40, 14:26].all() and found.mask.mean() < 0.4 and not why
-    assert subject(plain, "whole") == (None, ())
-    found, why = subject(parse([{"reference": PICTURE}]).references[0], "auto")
-    assert found is None and len(why) == 1 and why[0].endswith(".")
+        found = looked(one, source).subject
+        assert found.mask[10:40, 14:26].all() and found.mask.mean() < 0.4 and found.known and not found.reasons
+    assert looked(plain, "whole").subject.known is False and looked(plain, "whole").subject.reasons == ()
+    found = looked(parse([{"reference": PICTURE}]).references[0], "auto").subject
+    assert not found.known and len(found.reasons) == 1 and found.reasons[0].endswith(".")
     for source in ("alpha", "drawn", "attention"):
         with pytest.raises(SettingsError, match="mask_source"):
-            subject(plain, source)
+            looked(plain, source)
+
+
+def test_a_mask_that_says_nothing_is_refused():
+    """One that is black everywhere, or shows another picture; a brush that nobody used is no mask."""
+    black = parse([{"reference": PICTURE, "mask": text(Image.new("L", (40, 48)))}]).references[0]
+    for source, named in (("auto", r"\(mask\)"), ("drawn", r"\(mask_source\)")):
+        with pytest.raises(SettingsError, match=named):
+            looked(black, source)
+    with pytest.raises(SettingsError, match="30 × 48"):
+        parse([{"reference": PICTURE, "mask": text(Image.new("L", (30, 48), 255))}])
+
+
+def test_a_hidden_colour_reaches_nobody():
+    hidden = Image.new("RGBA", (40, 48), (255, 0, 0, 0))
+    hidden.paste((20, 40, 60, 255), (12, 8, 28, 44))
+    reference = looked(parse([{"reference": text(hidden)}]).references[0], "auto")
+    image, mask, _ = reference.on_canvas(48, 40)
+    assert (image[0, :, :8] == 1).all() and mask.sum() == 16 * 36 and reference.pixels[0, 0].tolist() == [255, 0, 0, 0]
+    floats = Reference.of(torch.rand(4, 8, 8))
+    assert floats.rgb.dtype == np.float32 and torch.allclose(torch.from_numpy(floats.alpha), torch.from_numpy(floats.pixels[..., 3]))
+    assert np.array_equal(Reference.of(hidden).rgb, reference.rgb) and Reference.of(reference) is reference

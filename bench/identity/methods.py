@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,12 +18,11 @@ from bench.peers.hooks import Hooks
 from bench.peers.masactrl import masactrl
 from bench.peers.reference_only import adain_blocks, reference_adain, reference_adain_attn, reference_only
 from bench.world.render import Camera
-from seal_ext.core import geometry, warping
-from seal_ext.core import subject as masks
+from seal_ext.core.anchor_align import Aligned, anchor_align
 from seal_ext.core.cache import AppearanceCache
 from seal_ext.core.matching import Match
-from seal_ext.core.skeleton import read_skeleton
-from seal_ext.hosts.diffusers import Picture, Seal
+from seal_ext.hosts.diffusers import Seal
+from seal_ext.reference import Reference
 from seal_ext.run import Site, Step
 from seal_ext.settings import Settings
 
@@ -100,24 +99,21 @@ def seal(settings: Settings, align: bool = True, bridge: bool = True, watch: boo
 
     def method(studio: Studio, task: Task) -> Drawn:
         start = time.perf_counter()
-        hints, moved = task.skeleton(), None
+        hints, moved, references = task.skeleton(), None, references_of(task)
+        structures = aligned_with(references, hints, replace(settings, align=align))
         if align:
-            hints, moved = anchor_align(task, hints, settings)
-        figure = torch.stack([torch.from_numpy(masks.figure_of(_map(hint), settings.room)) for hint in hints]).float()
+            hints, moved = moved_by(structures)
+        figure = torch.stack([torch.from_numpy(structure.figure) for structure in structures]).float()
         found: dict[tuple[str, float], Tensor] = {}
 
         def watching(step: Step, site: Site, match: Match, amount: Tensor) -> None:
             if match.index.shape[2] == hints.shape[-1] * hints.shape[-2] // 64:
                 found[site.name, step.t] = match.index[: len(task), 0, :, 0]
 
-        bodies = [read_skeleton(_map(hint)) for hint in hints]
-        theirs = [read_skeleton(_map(hint)) for hint in task.reference.skeleton]
-        shown = zip(task.reference.picture.image, task.reference_mask(), theirs, strict=True)
-        pictures = [Picture(image, mask.float(), skeleton=skeleton) for image, mask, skeleton in shown]
         told = task.reference_prompts if bridge else None
         cache = AppearanceCache(2**31)
-        host = Seal(studio.pipe, pictures, settings, per_image=True, appearance_prompt=told, cache=cache, watch=watching if watch else None,
-                    figure=figure, bodies=bodies)  # fmt: skip
+        host = Seal(studio.pipe, references, settings, per_image=True, appearance_prompt=told, cache=cache, figure=figure,
+                    watch=watching if watch else None, bodies=[structure.joints for structure in structures])  # fmt: skip
         with _Counting(studio.pipe.unet) as counting, host:
             drawn = studio.draw(task, hints)
         return Drawn(drawn, moved, time.perf_counter() - start, counting.rows, found)
@@ -129,19 +125,27 @@ def _map(hint: Tensor) -> np.ndarray:
     return (hint * 255).round().byte().permute(1, 2, 0).numpy()
 
 
-def anchor_align(task: Task, hints: Tensor, settings: Settings) -> tuple[Tensor, Camera]:
-    """The structures on their references, and by what camera the truth follows them."""
+def references_of(task: Task) -> list[Reference]:
+    """The references as a user would give them who knows everything: with a mask drawn, and their poses."""
+    shown = zip(task.reference.picture.image, task.reference_mask(), task.reference.skeleton, strict=True)
+    return [Reference.of(image, drawn=mask.numpy(), pose=_map(pose)).found("drawn") for image, mask, pose in shown]
+
+
+def aligned_with(references: Sequence[Reference], hints: Tensor, settings: Settings, kind: str | None = None) -> list[Aligned]:
+    """The structures on their references. The scale is from the masks, as for most users, who have no pose of their reference."""
     size = hints.shape[-1]
-    aligned, scales, shifts = [], [], []
-    for hint, mask in zip(hints, task.reference_mask(), strict=True):
-        structure = _map(hint)
-        reference = masks.subject_of(mask.numpy(), "drawn")
-        found = geometry.align(reference, masks.from_control_map(structure), (size, size), **settings.alignment())
-        aligned.append(torch.from_numpy(np.ascontiguousarray(warping.apply(structure, found))).permute(2, 0, 1).float() / 255)
-        matrix = np.asarray(found.matrix)
-        scales.append(float(matrix[0, 0]))
-        shifts.append([float(matrix[0, 2]) / size, float(matrix[1, 2]) / size])
-    return torch.stack(aligned), Camera(torch.tensor(scales), torch.tensor(shifts))
+    subjects = [reference.subject if settings.align else None for reference in references]
+    return [anchor_align(subject, _map(hint), (size, size), kind=kind, room=settings.room, **settings.alignment())
+            for subject, hint in zip(subjects, hints, strict=True)]  # fmt: skip
+
+
+def moved_by(structures: Sequence[Aligned]) -> tuple[Tensor, Camera]:
+    """The aligned maps, and by what camera the truth follows them."""
+    maps = [torch.from_numpy(np.ascontiguousarray(structure.map)).permute(2, 0, 1).float() / 255 for structure in structures]
+    matrices = [np.asarray(structure.alignment.matrix) for structure in structures]
+    shifts = [[float(by) / side for by, side in zip(matrix[:, 2], structure.alignment.canvas, strict=True)]
+              for matrix, structure in zip(matrices, structures, strict=True)]  # fmt: skip
+    return torch.stack(maps), Camera(torch.tensor([float(matrix[0, 0]) for matrix in matrices]), torch.tensor(shifts))
 
 
 TUNED = Settings(enabled=True)  # the defaults are what tuning found

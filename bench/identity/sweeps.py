@@ -18,7 +18,8 @@ from bench.world.truth import correspondence
 from bench.writing import write_json
 from seal_ext.core.cache import AppearanceCache
 from seal_ext.core.matching import Match, subject_tokens, token_grid
-from seal_ext.hosts.diffusers import Picture, Seal
+from seal_ext.hosts.diffusers import Seal
+from seal_ext.reference import Reference
 from seal_ext.run import Site, Step
 
 from .measurement import Measurement, Method, batches, figures, open_studio
@@ -84,8 +85,9 @@ def _watched(studio: Studio, task: Task, feature: str) -> dict[tuple[str, float]
 
     settings = replace(TUNED, feature=feature, blocks="mid up", start=0.0, end=1.0, tau_early=0.0, tau_late=0.0, delta_early=HARDLY,
                        delta_late=HARDLY, top_k=1)  # fmt: skip
-    pictures = [Picture(image, m) for image, m in zip(task.reference.picture.image, mask, strict=True)]
-    host = Seal(studio.pipe, pictures, settings, per_image=True, cache=AppearanceCache(2**31), watch=watch)
+    shown = zip(task.reference.picture.image, task.reference_mask(), strict=True)
+    references = [Reference.of(image, drawn=seen.numpy()).found("drawn") for image, seen in shown]
+    host = Seal(studio.pipe, references, settings, per_image=True, cache=AppearanceCache(2**31), watch=watch)
     with host:
         studio.draw(task, task.skeleton())
     return found

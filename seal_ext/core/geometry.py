@@ -3,66 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite, log
+from typing import TypedDict
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
+from .canvas import FILL, Placement, place, resize_mode, whole_size
+from .mask import SIDES, Box, Subject
+from .pixels import AlignError, Mask
 from .skeleton import Skeleton, limb_ratio
-from .subject import SIDES, AlignError, Box, Subject
 
 ANCHORS = ("bottom", "centre", "top")
 RULES = ("auto", "limbs", "height", "area", "thickness", "one")
-# ControlNet's resize modes by its own names; its older names and numbers are read too.
-STRETCH, CROP, FILL = "Just Resize", "Crop and Resize", "Resize and Fill"
-MODES = {
-    STRETCH: STRETCH, CROP: CROP, FILL: FILL, "stretch": STRETCH, "crop": CROP, "fill": FILL,
-    "Inner Fit (Scale to Fit)": CROP, "Scale to Fit (Inner Fit)": CROP,
-    "Outer Fit (Shrink to Fit)": FILL, "Envelope (Outer Fit)": FILL, 0: STRETCH, 1: CROP, 2: FILL, 3: STRETCH,
-}  # fmt: skip
-LARGEST_CANVAS = 16384
 MEASURED = 384  # pixels of the longer side of the mask that is measured
 ALIKE = 0.05  # logarithms this close are the same size
 UNLIKE = 0.4  # heights and areas further apart than this are of bodies of another build, not of another pose
 ABSURD = 8.0  # a scale beyond this, or its inverse, is a misreading and goes no further
 SLACK = 1e-6
-
-
-@dataclass(frozen=True)
-class Placement:
-    """How an image lies in the canvas: a scale for x and y and a shift, in pixels."""
-
-    scale: tuple[float, float]
-    shift: tuple[float, float]
-
-
-def place(size: tuple[int, int], canvas: tuple[int, int], mode: str | int = FILL) -> Placement:
-    """Where ControlNet's resize mode puts an image of `size` (width, height); it rounds to whole pixels, and so does this."""
-    mode, (width, height), (w, h) = resize_mode(mode), whole_size(size, "image"), whole_size(canvas, "canvas")
-    if mode == STRETCH:
-        return Placement((w / width, h / height), (0.0, 0.0))
-    k = min(h / height, w / width) if mode == FILL else max(h / height, w / width)
-    new_w, new_h = (max(1, int(np.round(v * k))) for v in (width, height))
-    # Bars are half the room, what is cropped is half the excess, both rounded down.
-    tx, ty = ((n - m) // 2 if n >= m else -((m - n) // 2) for n, m in ((w, new_w), (h, new_h)))
-    return Placement((new_w / width, new_h / height), (float(tx), float(ty)))
-
-
-def resize_mode(mode: str | int) -> str:
-    """ControlNet's name of a resize mode."""
-    if isinstance(mode, bool) or not isinstance(mode, (str, int)) or mode not in MODES:
-        raise AlignError(f"{mode!r:.60} is no resize mode; there are {STRETCH}, {CROP} and {FILL}.")
-    return MODES[mode]
-
-
-def whole_size(size: Sequence[int], name: str) -> tuple[int, int]:
-    """Width and height in whole pixels, or an AlignError that names them."""
-    numbers = tuple(size) if isinstance(size, (tuple, list)) else ()
-    if len(numbers) != 2 or not all(isinstance(n, (int, np.integer)) and 0 < n <= LARGEST_CANVAS for n in numbers):
-        raise AlignError(f"The {name}'s width and height must be whole numbers from 1 to {LARGEST_CANVAS}.")
-    return int(numbers[0]), int(numbers[1])
 
 
 @dataclass(frozen=True)
@@ -96,6 +56,15 @@ class Correction:
         return cls(*numbers)
 
 
+class Wishes(TypedDict):
+    """What the user's settings say of an alignment."""
+
+    anchor: str
+    margin: float
+    alike: float
+    correction: Correction
+
+
 @dataclass(frozen=True)
 class Alignment:
     """p ↦ scale · p + shift on the canvas moves the structure; everything that led to it is here too."""
@@ -115,10 +84,10 @@ class Alignment:
 
     @property
     def aligned_box(self) -> Box:
-        return self.structure_box.moved((self.scale,) * 2, self.shift)
+        return self.structure_box.moved((self.scale, self.scale), self.shift)
 
     @property
-    def matrix(self) -> np.ndarray:
+    def matrix(self) -> NDArray[np.float64]:
         """2×3: from the structure image's pixels to the canvas, resize mode and alignment in one."""
         placed = place(self.structure_size, self.canvas, self.mode)
         (sx, sy), (tx, ty), s = placed.scale, placed.shift, self.scale
@@ -159,7 +128,7 @@ def _measure(subject: Subject, placed: Placement, canvas: tuple[int, int] | None
     return _Measure(box, float(mask.sum()) / q**2, _thickness(mask > 0.5, ordered) / q, ordered, subject.solid, joints)
 
 
-def _thickness(mask: np.ndarray, cut: tuple[str, ...]) -> float:
+def _thickness(mask: Mask, cut: tuple[str, ...]) -> float:
     distance = cv2.distanceTransform(np.pad(mask.astype(np.uint8), 1), cv2.DIST_L2, 5)[1:-1, 1:-1]
     y, x = np.unravel_index(int(distance.argmax()), distance.shape)
     radius, (height, width) = float(distance[y, x]), distance.shape
@@ -198,7 +167,7 @@ def judge_scale(reference: _Measure, structure: _Measure, rule: str = "auto") ->
 def _limited(scale: float, rule: str, reason: str | None) -> tuple[float, str, tuple[str, ...]]:
     limited = min(max(float(scale), 1 / ABSURD), ABSURD)
     if limited != scale:
-        return limited, rule, (f"The sizes differ {max(scale, 1 / scale):.0f} times, which is hardly meant; {ABSURD:.0f} is the limit.",)
+        return limited, rule, (f"The sizes differ {max(scale, 1 / scale):.0f} times; at most {ABSURD:.0f} times is used.",)
     return limited, rule, (reason,) if reason else ()
 
 

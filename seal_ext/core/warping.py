@@ -5,8 +5,10 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from .geometry import Alignment, whole_size
-from .subject import LINES, AlignError, as_bytes, background_of, checked_image
+from .canvas import whole_size
+from .control_map import LINES, background_of
+from .geometry import Alignment
+from .pixels import AlignError, as_bytes, checked_image
 
 ROUNDS = 12  # of thinning, for lines up to about twice as wide
 

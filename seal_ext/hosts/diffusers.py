@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from seal_ext.core.cache import AppearanceCache, AppearanceKey, fingerprint
-from seal_ext.core.canvas import as_tensor, body_on, fit
 from seal_ext.core.limbs import Body
 from seal_ext.core.skeleton import Skeleton
+from seal_ext.reference import Reference
 from seal_ext.run import APPEARANCE, CONDITIONAL, UNCONDITIONAL, Encoded, Row, Run
 from seal_ext.settings import Settings
 
@@ -23,20 +22,11 @@ RESIDUALS = ("down_block_additional_residuals", "mid_block_additional_residual",
 MEGABYTE = 2**20
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A reference as the user gives it."""
-
-    image: Any  # PIL image, array (height, width, 3) or tensor (3, height, width) in [0, 1]
-    mask: Any = None  # PIL image, array or tensor (height, width), bright on the subject
-    weight: float = 1.0
-    skeleton: Skeleton | None = None  # its joints, in the image's own pixels, when they are known
-
-
 class Seal:
     """Patches a pipeline while entered and leaves it exactly as found.
 
-    `reference`: a picture, several that all images share, or with `per_image` one for each image of the batch.
+    `reference`: a picture or a `Reference`, several that all images share, or with `per_image` one for each image of the batch.
+    `figure`: where the structure's figure is, and `bodies`: its joints in shares of the canvas, for all images or each.
     `appearance_prompt`: c_app, one for all or one an image; without it the prompt serves, and Delta-Bridge has nothing to do.
     """
 
@@ -57,7 +47,7 @@ class Seal:
     ):
         self.pipe, self.settings, self.watch, self.seeds = pipe, settings or Settings(enabled=True), watch, seeds
         group = reference if isinstance(reference, (list, tuple)) else [reference]
-        self.pictures = [p if isinstance(p, Picture) else Picture(p) for p in group]
+        self.references = [Reference.of(picture) for picture in group]
         self.per_image, self.figure, self.bodies = per_image, figure, bodies
         self.appearance_prompt = appearance_prompt or self.settings.appearance_prompt or None
         self.cache = AppearanceCache(self.settings.cache_mb * MEGABYTE) if cache is None else cache
@@ -157,13 +147,13 @@ class Seal:
         levels = [level for level in levels if level <= t + 1e-3]  # img2img begins further down
         images = 1 + max(row.image for row in rows)
         height, width = (size * self._factor for size in sample.shape[-2:])
-        references = [self._encode(picture, height, width, sample) for picture in self.pictures]
+        references = [self._encode(reference, height, width, sample) for reference in self.references]
         if self.per_image:
             if len(references) != images:
                 raise ValueError(f"{images} images are drawn, and references were given for {len(references)}")
             references = [[reference] for reference in references]
         figure = None if self.figure is None or not self.settings.on_figure else self.figure.to(sample)
-        bodies = [None if body is None else Body.of(body.moved((1 / width, 1 / height))) for body in self.bodies]
+        bodies = [None if body is None else Body.of(body) for body in self.bodies]
         self.run = Run(self.settings, references, self.cache, self._key, levels, self.layers, seeds=self.seeds, watch=self.watch,
                        figure=figure, bodies=bodies, guidance=float(getattr(self.pipe, "guidance_scale", 1.0)),
                        images=images)  # fmt: skip
@@ -175,16 +165,9 @@ class Seal:
     def _factor(self) -> int:
         return 2 ** (len(self.pipe.vae.config.block_out_channels) - 1)
 
-    def _encode(self, picture: Picture, height: int, width: int, like: Tensor) -> Encoded:
-        image, inside = fit(as_tensor(picture.image), height, width)
-        latent = encoded(self.pipe.vae, image)
-        mask = None
-        if picture.mask is not None:
-            mask = fit(as_tensor(picture.mask)[:1], height, width)[0][0, 0] > 0.5
-        elif not inside.all():
-            mask = inside  # the bars beside a picture of another shape are not the subject
-        body = None if picture.skeleton is None else body_on(picture.skeleton, as_tensor(picture.image).shape[-2:], height, width)
-        return Encoded(latent.to(like), mask, picture.weight, body)
+    def _encode(self, reference: Reference, height: int, width: int, like: Tensor) -> Encoded:
+        image, mask, body = reference.on_canvas(height, width)
+        return Encoded(encoded(self.pipe.vae, image).to(like), mask, reference.weight, body)
 
     def _key(self, image: int) -> AppearanceKey:
         context = self._conditioning(image)[0]

@@ -8,7 +8,7 @@ from typing import Any
 
 from seal_ext.core.blocks import Blocks
 from seal_ext.core.delta import Disagreement, LowPass
-from seal_ext.core.geometry import Correction
+from seal_ext.core.geometry import Correction, Wishes
 from seal_ext.core.infusion import Infusion
 from seal_ext.core.schedule import AppearanceSteps, Progress, Schedule, lambda_schedule
 
@@ -103,8 +103,8 @@ class Settings(Table):
     def block_weights(self) -> Blocks:
         return Blocks.parse(self.blocks)
 
-    def alignment(self) -> dict[str, object]:
-        """What `core.geometry.align` is told."""
+    def alignment(self) -> Wishes:
+        """What `core.anchor_align` is told."""
         hand = Correction(self.hand_x, self.hand_y, self.hand_scale)
         return {"anchor": self.anchor, "margin": self.margin, "alike": self.alike, "correction": hand}
 

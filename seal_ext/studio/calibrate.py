@@ -12,17 +12,16 @@ import torch
 from torch import Tensor
 
 from seal_ext.core.canvas import as_tensor, fit
+from seal_ext.core.mask import Box, subject_of
 from seal_ext.core.matching import FEATURES, feature_of, match, subject_tokens, token_grid
 from seal_ext.core.noise import reference_input, reference_noise
-from seal_ext.core.subject import Box, subject_of
 from seal_ext.hosts.layers import find_sites
 from seal_ext.run import Site
 from seal_ext.settings import Settings
 from seal_ext.studio.cli import Bar, Parser, UserError, add_model, add_reference, add_settings, read_settings
 from seal_ext.studio.generate import Progress
-from seal_ext.studio.mask import find_subject, heat_of, say
+from seal_ext.studio.mask import find_subject, read_reference, say
 from seal_ext.studio.models import Studio, open_studio
-from seal_ext.studio.pictures import on_white, read_picture
 from seal_ext.studio.warp import USUAL, Warp
 
 EXAMPLES = """\
@@ -88,7 +87,7 @@ class Copy:
 
 
 def copies_of(picture: np.ndarray, mask: np.ndarray, warps: Sequence[Warp] = USUAL) -> list[Copy]:
-    box = subject_of(mask, "reference", keep="all").box
+    box = subject_of(mask, "reference", every=True).box
     return [Copy(warp(picture, box), warp(mask.astype(np.uint8), box, smooth=False) > 0, warp, box) for warp in warps]
 
 
@@ -275,14 +274,13 @@ def main(argv: list[str]) -> int:
     if options.out.suffix != ".json":
         raise UserError(f"--out {options.out} must end in .json")
     settings = read_settings(options.preset, options.changes)
-    picture = read_picture(options.reference, "the reference")
-    drawn = None if options.mask is None else read_picture(options.mask, "the mask")
+    given = read_reference(options.reference, options.mask)
     studio = open_studio(options.checkpoint, options.adapter, options.config, options.device)
-    subject = find_subject(picture, settings.mask_source, drawn, heat_of(lambda: studio, picture, options.prompt, options.subject))
-    say(subject)
+    reference = find_subject(given, settings, lambda: studio, options.prompt, options.subject)
+    say(reference.subject)
     bar = Bar()
     try:
-        tallies = measure(studio, on_white(picture), subject.mask, options.prompt, noise=settings.noise, progress=bar)
+        tallies = measure(studio, reference.rgb, reference.subject.mask, options.prompt, noise=settings.noise, progress=bar)
     finally:
         bar.done()
     choice = choose(tallies)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from seal_ext.core.subject import AlignError
+from seal_ext.core.pixels import AlignError
 from seal_ext.settings import BY_NAME, PRESETS, Settings, SettingsError
 from seal_ext.studio.shards import CheckpointError
 

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from seal_ext.core.geometry import Alignment
-from seal_ext.core.subject import Box
+from seal_ext.core.mask import Box
 
 REFERENCE, BEFORE, AFTER = (38, 166, 91), (150, 150, 150), (240, 130, 30)  # green, grey, orange
 SHOWN = 512  # pixels of the shorter side, so that lines look like lines

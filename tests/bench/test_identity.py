@@ -100,7 +100,7 @@ def test_two_cameras_in_turn_are_one():
 
 def test_anchor_align_brings_a_misaligned_structure_to_its_reference(studio):
     task = TASKS["misaligned"](SEEDS[:8])
-    _, moved = methods.anchor_align(task, task.skeleton(), methods.TUNED)
+    _, moved = methods.moved_by(methods.aligned_with(methods.references_of(task), task.skeleton(), methods.TUNED))
     before, now = task.truth().alpha.sum((1, 2)), task.truth(moved).alpha.sum((1, 2))
     wanted = task.reference.picture.alpha.sum((1, 2))
     assert ((now / wanted).log().abs() < (before / wanted).log().abs()).float().mean() >= 0.8

@@ -13,9 +13,12 @@ from bench.world.pose import sample_poses
 from bench.world.render import body
 from bench.world.structure import draw_structure
 from bench.world.words import POSE
-from seal_ext.core.geometry import ANCHORS, CROP, FILL, STRETCH, Correction, align, place, resize_mode
+from seal_ext.core.canvas import CROP, FILL, STRETCH, place, resize_mode
+from seal_ext.core.control_map import from_control_map
+from seal_ext.core.geometry import ANCHORS, Correction, align
+from seal_ext.core.mask import Box, subject_of
+from seal_ext.core.pixels import AlignError
 from seal_ext.core.skeleton import Skeleton, read_skeleton
-from seal_ext.core.subject import AlignError, Box, from_control_map, subject_of
 from seal_ext.core.warping import apply
 
 MODES = (STRETCH, CROP, FILL)

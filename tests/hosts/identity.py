@@ -12,7 +12,7 @@ from PIL import Image
 
 from bench.drawing import GUIDANCE, STEPS
 from bench.identity.measurement import open_studio
-from bench.identity.methods import Studio, anchor_align, none, peer, seal
+from bench.identity.methods import Studio, aligned_with, moved_by, none, peer, references_of, seal
 from bench.identity.tasks import TASKS, Task
 from bench.metrics.bootstrap import recovered
 from bench.metrics.identity import identity_error
@@ -46,7 +46,8 @@ class Cases:
         self.poses = [picture_of(skeleton) for skeleton in self.task.reference.skeleton]
         self.masks = [Image.fromarray(mask.byte().numpy() * 255) for mask in self.task.reference_mask()]
         self.adapter = next(m for m in webui.call("/controlnet/model_list?update=true")["model_list"] if m.startswith(live.EMBEDDED))
-        self.moved = anchor_align(self.task, self.hints, Settings(enabled=True))  # structures, and the camera by which the truth follows
+        structures = aligned_with(references_of(self.task), self.hints, Settings(enabled=True))
+        self.moved = moved_by(structures)  # their maps, and the camera by which the truth follows
         self.base = self._errors(self.on_diffusers("none"), None)
 
     # ---- the bench

@@ -13,6 +13,7 @@ from PIL import Image
 from seal_ext.core.skeleton import Skeleton
 from seal_ext.hosts import layers
 from seal_ext.hosts.webui import conditioning, process_state
+from seal_ext.hosts.webui.controlnet.structures import Structures
 from seal_ext.request import parse
 from tests.hosts import webui
 from tests.skeletons import STANDING
@@ -67,7 +68,7 @@ def test_limbs_are_compared_where_both_bodies_are_known(app, model):
     def drawn(skeleton, poses):
         p = webui.Processing(["a cat"])
         seal = app.begin(p, parse([{"reference": reference()} | BASE | {"limbs": 1.0}]))
-        seal.skeleton, seal.poses = skeleton, poses
+        seal.align(Structures(joints=skeleton, poses=poses))
         try:
             return webui.draw(app, model, p, seal)
         finally:

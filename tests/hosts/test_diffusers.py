@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from diffusers import (
@@ -22,8 +23,10 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from bench.model import tokenizer as bpe
 from bench.model.shape import Shape
 from seal_ext.core.cache import AppearanceCache
-from seal_ext.hosts.diffusers import Picture, Seal
+from seal_ext.core.mask import subject_of
+from seal_ext.hosts.diffusers import Seal
 from seal_ext.hosts.layers import find_sites
+from seal_ext.reference import Reference
 from seal_ext.settings import Settings
 
 WORDS = ["a red cat", "a blue dog", "a cat in the snow", "standing", "waving"]
@@ -305,11 +308,12 @@ def test_other_weights_are_another_reference(sd1):
 
 
 def test_of_the_masks_outside_features_are_kept_and_only_as_rivals(sd1):
-    mask = torch.zeros(32, 32)
-    mask[8:24, 8:24] = 1
+    mask = np.zeros((32, 32), bool)
+    mask[8:24, 8:24] = True
+    masked = Reference.of(picture(), subject=subject_of(mask, "drawn"))
     kept = {}
     for name, given, rivals in (
-        ("masked", Picture(picture(), mask), False), ("with rivals", Picture(picture(), mask), True), ("whole", Picture(picture()), True),
+        ("masked", masked, False), ("with rivals", masked, True), ("whole", Reference.of(picture()), True),
     ):  # fmt: skip
         cache = AppearanceCache(2**28)
         with Seal(sd1, given, Settings(**BASE, rivals=rivals), cache=cache):

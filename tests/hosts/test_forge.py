@@ -10,6 +10,7 @@ from PIL import Image
 from seal_ext.core.skeleton import read_skeleton
 from seal_ext.hosts import layers
 from seal_ext.hosts.webui import process_state
+from seal_ext.hosts.webui.controlnet.structures import Structures
 from seal_ext.request import parse
 from tests.hosts import forge_host, webui
 from tests.skeletons import painted
@@ -116,7 +117,7 @@ def posed(app, p, settings):
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
     seal = app.begin(p, parse([{"reference": picture} | BASE | settings]))
     pose = read_skeleton(np.asarray(painted(size=(64, 64))))
-    seal.skeleton, seal.poses = pose.moved((1 / 64, 1 / 64)), {0: pose}
+    seal.align(Structures(joints=pose.moved((1 / 64, 1 / 64)), poses={0: pose}))
     return seal
 
 
@@ -134,8 +135,8 @@ def test_a_sampler_may_look_at_the_picture_in_another_size(app, model, looks):
         if name == "both":
             assert [rows for rows in calls if rows > 1] == [*[4] * len(looks), 6] * 3 + [4] * (len(looks) + 1)  # reading is a row alone
             seal.end_pass()
-            assert all(picture.shape == (64, 64, 3) and picture.std() > 1 for picture in seal.matches)
-            assert [picture.shape for picture in seal.disagreement] == [(8, 8)] * 2
+            assert all(picture.shape == (64, 64, 3) and picture.std() > 1 for picture in seal.shown.matches)
+            assert [picture.shape for picture in seal.shown.disagreement] == [(8, 8)] * 2
         p.close()
     assert len({tuple(x.flatten().tolist()) for x in drawn.values()}) == 3 and all(x.isfinite().all() for x in drawn.values())
 

@@ -237,15 +237,15 @@ def controlnet(monkeypatch):
 ])  # fmt: skip
 def test_units_of_an_unknown_controlnet_are_left_alone(controlnet, given):
     run = seal([given])
-    controlnet.align_units(run)
+    run.align(controlnet)
     assert run.p.script_args[1] is given and ["does not know the units" in note for note in run.notes] == [True]
-    assert controlnet.infotext(run) == {}
+    assert controlnet.infotext(run.found) == {}
 
 
 @pytest.mark.parametrize("units", [[], [SimpleNamespace(enabled=False)], [None, 7]])
 def test_where_no_unit_is_enabled_nothing_is_said_of_them(controlnet, units):
     run = seal(units)
-    controlnet.align_units(run)
+    run.align(controlnet)
     assert ["from the prompt alone" in note for note in run.notes] == [True]
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from seal_ext.core.subject import Box
+from seal_ext.core.mask import Box
 from seal_ext.run import Site
 from seal_ext.settings import Settings
 from seal_ext.studio import calibrate

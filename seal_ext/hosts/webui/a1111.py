@@ -52,13 +52,13 @@ class Model(sampling_pass.Model):
             return self.sd.scale_factor * seen.mode()
 
 
-class Pass(sampling_pass.Pass):
+class Pass(sampling_pass.SamplingPass):
     """What `run.Run` needs of A1111, during one pass."""
 
     kind = Model
 
-    def __init__(self, seal, params, levels: Sequence[float] | None = None):
-        super().__init__(seal, params, levels)
+    def __init__(self, session, params, levels: Sequence[float] | None = None):
+        super().__init__(session, params, levels)
         if sd_unet.current_unet is not None:
             raise Refusal("SeAl cannot look into a compiled U-Net; choose `None` under SD Unet. The picture is drawn without it.")
         self.wrap = params.denoiser.inner_model
@@ -118,7 +118,7 @@ class Pass(sampling_pass.Pass):
             first, call.done = call.done == 0, call.done + len(x)
             t = self.timestep(level[0])
             lam = self.run.bridging(t)
-            if first and lam and self.prompt is not None and not self.seal.bridge_refused:
+            if first and lam and self.prompt is not None and not self.session.bridge_refused:
                 call.lam = lam
                 return self._with_appearance(own, call, t, rows, x, level, *args, **kwargs)
             with self.drawing(t, rows, x):

@@ -98,13 +98,13 @@ class Model(sampling_pass.Model):
             undo()
 
 
-class Pass(sampling_pass.Pass):
+class Pass(sampling_pass.SamplingPass):
     """What `run.Run` needs of Forge, during one pass."""
 
     kind = Model
 
-    def __init__(self, seal, params, levels: Sequence[float] | None = None):
-        super().__init__(seal, params, levels)
+    def __init__(self, session, params, levels: Sequence[float] | None = None):
+        super().__init__(session, params, levels)
         self.expected: Call | None = None  # announced by the callback and not begun yet
         self.heard: set[str] = set()  # which of the hooks were called since the callback
         self.guided = True  # whether there are negative prompts in this model call
@@ -112,19 +112,20 @@ class Pass(sampling_pass.Pass):
         self.scale = self.model.scale
 
     @staticmethod
-    def announce(seal, x: Tensor | None) -> None:
+    def announce(session, x: Tensor | None) -> sampling_pass.Prepared | None:
         """Encode what has to be encoded while the host may still move its models about, and ask it for room beside the U-Net."""
         model = Model()
         if x is None or model.unet is None or not find_sites(model.unet):
-            return  # nothing is encoded for a model of another kind; the pass says so
+            return None  # nothing is encoded for a model of another kind; the pass says so
         model.check()
-        p, size, unet = seal.p, tuple(x.shape[-2:]), model.objects.unet
+        p, size, unet = session.p, tuple(x.shape[-2:]), model.objects.unet
         steps = getattr(p, "hr_second_pass_steps", 0) if getattr(p, "is_hr_pass", False) else 0
-        seal.prepared = model.prepare(seal, size, (steps or p.steps) * (getattr(p, "step_multiplier", None) or 1))
+        prepared = model.prepare(session, size, (steps or p.steps) * (getattr(p, "step_multiplier", None) or 1))
         if hasattr(unet, "add_extra_preserved_memory_during_sampling"):
             mine = unet.clone()
-            mine.add_extra_preserved_memory_during_sampling(_wanted(model, seal, x, steps or p.steps))
+            mine.add_extra_preserved_memory_during_sampling(_wanted(model, session, prepared, x, steps or p.steps))
             model.objects.unet = mine  # until the host drops it, before the next pass
+        return prepared
 
     def timestep(self, level: Tensor) -> float:
         return float(self.scale.timestep(level.detach().reshape(1).float()))
@@ -185,7 +186,7 @@ class Pass(sampling_pass.Pass):
     def unet_call(self, own: Callable[[Options], Tensor], args: Options) -> Tensor:
         """A U-Net call of the sampler, its rows told apart; `own` is what would be done without SeAl."""
         if "cond_or_uncond" not in args or "c_crossattn" not in args["c"]:
-            self.seal.give_up(UNKNOWN)
+            self.session.give_up(UNKNOWN)
             return own(args)
         call, x, kinds = self.call, args["input"], args["cond_or_uncond"]
         images = 0 if call is None else len(call.params.x)
@@ -196,7 +197,7 @@ class Pass(sampling_pass.Pass):
         t = self.timestep(args["timestep"][0])
         args = {**args, "c": self._over_others(args["c"])}
         lam, wanted = self.run.bridging(t), 0 in kinds and call.appearance is None
-        if not (lam and wanted and self.prompt is not None and not self.seal.bridge_refused):
+        if not (lam and wanted and self.prompt is not None and not self.session.bridge_refused):
             with self.drawing(t, rows, x):
                 return own(args)
         call.lam = lam
@@ -290,7 +291,7 @@ def _begins(passing: Pass, ends: Callable) -> Callable:
             told = {**told, AFTER: [*after, ends]}
         return (model, x, level, negative, positive, scale, told, *rest)
 
-    return lambda *state: passing.seal.trying(lambda: begins(*state), state)
+    return lambda *state: passing.session.trying(lambda: begins(*state), state)
 
 
 def _wrapper(passing: Pass, before: Callable | None) -> Callable:
@@ -311,7 +312,7 @@ def _whole(passing: Pass, apply: Callable, size: tuple[int, int]) -> Callable:
     def applied(x: Tensor, *args, **kwargs):
         if tuple(x.shape[-2:]) == size:
             return apply(x, *args, **kwargs)
-        passing.seal.note(TILES)
+        passing.session.note(TILES)
         with passing.layers.answering(None):
             return apply(x, *args, **kwargs)
 
@@ -319,7 +320,7 @@ def _whole(passing: Pass, apply: Callable, size: tuple[int, int]) -> Callable:
 
 
 def _ends(passing: Pass) -> Callable:
-    return lambda args: passing.seal.trying(lambda: passing.finish(args), args["denoised"])
+    return lambda args: passing.session.trying(lambda: passing.finish(args), args["denoised"])
 
 
 def _parts() -> str:
@@ -332,12 +333,12 @@ def _swapped() -> bool:
     return getattr(sys.modules.get("modules.sd_samplers_common"), "ORIGINAL_CHECKPOINT", None) is not None
 
 
-def _wanted(model: Model, seal, x: Tensor, steps: int) -> int:
+def _wanted(model: Model, session, prepared: sampling_pass.Prepared, x: Tensor, steps: int) -> int:
     """How many bytes a pass takes beside what the host counts: for the references, and for the third row of Delta-Bridge."""
-    settings, unet, words = model.settings(seal), model.objects.unet, seal.prepared.prompt
+    settings, unet, words = model.settings(session), model.objects.unet, prepared.prompt
     alone = settings.noise == "noised" and settings.seed_policy == "image"  # each image reads for itself
-    alone |= words is None and len({str(prompt) for prompt in seal.p.prompts}) > 1
-    kept = room(model.unet, tuple(x.shape[-2:]), settings, steps, len(seal.prepared.references) * (len(x) if alone else 1))
+    alone |= words is None and len({str(prompt) for prompt in session.p.prompts}) > 1
+    kept = room(model.unet, tuple(x.shape[-2:]), settings, steps, len(prepared.references) * (len(x) if alone else 1))
     if not settings.bridge or words is None or not hasattr(unet, "memory_required"):
         return kept
     two, three = (int(unet.memory_required([len(x) * rows, *x.shape[1:]])) for rows in (2, 3))

@@ -11,22 +11,24 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from modules import devices, extra_networks, prompt_parser, sd_samplers_common, sd_vae, shared
 from torch import Tensor
 
 from seal_ext.core.cache import AppearanceKey, fingerprint
-from seal_ext.core.canvas import as_tensor, body_on, fit
+from seal_ext.core.canvas import as_tensor, fit
 from seal_ext.core.limbs import Body
+from seal_ext.core.pixels import Pixels
+from seal_ext.core.skeleton import Skeleton
 from seal_ext.match_map import MatchWatch, match_map
+from seal_ext.reference import Reference
 from seal_ext.run import Encoded, Row, Run, Site
 
 from ..layers import Layers, find_sites, undo_all
 from . import conditioning, options, process_state
 
-ATTRIBUTE = "_seal"  # where `p` keeps its Seal, and a sampler's denoiser its Pass
+ATTRIBUTE = "_seal"  # where `p` keeps its Session, and a sampler's denoiser its pass
 CELL = 8  # pixels of a latent's cell
 
 
@@ -89,40 +91,51 @@ class Model:
     def architecture(self) -> str:
         return "sdxl" if getattr(self.sd, "is_sdxl", False) else "sd2" if getattr(self.sd, "is_sd2", False) else "sd1"
 
-    def settings(self, seal):
+    def settings(self, session):
         """The run's settings as they are for this kind of model, and a cache of the size that they ask for."""
-        settings = seal.settings.for_architecture(self.architecture())
-        process_state.cache.resize(options.cache_mb(seal.settings.cache_mb, settings.cache_mb) * process_state.MEGABYTE)
+        settings = session.settings.for_architecture(self.architecture())
+        process_state.cache.resize(options.cache_mb(session.settings.cache_mb, settings.cache_mb) * process_state.MEGABYTE)
         return settings
 
-    def prepare(self, seal, size: tuple[int, int], steps: int) -> Prepared:
+    def prepare(self, session, size: tuple[int, int], steps: int) -> Prepared:
         """Everything that other networks than the U-Net have to say."""
-        shown = zip(seal.request.references, seal.subjects, strict=True)
-        references = [self._reference(asked, found, size, seal.poses.get(number)) for number, (asked, found) in enumerate(shown)]
-        text, prompt = seal.settings.appearance_prompt, None
+        poses = session.structures.poses
+        references = [self._encoded(reference, size, poses.get(number)) for number, reference in enumerate(session.references)]
+        text, prompt = session.settings.appearance_prompt, None
         if text.strip():
-            words = prompt_parser.SdConditioning([extra_networks.parse_prompt(text)[0]], width=seal.p.width, height=seal.p.height)
+            words = prompt_parser.SdConditioning([extra_networks.parse_prompt(text)[0]], width=session.p.width, height=session.p.height)
             how = (shared.opts.use_old_scheduling,) if hasattr(shared.opts, "use_old_scheduling") else ()  # Forge Neo knows one way alone
             prompt = prompt_parser.get_learned_conditioning(self.sd, words, steps, None, *how)
         return Prepared(self.checkpoint, size, references, prompt)
 
-    def _reference(self, asked, found, size: tuple[int, int], pose) -> Encoded:
+    def _encoded(self, reference: Reference, size: tuple[int, int], pose: Skeleton | None) -> Encoded:
+        """A reference as the U-Net reads it; its limbs only where the structure's are known, too."""
         height, width = (CELL * n for n in size)
-        image, inside = fit(as_tensor(asked.rgb), height, width)
-        name = (asked.hash, height, width, str(self.checkpoint.filename), self.vae())
+        image, mask, body = replace(reference, pose=pose).on_canvas(height, width)
+        name = (reference.hash, height, width, str(self.checkpoint.filename), self.vae())
         latent = process_state.latent(name, lambda: _finite(self.encode(image)))
-        mask = inside if found is None else fit(torch.from_numpy(found.mask)[None].float(), height, width)[0][0, 0] > 0.5
-        body = None if pose is None else body_on(pose, asked.rgb.shape[:2], height, width)
-        return Encoded(latent, None if mask.all() else mask & inside, body=body)
+        return Encoded(latent, mask, reference.weight, body)
 
 
-class Pass:
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """What passes have to show: where prompts disagreed, and what was found in the reference, one a picture."""
+
+    disagreement: tuple[Pixels, ...] = ()
+    matches: tuple[Pixels, ...] = ()
+
+    def before(self, earlier: Shown) -> Shown:
+        """With what an earlier pass showed where this one shows nothing."""
+        return Shown(self.disagreement or earlier.disagreement, self.matches or earlier.matches)
+
+
+class SamplingPass:
     """What `run.Run` needs of its host, during one pass."""
 
     kind: type[Model]  # of the host's models
 
-    def __init__(self, seal, params, levels: Sequence[float] | None = None):
-        self.seal, self.settings, self.p = seal, seal.settings, seal.p
+    def __init__(self, session, params, levels: Sequence[float] | None = None):
+        self.session, self.settings, self.p = session, session.settings, session.p
         self.denoiser, self.params = params.denoiser, params
         self.levels = levels  # the timesteps of the sampling, noisiest first, where they are known already
         self.model = self.kind()
@@ -130,7 +143,7 @@ class Pass:
         self.sites: dict[Site, torch.nn.Module] = find_sites(self.unet) if self.unet is not None else {}
         if not self.sites:
             raise Refusal("SeAl needs a U-Net of the SD1, SD2 or SDXL kind, and this model has none; the picture is drawn without it.")
-        self.size = seal.size or tuple(params.x.shape[-2:])  # of its latents; a sampler's first call may have another
+        self.size = session.size or tuple(params.x.shape[-2:])  # of its latents; a sampler's first call may have another
         self.sizes: set[tuple[int, int]] = set()  # in which the sampler looked at the picture
         self.hires = bool(getattr(self.p, "is_hr_pass", False))
         self.layers, self.undo = Layers(self.sites, **self.attention()), []
@@ -162,8 +175,9 @@ class Pass:
         raise NotImplementedError
 
     @staticmethod
-    def announce(seal, x: Tensor | None) -> None:
-        """A pass with latents of this size is about to begin."""
+    def announce(session, x: Tensor | None) -> Prepared | None:
+        """A pass with latents of this size is about to begin; the answer is what was prepared for it already."""
+        return None
 
     # ---- the start
 
@@ -173,9 +187,9 @@ class Pass:
 
     def start(self) -> None:
         """Sizes, steps and conditioning are known now: read the references and take hold of the U-Net."""
-        settings = self.settings = self.model.settings(self.seal)
+        settings = self.settings = self.model.settings(self.session)
         call, size = self._call_of(self.params), self.size
-        prepared = self.seal.prepared
+        prepared = self.session.prepared
         if prepared is None or prepared.checkpoint is not self.model.checkpoint or prepared.size != size:
             prepared = self.prepare()
         self.prompt = prepared.prompt
@@ -183,7 +197,8 @@ class Pass:
             self.prompt = None
         references = [self._here(reference) for reference in prepared.references]
         self.levels = self.levels or self._levels()
-        bodies = [Body.of(self.seal.skeleton)] if self.seal.skeleton and self.seal.poses else []
+        structures = self.session.structures
+        bodies = [Body.of(structures.joints)] if structures.joints and structures.poses else []
         watch = self.watch if settings.show_match and len(references) == 1 else None
         self.call = call  # what the reading asks for is the conditioning of this first model call
         self.run = Run(settings, references, process_state.cache, self._key, self.levels, self.layers, seeds=tuple(self.p.seeds or (0,)),
@@ -205,7 +220,7 @@ class Pass:
 
     def prepare(self) -> Prepared:
         """What nobody prepared before the sampling: this is a refiner's pass, or a host that does not mind when."""
-        return self.model.prepare(self.seal, self.size, self.denoiser.total_steps or self.p.steps)
+        return self.model.prepare(self.session, self.size, self.denoiser.total_steps or self.p.steps)
 
     def _read_references(self) -> None:
         try:
@@ -215,15 +230,15 @@ class Pass:
 
     def _tell_notes(self) -> None:
         while self.run.notes:
-            self.seal.note(self.run.notes.pop(0))
+            self.session.note(self.run.notes.pop(0))
 
     def _levels(self) -> list[float]:
         """The timesteps of this pass, noisiest first."""
-        first, heard = self.timestep(self.params.sigma[0]), self.seal.levels
+        first, heard = self.timestep(self.params.sigma[0]), self.session.levels
         if heard is None:
             count = max(self.denoiser.total_steps or self.p.steps, 1)
             return [first * (count - i) / count for i in range(count)]
-        if self.seal.heard == "get_sigmas":
+        if self.session.heard == "get_sigmas":
             levels = {self.timestep(sigma) for sigma in heard if sigma > 0}
         else:
             levels = {float(t) for t in heard[1:]}  # these samplers count down to the second
@@ -231,9 +246,10 @@ class Pass:
 
     def _figure(self) -> Tensor | None:
         """Where the structures' figures are, of all units together."""
-        if not self.seal.figures or not self.settings.on_figure:
+        figures = self.session.structures.figures
+        if not figures or not self.settings.on_figure:
             return None
-        maps = [F.interpolate(torch.from_numpy(figure)[None, None].float(), self.size, mode="area")[0] for figure in self.seal.figures]
+        maps = [F.interpolate(torch.from_numpy(figure)[None, None].float(), self.size, mode="area")[0] for figure in figures]
         return torch.cat(maps).amax(0, keepdim=True).to(self.params.x.device)
 
     def _here(self, reference: Encoded) -> Encoded:
@@ -310,27 +326,27 @@ class Pass:
         """λ·LowPass(Δ) of a model call whose images' predictions for c_gen are these."""
         return self.run.bridged(gen, call.appearance, call.lam, to_epsilon)
 
-    def close(self) -> None:
-        """Let go of the U-Net and the sampler."""
+    def close(self) -> Shown:
+        """Let go of the U-Net and the sampler; the answer is what there is to show."""
+        shown = Shown()
         undo_all(self.undo)
         if self.run is not None:
             self.run.close()
             self._tell_notes()
             if self.sizes and self.size not in self.sizes:
-                self.seal.note("The sampler never looked at the picture in its own size, so it was drawn without SeAl.")
-            if self.settings.show_disagreement and self.run.gate is not None and self.run.gate.map() is not None:
-                self.seal.disagreement = list(self.run.gate.picture())
-            if self.watch.index is not None:
-                self.seal.matches = self._matches()
+                self.session.note("The sampler never looked at the picture in its own size, so it was drawn without SeAl.")
+            disagrees = self.settings.show_disagreement and self.run.gate is not None and self.run.gate.map() is not None
+            shown = Shown(tuple(self.run.gate.picture()) if disagrees else (), self._matches() if self.watch.index is not None else ())
         self.call = self.run = None
+        return shown
 
-    def _matches(self) -> list[np.ndarray]:
+    def _matches(self) -> tuple[Pixels, ...]:
         """What every image found in the reference."""
         height, width = (CELL * n for n in self.size)
-        shown = fit(as_tensor(self.seal.request.references[0].rgb), height, width)[0][0]
+        shown = fit(as_tensor(self.session.references[0].rgb), height, width)[0][0]
         mask = self.run.references[0][0].mask
         found = dict(zip(self.watch.images, zip(self.watch.index, self.watch.amount, strict=True), strict=True))
-        return [match_map(shown, mask, *found[image]) for image in sorted(found)]
+        return tuple(match_map(shown, mask, *found[image]) for image in sorted(found))
 
 
 def networks() -> tuple[tuple[str, float], ...]:

@@ -8,24 +8,24 @@ from typing import Any
 
 import numpy as np
 
-from seal_ext.core.geometry import STRETCH
-from seal_ext.core.subject import AlignError
+from seal_ext.core.canvas import STRETCH
+from seal_ext.core.pixels import AlignError, Pixels
 
 MODULE = "lib_controlnet.external_code"
-BATCHWISE = ()  # here such units ask which rows are whose
+BATCHWISE: tuple[str, ...] = ()  # here such units ask which rows are whose
 DRAWN = 5  # brighter than this is drawn, for this ControlNet
 
 
-def _external():
+def _external() -> Any:
     return sys.modules[MODULE]
 
 
-def own(given: Any):
+def own(given: Any) -> Any:
     """A unit of ControlNet's own class, whatever the API sent; never the user's object."""
     return _external().ControlNetUnit.from_dict(given) if isinstance(given, dict) else replace(given)
 
 
-def picture(unit) -> np.ndarray | None:
+def picture(unit: Any) -> Pixels | None:
     """What the unit shows, RGB; what a brush drew on an empty canvas is the structure itself."""
     if unit.use_preview_as_input and unit.generated_image is not None:
         return _rgb(np.asarray(unit.generated_image))
@@ -37,7 +37,7 @@ def picture(unit) -> np.ndarray | None:
     return _rgb(image)
 
 
-def _layers(unit) -> tuple[np.ndarray | None, np.ndarray | None]:
+def _layers(unit: Any) -> tuple[Pixels | None, Pixels | None]:
     """The unit's picture and what was drawn on it: two fields in Forge, one with both in reForge."""
     image = unit.image
     if isinstance(image, dict):
@@ -46,20 +46,21 @@ def _layers(unit) -> tuple[np.ndarray | None, np.ndarray | None]:
     return image, None if drawn is None else drawn[..., 3]
 
 
-def _rgb(image: np.ndarray) -> np.ndarray:
+def _rgb(image: Pixels) -> Pixels:
     """Three channels; what is transparent is white, as for this ControlNet."""
     image = image[..., None] if image.ndim == 2 else image
     if image.shape[2] == 4:
         alpha = image[..., 3:].astype(np.float32) / 255
-        return (image[..., :3] * alpha + 255 * (1 - alpha)).clip(0, 255).astype(np.uint8)
+        mixed: Pixels = (image[..., :3] * alpha + 255 * (1 - alpha)).clip(0, 255).astype(np.uint8)
+        return mixed
     return np.repeat(image[..., :1], 3, 2) if image.shape[2] < 3 else image[..., :3]
 
 
 def resize_mode(value: Any) -> str:
-    return _external().resize_mode_from_value(value).value
+    return str(_external().resize_mode_from_value(value).value)
 
 
-def preprocessed(unit, rgb: np.ndarray, canvas: tuple[int, int], mode: str) -> Any:
+def preprocessed(unit: Any, rgb: Pixels, canvas: tuple[int, int], mode: str) -> Any:
     """What the unit's preprocessor makes of a picture."""
     try:
         preprocessor = sys.modules["lib_controlnet.global_state"].get_preprocessor(unit.module)
@@ -82,7 +83,7 @@ def preprocessed(unit, rgb: np.ndarray, canvas: tuple[int, int], mode: str) -> A
     return result
 
 
-def ready(unit, image: np.ndarray):
+def ready(unit: Any, image: Pixels) -> Any:
     """The unit with a map that is made already and fits the canvas."""
     mode = _external().resize_mode_from_value(STRETCH)
     empty = np.zeros((*image.shape[:2], 4), np.uint8)
@@ -93,6 +94,7 @@ def ready(unit, image: np.ndarray):
     return replace(unit, module="None", use_preview_as_input=False, resize_mode=mode, **pictures)
 
 
-def told(unit) -> str:
+def told(unit: Any) -> str:
     """The unit as an infotext has it."""
-    return sys.modules["lib_controlnet.infotext"].serialize_unit(unit)
+    infotext: Any = sys.modules["lib_controlnet.infotext"]
+    return str(infotext.serialize_unit(unit))
