@@ -6,7 +6,8 @@ import numpy as np
 import torch
 
 from .core.matching import Match, subject_tokens, token_grid
-from .run import CONDITIONAL, Site, Step
+from .layers import Site
+from .run import CONDITIONAL, Step
 
 PAPER = 96  # grey level of what was not taken from the reference
 

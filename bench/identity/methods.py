@@ -22,8 +22,9 @@ from seal_ext.core.anchor_align import Aligned, anchor_align
 from seal_ext.core.cache import AppearanceCache
 from seal_ext.core.matching import Match
 from seal_ext.hosts.diffusers import Seal
+from seal_ext.layers import Site
 from seal_ext.reference import Reference
-from seal_ext.run import Site, Step
+from seal_ext.run import Step
 from seal_ext.settings import Settings
 
 from .tasks import Task

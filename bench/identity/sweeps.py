@@ -19,8 +19,9 @@ from bench.writing import write_json
 from seal_ext.core.cache import AppearanceCache
 from seal_ext.core.matching import Match, subject_tokens, token_grid
 from seal_ext.hosts.diffusers import Seal
+from seal_ext.layers import Site
 from seal_ext.reference import Reference
-from seal_ext.run import Site, Step
+from seal_ext.run import Step
 
 from .measurement import Measurement, Method, batches, figures, open_studio
 from .methods import TUNED, Studio, none, seal

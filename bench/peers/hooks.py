@@ -10,7 +10,7 @@ from torch import Tensor
 
 from seal_ext.core.noise import reference_noise
 from seal_ext.hosts.diffusers import RESIDUALS
-from seal_ext.hosts.layers import AttentionCall, Layers, find_sites, undo_all, wrap
+from seal_ext.layers import AttentionCall, Layers, find_sites, undo_all, wrap
 
 
 @dataclass

@@ -59,6 +59,11 @@ def whole_size(size: Sequence[int], name: str) -> tuple[int, int]:
     return int(numbers[0]), int(numbers[1])
 
 
+def size_of(x: Tensor) -> tuple[int, int]:
+    """Height and width of pictures, maps or latents."""
+    return x.shape[-2], x.shape[-1]
+
+
 def as_tensor(image: object) -> Tensor:
     """A picture in any of the usual forms as (channels, height, width) in [0, 1]."""
     if not isinstance(image, Tensor):

@@ -12,11 +12,10 @@ from torch import Tensor
 from seal_ext.core.cache import AppearanceCache, AppearanceKey, fingerprint
 from seal_ext.core.limbs import Body
 from seal_ext.core.skeleton import Skeleton
+from seal_ext.layers import Layers, Undo, find_sites, undo_all, wrap
 from seal_ext.reference import Reference
 from seal_ext.run import APPEARANCE, CONDITIONAL, UNCONDITIONAL, Encoded, Row, Run
 from seal_ext.settings import Settings
-
-from .layers import Layers, Undo, find_sites, undo_all, wrap
 
 RESIDUALS = ("down_block_additional_residuals", "mid_block_additional_residual", "down_intrablock_additional_residuals")
 MEGABYTE = 2**20

@@ -16,14 +16,14 @@ from seal_ext.core.cache import AppearanceCache, AppearanceKey, Entry
 from seal_ext.core.delta import DeltaGate, add_delta
 from seal_ext.core.limbs import Body
 from seal_ext.core.schedule import Progress
+from seal_ext.layers import Layers
 from seal_ext.settings import Settings
 
-from .parts import APPEARANCE, CONDITIONAL, UNCONDITIONAL, AttentionCall, Encoded, Host, Layers, Row, Site
+from .parts import APPEARANCE, CONDITIONAL, UNCONDITIONAL, Encoded, Host, Row
 from .reading import Reading
 from .step import Step, Watch
 
-__all__ = ["APPEARANCE", "CONDITIONAL", "UNCONDITIONAL", "AttentionCall", "Encoded", "Host", "Layers", "Row", "Run", "Site", "Step",
-           "Watch"]  # fmt: skip
+__all__ = ["APPEARANCE", "CONDITIONAL", "UNCONDITIONAL", "Encoded", "Host", "Row", "Run", "Step", "Watch"]
 
 ROUNDING = 1e-4  # of a prediction's size: what two rows of one prompt may differ by
 SAME_WORDS = ("Delta-Bridge had no effect: another extension gave the reference prompt the same words as the prompt. Beside it, describe "

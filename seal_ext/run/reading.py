@@ -12,9 +12,10 @@ from seal_ext.core.blocks import Blocks
 from seal_ext.core.cache import AppearanceCache, AppearanceKey, Entry, Filling, fingerprint
 from seal_ext.core.matching import Appearance, feature_of, subject_tokens, surrounding_tokens, token_grid
 from seal_ext.core.noise import reference_input, reference_noise
+from seal_ext.layers import AttentionCall, Layers
 from seal_ext.settings import Settings
 
-from .parts import AttentionCall, Encoded, Host, Layers
+from .parts import Encoded, Host
 
 THINNED = "The reference did not fit into SeAl's cache at every step, so fewer steps are kept. Raise the cache budget."
 

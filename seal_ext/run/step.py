@@ -16,8 +16,9 @@ from seal_ext.core.infusion import Asking, attention, attention_after, negative_
 from seal_ext.core.limbs import guide
 from seal_ext.core.matching import Appearance, Match, row_by_row, subject_tokens, to_tokens, together, token_grid
 from seal_ext.core.schedule import Progress
+from seal_ext.layers import AttentionCall, Site
 
-from .parts import APPEARANCE, CONDITIONAL, UNCONDITIONAL, AttentionCall, Encoded, Row, Site
+from .parts import APPEARANCE, CONDITIONAL, UNCONDITIONAL, Encoded, Row
 
 if TYPE_CHECKING:
     from . import Run

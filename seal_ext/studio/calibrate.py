@@ -15,8 +15,7 @@ from seal_ext.core.canvas import as_tensor, fit
 from seal_ext.core.mask import Box, subject_of
 from seal_ext.core.matching import FEATURES, feature_of, match, subject_tokens, token_grid
 from seal_ext.core.noise import reference_input, reference_noise
-from seal_ext.hosts.layers import find_sites
-from seal_ext.run import Site
+from seal_ext.layers import Site, find_sites
 from seal_ext.settings import Settings
 from seal_ext.studio.cli import Bar, Parser, UserError, add_model, add_reference, add_settings, read_settings
 from seal_ext.studio.generate import Progress

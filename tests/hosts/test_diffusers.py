@@ -25,7 +25,7 @@ from bench.model.shape import Shape
 from seal_ext.core.cache import AppearanceCache
 from seal_ext.core.mask import subject_of
 from seal_ext.hosts.diffusers import Seal
-from seal_ext.hosts.layers import find_sites
+from seal_ext.layers import find_sites
 from seal_ext.reference import Reference
 from seal_ext.settings import Settings
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
+from seal_ext import layers
 from seal_ext.core.skeleton import read_skeleton
-from seal_ext.hosts import layers
 from seal_ext.hosts.webui import process_state
 from seal_ext.hosts.webui.controlnet.structures import Structures
 from seal_ext.request import parse

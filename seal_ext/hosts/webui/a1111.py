@@ -10,17 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from modules import devices, sd_unet, shared
 from modules.processing import txt2img_image_conditioning
 from torch import Tensor
 
+from seal_ext.layers import clean, shadow, wrap
 from seal_ext.run import APPEARANCE, CONDITIONAL, UNCONDITIONAL, Row
 
-from ..layers import clean, shadow, wrap
-from . import conditioning, sampling_pass
-from .sampling_pass import ATTRIBUTE, CELL, Refusal, networks, settled
+from . import conditioning, model, sampling_pass
+from .model import CELL, Refusal, networks, settled
+from .sampling_pass import ATTRIBUTE
 
 
 @dataclass
@@ -31,7 +33,7 @@ class Call(sampling_pass.Call):
     done: int = 0
 
 
-class Model(sampling_pass.Model):
+class Model(model.Model):
     """A model as the ldm and sgm packages hold it."""
 
     @property
@@ -52,12 +54,12 @@ class Model(sampling_pass.Model):
             return self.sd.scale_factor * seen.mode()
 
 
-class Pass(sampling_pass.SamplingPass):
+class Pass(sampling_pass.SamplingPass[Model, Call]):
     """What `run.Run` needs of A1111, during one pass."""
 
     kind = Model
 
-    def __init__(self, session, params, levels: Sequence[float] | None = None):
+    def __init__(self, session: Any, params: Any, levels: Sequence[float] | None = None):
         super().__init__(session, params, levels)
         if sd_unet.current_unet is not None:
             raise Refusal("SeAl cannot look into a compiled U-Net; choose `None` under SD Unet. The picture is drawn without it.")
@@ -92,16 +94,16 @@ class Pass(sampling_pass.SamplingPass):
 
     # ---- model calls
 
-    def unlike(self, params, groups: Sequence[Sequence]) -> bool:
+    def unlike(self, params: Any, groups: Sequence[Sequence]) -> bool:
         negative = len(conditioning.tokens(params.text_uncond))
         rows = sum(map(len, groups)) + negative
         return rows != len(params.x) or negative != len(groups) or self.model.sd.cond_stage_key == "edit"
 
-    def _call_of(self, params) -> Call:
-        call = super()._call_of(params)
-        rows = [Row(CONDITIONAL, image) for image, group in enumerate(call.parts) for _ in group]
-        rows += [Row(UNCONDITIONAL, image) for image in range(len(call.parts))]
-        return Call(params, call.parts, rows=tuple(rows))
+    def _call_of(self, params: Any) -> Call:
+        parts = self._parts(params)
+        rows = [Row(CONDITIONAL, image) for image, group in enumerate(parts) for _ in group]
+        rows += [Row(UNCONDITIONAL, image) for image in range(len(parts))]
+        return Call(params, parts, rows=tuple(rows))
 
     def take_hold(self) -> None:
         self.undo += [wrap(self.wrap, "forward", self._forward), shadow(self.wrap, ATTRIBUTE, self)]
@@ -113,7 +115,7 @@ class Pass(sampling_pass.SamplingPass):
         def forward(x: Tensor, level: Tensor, *args, **kwargs):
             call = self.call
             rows = call.rows[call.done : call.done + len(x)] if call is not None else ()
-            if len(rows) != len(x) or x.shape[-2:] != call.params.x.shape[-2:] or not isinstance(kwargs.get("cond"), dict):
+            if call is None or len(rows) != len(x) or x.shape[-2:] != call.params.x.shape[-2:] or not isinstance(kwargs.get("cond"), dict):
                 return own(x, level, *args, **kwargs)
             first, call.done = call.done == 0, call.done + len(x)
             t = self.timestep(level[0])
@@ -147,14 +149,14 @@ class Pass(sampling_pass.SamplingPass):
         with self.drawing(t, rows, x):
             return own(x, level, *args, cond=cond, **kwargs)
 
-    def denoised(self, params) -> None:
+    def denoised(self, params: Any) -> None:
         """The model call was made, and not yet guided: λ·LowPass(Δ) goes to every row of an image, which passes guidance unchanged."""
         call, self.call = self.call, None
         if call is None or call.appearance is None:
             return
         gen = torch.stack([_together(params.x, group) for group in call.parts])
         # k-diffusion's result is x₀ = z − σε.
-        bridge = self.bridge(call, gen, -1 / float(call.params.sigma[0]) if self.in_sigma else 1.0)
+        bridge = self.bridge(call, gen, call.appearance, -1 / float(call.params.sigma[0]) if self.in_sigma else 1.0)
         params.x += bridge[[row.image for row in call.rows]].to(params.x)
 
 
@@ -172,4 +174,4 @@ def _together(x: Tensor, group: list[tuple[int, float]]) -> Tensor:
     total = sum(weight for _, weight in group)
     if len(group) == 1 or total <= 0:
         return x[group[0][0]]
-    return sum(x[row] * (weight / total) for row, weight in group)
+    return torch.stack([x[row] * (weight / total) for row, weight in group]).sum(0)

@@ -51,10 +51,11 @@ def marked(cond: Cond) -> Cond:
 
 def alike(one: Cond, other: Cond) -> bool:
     """Whether both say the same, to the bit."""
-    if isinstance(one, Mapping) != isinstance(other, Mapping):
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(alike(x, other[name]) for name, x in one.items())
+    if isinstance(one, Mapping) or isinstance(other, Mapping):
         return False
-    pairs = [(one[name], other.get(name)) for name in one] if isinstance(one, Mapping) else [(one, other)]
-    return all(b is not None and a.shape == b.shape and torch.equal(a, b.to(a)) for a, b in pairs)
+    return one.shape == other.shape and torch.equal(one, other.to(one))
 
 
 def call_with(cond: Cond, image: Tensor, key: str | None) -> dict:

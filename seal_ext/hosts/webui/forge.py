@@ -12,98 +12,39 @@ Attention layers are infused as in any U-Net of the ldm family, and on top of an
 
 from __future__ import annotations
 
-import copy
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from modules import shared
 from modules.processing import txt2img_image_conditioning
 from torch import Tensor
 
-from seal_ext.run import APPEARANCE, CONDITIONAL, UNCONDITIONAL, Row, Run, Site
+from seal_ext.core.canvas import size_of
+from seal_ext.layers import Layers, Site, clean, find_sites
+from seal_ext.run import APPEARANCE, CONDITIONAL, UNCONDITIONAL, Row, Run
 
-from ..layers import Layers, clean, find_sites, shadow
 from . import conditioning, process_state, sampling_pass
-from .sampling_pass import CELL, Call, Refusal, networks, settled
+from .forge_model import UNKNOWN, Model, room
+from .forge_rows import Options, joined, part, rows_said
+from .model import CELL, Prepared, Refusal, settled
+from .sampling_pass import Call
 
-NEEDED = ("clone", "set_model_unet_function_wrapper", "add_conditioning_modifier", "set_model_sampler_post_cfg_function")
 PARTS = {"input_blocks": "input", "middle_block": "middle", "output_blocks": "output"}
 BEGUN, DRAWN, ENDED = "begun", "drawn", "ended"  # what a model call has to come through
 AFTER = "sampler_post_cfg_function"  # what is called when a model call has been guided
 # A relative is known by what it has and hands over, whatever it calls itself.
-UNKNOWN = "SeAl does not know this relative of Forge: its U-Net offers other hooks. The picture is drawn without it."
 SILENT = "This WebUI, or an extension in it, does not ask what SeAl hangs on; from there on the picture is drawn without it."
 TILES = "Another extension draws the picture in parts; these are drawn without the reference."
-SWAPPED = ("A refiner that is loaded into the U-Net of the model before it cannot be told from that one; from there on the picture is "
-           "drawn without SeAl.")  # fmt: skip
-Options = dict[str, Any]
 
 
-class Model(sampling_pass.Model):
-    """A model as Forge's engine holds it: parts that the host moves between memories."""
-
-    @property
-    def objects(self):
-        return getattr(self.sd, "forge_objects", None)
-
-    @property
-    def unet(self):
-        return getattr(getattr(getattr(self.objects, "unet", None), "model", None), "diffusion_model", None)
-
-    @property
-    def scale(self):
-        """What counts its noise levels: Forge and reForge name it differently."""
-        inner = self.objects.unet.model
-        return getattr(inner, "predictor", None) or getattr(inner, "model_sampling", None)
-
-    def check(self) -> None:
-        """Refuse one without something that SeAl hangs on, before any of it is used."""
-        unet, vae = self.objects.unet, getattr(self.objects, "vae", None)
-        has = [(unet, name) for name in (*NEEDED, "model_options")] + [(self.scale, name) for name in ("timestep", "sigma")]
-        has += [(self.objects, "shallow_copy"), (self.sd, "encode_first_stage"), (getattr(vae, "patcher", None), "clone")]
-        if not all(hasattr(owner, name) for owner, name in has):
-            raise Refusal(UNKNOWN)
-        if _swapped():
-            raise Refusal(SWAPPED)
-
-    def is_loaded(self) -> bool:
-        return super().is_loaded() and not _swapped()
-
-    def weights(self) -> str:
-        return f"{super().weights()} {_parts()}"
-
-    def vae(self) -> str:
-        return f"{super().vae()} {_parts()}"
-
-    def extras(self) -> tuple[tuple[str, float], ...]:
-        # Here LoRAs are told by their files and strengths, as one text.
-        return (*networks(), (str(getattr(self.sd, "current_lora_hash", "")), 1.0))
-
-    def encode(self, image: Tensor) -> Tensor:
-        """The middle of what the encoder thinks, where it tells; the host's own autoencoder stays as it is."""
-        before, changed = self.objects, self.objects.shallow_copy()
-        changed.vae = copy.copy(before.vae)  # reForge's own clone() forgets some of what it needs
-        changed.vae.patcher = before.vae.patcher.clone()
-        pixels = image.to(shared.device) * 2 - 1
-        undo = _middle(changed.vae)
-        self.sd.forge_objects = changed
-        try:
-            with settled(pixels):
-                return self.sd.encode_first_stage(pixels)
-        finally:
-            self.sd.forge_objects = before
-            undo()
-
-
-class Pass(sampling_pass.SamplingPass):
+class Pass(sampling_pass.SamplingPass[Model, Call]):
     """What `run.Run` needs of Forge, during one pass."""
 
     kind = Model
 
-    def __init__(self, session, params, levels: Sequence[float] | None = None):
+    def __init__(self, session: Any, params: Any, levels: Sequence[float] | None = None):
         super().__init__(session, params, levels)
         self.expected: Call | None = None  # announced by the callback and not begun yet
         self.heard: set[str] = set()  # which of the hooks were called since the callback
@@ -112,13 +53,14 @@ class Pass(sampling_pass.SamplingPass):
         self.scale = self.model.scale
 
     @staticmethod
-    def announce(session, x: Tensor | None) -> sampling_pass.Prepared | None:
+    def announce(session: Any, x: Tensor | None) -> Prepared | None:
         """Encode what has to be encoded while the host may still move its models about, and ask it for room beside the U-Net."""
         model = Model()
         if x is None or model.unet is None or not find_sites(model.unet):
             return None  # nothing is encoded for a model of another kind; the pass says so
         model.check()
-        p, size, unet = session.p, tuple(x.shape[-2:]), model.objects.unet
+        p, size, unet = session.p, size_of(x), model.objects.unet
+        process_state.cache.resize(model.cache_bytes(session.settings))
         steps = getattr(p, "hr_second_pass_steps", 0) if getattr(p, "is_hr_pass", False) else 0
         prepared = model.prepare(session, size, (steps or p.steps) * (getattr(p, "step_multiplier", None) or 1))
         if hasattr(unet, "add_extra_preserved_memory_during_sampling"):
@@ -134,7 +76,7 @@ class Pass(sampling_pass.SamplingPass):
         sigma = float(self.scale.sigma(torch.tensor([t])))
         return (1 + sigma**2) ** -0.5, sigma * (1 + sigma**2) ** -0.5
 
-    def prepare(self) -> sampling_pass.Prepared:
+    def prepare(self) -> Prepared:
         """A refiner's references. Its U-Net was in place, and the encoders may have sent it away."""
         prepared, unet = super().prepare(), self.model.objects.unet
         management = sys.modules.get("backend.memory_management") or sys.modules.get("ldm_patched.modules.model_management")
@@ -160,7 +102,10 @@ class Pass(sampling_pass.SamplingPass):
 
     # ---- model calls
 
-    def step(self, params) -> None:
+    def _call_of(self, params: Any) -> Call:
+        return Call(params, self._parts(params))
+
+    def step(self, params: Any) -> None:
         if self.expected is not None or (self.heard and self.heard != {BEGUN, DRAWN, ENDED}):
             raise Refusal(SILENT)  # the model call before this one was made past SeAl
         self.expected, self.call = self._in_size(params), None
@@ -177,7 +122,7 @@ class Pass(sampling_pass.SamplingPass):
         mine.set_model_sampler_post_cfg_function(ends)
         objects.unet = mine
 
-        def undo():
+        def undo() -> None:
             if objects.unet is mine:
                 objects.unet = before
 
@@ -260,16 +205,9 @@ class Pass(sampling_pass.SamplingPass):
             return args["denoised"]
         if "cond_denoised" not in args or "sigma" not in args:
             raise Refusal(UNKNOWN)
-        return args["denoised"] + self.bridge(call, args["cond_denoised"], -1 / float(args["sigma"][0])).to(args["denoised"])
-
-
-def _middle(vae) -> Callable[[], None]:
-    """Let an autoencoder with a patcher of its own say the middle of its distribution; the answer undoes what of it others can see."""
-    if hasattr(vae.patcher, "set_model_vae_regulation"):
-        vae.patcher.set_model_vae_regulation(lambda posterior: posterior.mode())
-    elif isinstance(getattr(draws := getattr(vae.first_stage_model, "regularization", None), "sample", None), bool):  # Forge Classic's
-        return shadow(draws, "sample", False)
-    return lambda: None  # then it draws, the same each time
+        return args["denoised"] + self.bridge(call, args["cond_denoised"], call.appearance, -1 / float(args["sigma"][0])).to(
+            args["denoised"]
+        )
 
 
 def _may_count(told: Options) -> bool:
@@ -299,7 +237,7 @@ def _wrapper(passing: Pass, before: Callable | None) -> Callable:
         def own(args: Options) -> Tensor:
             if before is None:
                 return apply(args["input"], args["timestep"], **args["c"])
-            return before(_whole(passing, apply, tuple(args["input"].shape[-2:])), args)
+            return before(_whole(passing, apply, size_of(args["input"])), args)
 
         return passing.unet_call(own, args)
 
@@ -323,41 +261,16 @@ def _ends(passing: Pass) -> Callable:
     return lambda args: passing.session.trying(lambda: passing.finish(args), args["denoised"])
 
 
-def _parts() -> str:
-    """Of what the model is made up, beside its checkpoint: modules that the user chose, and how its weights are stored."""
-    return str(getattr(getattr(sys.modules.get("modules.sd_models"), "model_data", None), "forge_hash", ""))
-
-
-def _swapped() -> bool:
-    """Whether the U-Net has a refiner's weights in the name of the model before it, as Forge Neo may give it."""
-    return getattr(sys.modules.get("modules.sd_samplers_common"), "ORIGINAL_CHECKPOINT", None) is not None
-
-
-def _wanted(model: Model, session, prepared: sampling_pass.Prepared, x: Tensor, steps: int) -> int:
+def _wanted(model: Model, session, prepared: Prepared, x: Tensor, steps: int) -> int:
     """How many bytes a pass takes beside what the host counts: for the references, and for the third row of Delta-Bridge."""
-    settings, unet, words = model.settings(session), model.objects.unet, prepared.prompt
+    settings, unet, words = model.settings(session.settings), model.objects.unet, prepared.prompt
     alone = settings.noise == "noised" and settings.seed_policy == "image"  # each image reads for itself
     alone |= words is None and len({str(prompt) for prompt in session.p.prompts}) > 1
-    kept = room(model.unet, tuple(x.shape[-2:]), settings, steps, len(prepared.references) * (len(x) if alone else 1))
+    kept = room(model.objects.unet.model.diffusion_model, size_of(x), settings, steps, len(prepared.references) * (len(x) if alone else 1))
     if not settings.bridge or words is None or not hasattr(unet, "memory_required"):
         return kept
     two, three = (int(unet.memory_required([len(x) * rows, *x.shape[1:]])) for rows in (2, 3))
     return kept + three - two
-
-
-def room(unet: torch.nn.Module, size: tuple[int, int], settings, steps: int, readings: int = 1) -> int:
-    """How many bytes of the U-Net's memory the references may take in a pass: no more than the cache still has."""
-    sites = {site.name: site for site in find_sites(unet)}
-    blocks, shrunk, each = settings.block_weights(), 1, 0
-    for name, module in unet.named_modules():
-        kind = type(module).__name__
-        shrunk = shrunk * 2 if kind == "Downsample" else max(shrunk // 2, 1) if kind == "Upsample" else shrunk
-        if name in sites and blocks.weight(sites[name].part, sites[name].index) > 0:
-            tokens = math.ceil(size[0] / shrunk) * math.ceil(size[1] / shrunk)
-            weight = next(module.to_k.parameters())
-            each += 3 * tokens * len(weight) * weight.element_size()  # k, v and the feature to match on
-    kept = len(settings.appearance_steps().select([float(step) for step in range(steps, 0, -1)]))
-    return min(each * kept * readings, max(process_state.cache.budget - process_state.cache.bytes, 0))
 
 
 def block_of(site: Site) -> tuple[str, int, int]:
@@ -379,39 +292,3 @@ def _infused(run: Run, layers: Layers, site: Site, replaced: Callable, seen: Map
         return run.now.upon(site, heads(out), heads(q), heads(k), seen["hidden"]).transpose(1, 2).flatten(2)
 
     return attention
-
-
-def part(value: Any, some: slice, rows: int) -> Any:
-    """These rows of whatever a call is told: tensors with a row each, and lists and dictionaries of such."""
-    if isinstance(value, Tensor):
-        return value[some] if value.ndim and len(value) == rows else value
-    if isinstance(value, Mapping):
-        return {name: part(x, some, rows) for name, x in value.items()}
-    return [part(x, some, rows) for x in value] if isinstance(value, list) else value
-
-
-def joined(args: Options, more: Options) -> Options:
-    """Two U-Net calls in one, the second's rows after the first's."""
-    rows, extra = len(args["input"]), len(more["input"])
-
-    def both(one: Any, other: Any) -> Any:
-        if isinstance(one, Tensor):
-            return torch.cat([one, other.to(one)]) if one.ndim and len(one) == rows and len(other) == extra else one
-        if isinstance(one, Mapping):
-            return {name: both(x, other[name]) for name, x in one.items()}
-        return [both(a, b) for a, b in zip(one, other, strict=True)] if isinstance(one, list) else one
-
-    kinds, timestep = [*args["cond_or_uncond"], *more["cond_or_uncond"]], torch.cat([args["timestep"], more["timestep"]])
-    c = {name: both(value, more["c"][name]) for name, value in args["c"].items() if name != "transformer_options"}
-    c["transformer_options"] = rows_said(args["c"].get("transformer_options", {}), kinds, more["timestep"])
-    return {"input": torch.cat([args["input"], more["input"]]), "timestep": timestep, "c": c, "cond_or_uncond": kinds}
-
-
-def rows_said(told: Options, kinds: Sequence[int], level: Tensor) -> Options:
-    """A call's options with what the host tells patches of rows, as far as it does: 0 for each image of a prompt, 1 of a negative one."""
-    images = len(level)
-    each = [kind for kind in kinds for _ in range(images)]
-    prompts, negatives = ([row for row, kind in enumerate(each) if bool(kind) is negative] for negative in (False, True))
-    mark = torch.tensor(each).to(level)
-    now = {"cond_or_uncond": list(kinds), "cond_mark": mark, "cond_indices": prompts, "uncond_indices": negatives, "sigmas": level}
-    return told | {name: value for name, value in now.items() if name in told}

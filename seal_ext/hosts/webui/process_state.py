@@ -30,6 +30,12 @@ def remember(reference: Reference) -> str:
     return ""
 
 
+def trim() -> None:
+    """Let the store be as large as it is allowed to be now."""
+    if store is not None:
+        store.trim()
+
+
 def recall(name: str) -> Reference | None:
     """The reference with this hash, if it is still there."""
     return None if store is None else store.find(name)

@@ -6,115 +6,38 @@ the sampler stands. How a U-Net is reached, and how its rows are told apart, eac
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar
 
 import torch
 import torch.nn.functional as F
-from modules import devices, extra_networks, prompt_parser, sd_samplers_common, sd_vae, shared
+from modules import prompt_parser, sd_samplers_common, shared
 from torch import Tensor
 
 from seal_ext.core.cache import AppearanceKey, fingerprint
-from seal_ext.core.canvas import as_tensor, fit
+from seal_ext.core.canvas import as_tensor, fit, size_of
 from seal_ext.core.limbs import Body
 from seal_ext.core.pixels import Pixels
-from seal_ext.core.skeleton import Skeleton
+from seal_ext.layers import Layers, Site, Undo, find_sites, undo_all
 from seal_ext.match_map import MatchWatch, match_map
-from seal_ext.reference import Reference
-from seal_ext.run import Encoded, Row, Run, Site
+from seal_ext.run import Encoded, Row, Run
 
-from ..layers import Layers, find_sites, undo_all
-from . import conditioning, options, process_state
+from . import conditioning, process_state
+from .model import CELL, Model, Prepared, Refusal
 
 ATTRIBUTE = "_seal"  # where `p` keeps its Session, and a sampler's denoiser its pass
-CELL = 8  # pixels of a latent's cell
-
-
-class Refusal(Exception):
-    """SeAl cannot work here; the message is a sentence for the user."""
 
 
 @dataclass
 class Call:
     """A model call: every image's prompts (rows of its conditioning and their weights, several with AND), and what it said of c_app."""
 
-    params: object
+    params: Any  # the callback's
     parts: list[list[tuple[int, float]]]
     lam: float = 0.0
     appearance: Tensor | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Prepared:
-    """What the autoencoder makes of the references and the text encoder of c_app, for one model and size."""
-
-    checkpoint: object
-    size: tuple[int, int]  # of the latent
-    references: list[Encoded]
-    prompt: object | None  # c_app as the host schedules prompts, when there is one
-
-
-class Model:
-    """The model that the WebUI has loaded: its kind, what changes its weights, and how it sees pictures and words."""
-
-    def __init__(self):
-        self.sd = shared.sd_model
-        self.checkpoint = self.sd.sd_checkpoint_info
-
-    @property
-    def unet(self) -> torch.nn.Module | None:
-        """What it draws with."""
-        raise NotImplementedError
-
-    def extras(self) -> tuple[tuple[str, float], ...]:
-        """What changes its weights, and how strongly."""
-        raise NotImplementedError
-
-    def encode(self, image: Tensor) -> Tensor:
-        """A picture (1, 3, height, width) in 0 … 1 as the U-Net sees it."""
-        raise NotImplementedError
-
-    def weights(self) -> str:
-        """What tells its weights, in the form they are in, from any other's."""
-        return f"{self.checkpoint.filename} {self.checkpoint.sha256 or self.checkpoint.hash} {devices.dtype_unet}"
-
-    def vae(self) -> str:
-        """What its autoencoder is known by, beside the checkpoint."""
-        return str(sd_vae.loaded_vae_file)
-
-    def is_loaded(self) -> bool:
-        """Whether it is still the one that the WebUI draws with."""
-        return shared.sd_model is self.sd and self.sd.sd_checkpoint_info is self.checkpoint
-
-    def architecture(self) -> str:
-        return "sdxl" if getattr(self.sd, "is_sdxl", False) else "sd2" if getattr(self.sd, "is_sd2", False) else "sd1"
-
-    def settings(self, session):
-        """The run's settings as they are for this kind of model, and a cache of the size that they ask for."""
-        settings = session.settings.for_architecture(self.architecture())
-        process_state.cache.resize(options.cache_mb(session.settings.cache_mb, settings.cache_mb) * process_state.MEGABYTE)
-        return settings
-
-    def prepare(self, session, size: tuple[int, int], steps: int) -> Prepared:
-        """Everything that other networks than the U-Net have to say."""
-        poses = session.structures.poses
-        references = [self._encoded(reference, size, poses.get(number)) for number, reference in enumerate(session.references)]
-        text, prompt = session.settings.appearance_prompt, None
-        if text.strip():
-            words = prompt_parser.SdConditioning([extra_networks.parse_prompt(text)[0]], width=session.p.width, height=session.p.height)
-            how = (shared.opts.use_old_scheduling,) if hasattr(shared.opts, "use_old_scheduling") else ()  # Forge Neo knows one way alone
-            prompt = prompt_parser.get_learned_conditioning(self.sd, words, steps, None, *how)
-        return Prepared(self.checkpoint, size, references, prompt)
-
-    def _encoded(self, reference: Reference, size: tuple[int, int], pose: Skeleton | None) -> Encoded:
-        """A reference as the U-Net reads it; its limbs only where the structure's are known, too."""
-        height, width = (CELL * n for n in size)
-        image, mask, body = replace(reference, pose=pose).on_canvas(height, width)
-        name = (reference.hash, height, width, str(self.checkpoint.filename), self.vae())
-        latent = process_state.latent(name, lambda: _finite(self.encode(image)))
-        return Encoded(latent, mask, reference.weight, body)
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,28 +52,41 @@ class Shown:
         return Shown(self.disagreement or earlier.disagreement, self.matches or earlier.matches)
 
 
-class SamplingPass:
+M = TypeVar("M", bound=Model)
+C = TypeVar("C", bound=Call)
+
+
+class SamplingPass(Generic[M, C]):
     """What `run.Run` needs of its host, during one pass."""
 
-    kind: type[Model]  # of the host's models
+    kind: type[M]  # of the host's models
 
-    def __init__(self, session, params, levels: Sequence[float] | None = None):
+    def __init__(self, session: Any, params: Any, levels: Sequence[float] | None = None):
         self.session, self.settings, self.p = session, session.settings, session.p
         self.denoiser, self.params = params.denoiser, params
         self.levels = levels  # the timesteps of the sampling, noisiest first, where they are known already
         self.model = self.kind()
-        self.unet = self.model.unet
-        self.sites: dict[Site, torch.nn.Module] = find_sites(self.unet) if self.unet is not None else {}
-        if not self.sites:
+        unet = self.model.unet
+        self.sites: dict[Site, torch.nn.Module] = {} if unet is None else find_sites(unet)
+        if unet is None or not self.sites:
             raise Refusal("SeAl needs a U-Net of the SD1, SD2 or SDXL kind, and this model has none; the picture is drawn without it.")
-        self.size = session.size or tuple(params.x.shape[-2:])  # of its latents; a sampler's first call may have another
+        self.unet = unet
+        self.size = session.size or size_of(params.x)  # of its latents; a sampler's first call may have another
         self.sizes: set[tuple[int, int]] = set()  # in which the sampler looked at the picture
         self.hires = bool(getattr(self.p, "is_hr_pass", False))
-        self.layers, self.undo = Layers(self.sites, **self.attention()), []
-        self.call: Call | None = None
-        self.run: Run | None = None
+        self.layers = Layers(self.sites, **self.attention())
+        self.undo: list[Undo] = []
+        self.call: C | None = None
+        self.started: Run | None = None
         self.prompt = None  # c_app as the host schedules prompts, when there is one
         self.watch = MatchWatch()
+
+    @property
+    def run(self) -> Run:
+        """The run of this pass, from its start to its end."""
+        if self.started is None:
+            raise RuntimeError("a sampling pass that has not begun, or has ended")
+        return self.started
 
     # ---- what a host says
 
@@ -170,24 +106,28 @@ class SamplingPass:
         """Run the clean U-Net on a reference of an image, with c_app."""
         raise NotImplementedError
 
+    def denoised(self, params: Any) -> None:
+        """A model call was made, and not yet guided; only some hosts tell."""
+
     def take_hold(self) -> None:
         """Follow the sampler's model calls from here on; whatever is done for that goes to `undo`."""
         raise NotImplementedError
 
     @staticmethod
-    def announce(session, x: Tensor | None) -> Prepared | None:
+    def announce(session: Any, x: Tensor | None) -> Prepared | None:
         """A pass with latents of this size is about to begin; the answer is what was prepared for it already."""
         return None
 
     # ---- the start
 
-    def goes_on(self, params) -> bool:
+    def goes_on(self, params: Any) -> bool:
         """Whether the next model call still belongs to this pass."""
         return params.denoiser is self.denoiser and self.model.is_loaded()
 
     def start(self) -> None:
         """Sizes, steps and conditioning are known now: read the references and take hold of the U-Net."""
-        settings = self.settings = self.model.settings(self.session)
+        settings = self.settings = self.model.settings(self.session.settings)
+        process_state.cache.resize(self.model.cache_bytes(self.session.settings))
         call, size = self._call_of(self.params), self.size
         prepared = self.session.prepared
         if prepared is None or prepared.checkpoint is not self.model.checkpoint or prepared.size != size:
@@ -201,11 +141,12 @@ class SamplingPass:
         bodies = [Body.of(structures.joints)] if structures.joints and structures.poses else []
         watch = self.watch if settings.show_match and len(references) == 1 else None
         self.call = call  # what the reading asks for is the conditioning of this first model call
-        self.run = Run(settings, references, process_state.cache, self._key, self.levels, self.layers, seeds=tuple(self.p.seeds or (0,)),
-                       watch=watch, figure=self._figure(), bodies=bodies, guidance=self.guidance(),
-                       images=len(call.parts))  # fmt: skip
+        self.started = Run(
+            settings, references, process_state.cache, self._key, self.levels, self.layers, seeds=tuple(self.p.seeds or (0,)), watch=watch,
+            figure=self._figure(), bodies=bodies, guidance=self.guidance(), images=len(call.parts),
+        )  # fmt: skip
         self.layers.__enter__()
-        self.undo.append(lambda: self.layers.__exit__())
+        self.undo.append(self.layers.__exit__)
         factor = settings.strength * (settings.hires_factor * settings.hires if self.hires else 1)
         if settings.infusion and factor > 0:
             self._read_references()
@@ -261,23 +202,26 @@ class SamplingPass:
         """c_app at this step, one row."""
         return prompt_parser.reconstruct_cond_batch(self.prompt, self.denoiser.step)
 
-    def _gen(self, call: Call, image: int) -> conditioning.Cond:
+    def _gen(self, call: C, image: int) -> conditioning.Cond:
         """c_gen of an image (the first of several joined by AND), without a ControlNet's mark."""
         return conditioning.unmarked(conditioning.rows_of(call.params.text_cond, [call.parts[image][0][0]]))
 
     def _described(self, image: int) -> conditioning.Cond:
         """What the reference shows, in words."""
-        return self._app() if self.prompt is not None else self._gen(self.call, image)
-
-    def _words(self, call: Call, image: int) -> str:
-        cond = self._app() if self.prompt is not None else self._gen(call, image)
-        return fingerprint(*(cond.values() if isinstance(cond, dict) else [cond]))
+        if self.prompt is not None or self.call is None:
+            return self._app()
+        return self._gen(self.call, image)
 
     def _key(self, image: int) -> AppearanceKey:
-        words = self._words(self.call, image)
+        cond = self._described(image)
+        words = fingerprint(*(cond.values() if isinstance(cond, dict) else [cond]))
         return AppearanceKey(self.model.weights(), self.model.vae(), self.model.extras(), "", "", words, (0, 0), (), (), "")
 
-    def _call_of(self, params) -> Call:
+    def _call_of(self, params: Any) -> C:
+        """A model call as this host makes it."""
+        raise NotImplementedError
+
+    def _parts(self, params: Any) -> list[list[tuple[int, float]]]:
         """The prompts of every image in a model call."""
         groups = params.denoiser.sampler.sampler_extra_args["cond"].batch
         if len(params.x) < len(groups):
@@ -285,13 +229,14 @@ class SamplingPass:
                           "with a batch size of 1 it takes part.")  # fmt: skip
         if self.unlike(params, groups):
             raise Refusal("SeAl cannot tell which of this model's rows belong to the prompt; the picture is drawn without it.")
-        parts, row = [], 0
+        parts: list[list[tuple[int, float]]] = []
+        row = 0
         for group in groups:
             parts.append([(row + i, part.weight) for i, part in enumerate(group)])
             row += len(group)
-        return Call(params, parts)
+        return parts
 
-    def unlike(self, params, groups: Sequence[Sequence]) -> bool:
+    def unlike(self, params: Any, groups: Sequence[Sequence]) -> bool:
         """Whether a model call's rows are not what is known of this host."""
         return len(groups) != len(params.x)
 
@@ -304,66 +249,48 @@ class SamplingPass:
 
     # ---- model calls
 
-    def step(self, params) -> None:
+    def step(self, params: Any) -> None:
         """The host is about to make this model call."""
         self.call = self._in_size(params)
 
-    def _in_size(self, params) -> Call | None:
+    def _in_size(self, params: Any) -> C | None:
         """A model call, unless it looks at the picture in another size, as some samplers do now and then.
 
         Those are left alone: the figure is another there for the U-Net, and infused they made worse pictures. Also the Δ-gate, the joints
         and the match map are on the pass's own grid.
         """
-        size = tuple(params.x.shape[-2:])
+        size = size_of(params.x)
         self.sizes.add(size)
         return self._call_of(params) if size == self.size else None
 
     def drawing(self, t: float, rows: Sequence[Row], x: Tensor) -> AbstractContextManager:
         """A U-Net call of the sampler with these rows."""
-        return self.run.step(t, rows, tuple(x.shape[-2:]), self.hires)
+        return self.run.step(t, rows, size_of(x), self.hires)
 
-    def bridge(self, call: Call, gen: Tensor, to_epsilon: float) -> Tensor:
+    def bridge(self, call: C, gen: Tensor, appearance: Tensor, to_epsilon: float) -> Tensor:
         """λ·LowPass(Δ) of a model call whose images' predictions for c_gen are these."""
-        return self.run.bridged(gen, call.appearance, call.lam, to_epsilon)
+        return self.run.bridged(gen, appearance, call.lam, to_epsilon)
 
     def close(self) -> Shown:
         """Let go of the U-Net and the sampler; the answer is what there is to show."""
-        shown = Shown()
+        shown, run = Shown(), self.started
         undo_all(self.undo)
-        if self.run is not None:
-            self.run.close()
+        if run is not None:
+            run.close()
             self._tell_notes()
             if self.sizes and self.size not in self.sizes:
                 self.session.note("The sampler never looked at the picture in its own size, so it was drawn without SeAl.")
-            disagrees = self.settings.show_disagreement and self.run.gate is not None and self.run.gate.map() is not None
-            shown = Shown(tuple(self.run.gate.picture()) if disagrees else (), self._matches() if self.watch.index is not None else ())
-        self.call = self.run = None
+            disagreement = run.gate.picture() if run.gate is not None and self.settings.show_disagreement else None
+            shown = Shown(() if disagreement is None else tuple(disagreement), self._matches(run))
+        self.call = self.started = None
         return shown
 
-    def _matches(self) -> tuple[Pixels, ...]:
-        """What every image found in the reference."""
+    def _matches(self, run: Run) -> tuple[Pixels, ...]:
+        """What every image found in the reference, where somebody watched."""
+        if self.watch.index is None or self.watch.amount is None:
+            return ()
         height, width = (CELL * n for n in self.size)
         shown = fit(as_tensor(self.session.references[0].rgb), height, width)[0][0]
-        mask = self.run.references[0][0].mask
+        mask = run.references[0][0].mask
         found = dict(zip(self.watch.images, zip(self.watch.index, self.watch.amount, strict=True), strict=True))
         return tuple(match_map(shown, mask, *found[image]) for image in sorted(found))
-
-
-def networks() -> tuple[tuple[str, float], ...]:
-    """Hypernetworks and LoRAs with their strengths, where the host lists them."""
-    found = [(network.name, float(network.unet_multiplier)) for network in getattr(sys.modules.get("networks"), "loaded_networks", ())]
-    return (*found, *((net.name, float(net.multiplier)) for net in getattr(shared, "loaded_hypernetworks", ())))
-
-
-@contextmanager
-def settled(like: Tensor) -> Iterator[None]:
-    """What an autoencoder draws at random is the same each time, and the host's own random numbers are left alone."""
-    with torch.random.fork_rng(devices=[like.device] if like.is_cuda else []):
-        torch.manual_seed(0)
-        yield
-
-
-def _finite(latent: Tensor) -> Tensor:
-    if not torch.isfinite(latent).all():
-        raise Refusal("The VAE makes no sense of the reference in this precision; try --no-half-vae. The picture is drawn without SeAl.")
-    return latent.detach()

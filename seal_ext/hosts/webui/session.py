@@ -17,11 +17,12 @@ from modules import errors, shared
 from PIL import Image
 from torch import Tensor
 
+from seal_ext.core.canvas import size_of
 from seal_ext.core.mask import Subject
+from seal_ext.layers import shadow, undo_all, wrap
 from seal_ext.reference import Reference
 from seal_ext.request import REFERENCE_KEY, Request, looked
 
-from ..layers import shadow, undo_all
 from . import a1111, forge, process_state
 from .controlnet.structures import Structures
 from .sampling_pass import ATTRIBUTE, Prepared, Refusal, SamplingPass, Shown
@@ -38,6 +39,7 @@ class Session:
         self.shown = Shown()  # what the passes showed
         self.undo: list[Callable[[], None]] = []  # at the end of the generation
         self.given_up = self.closed = False
+        self.close_of_p: Callable[[], None] | None = None  # as this session shadows it
         # Of the pass to come, or the one that goes on.
         self.listening: list[Callable[[], None]] = []  # undone at its end
         self.levels, self.heard = None, ""  # what the sampler said its σ or timesteps are, and when asked for which of them
@@ -80,7 +82,7 @@ class Session:
     def before_sampling(self, x: Tensor | None = None) -> None:
         """A pass is about to begin with latents like x, a new sampler and perhaps another checkpoint."""
         self.end_pass()
-        self.size = None if x is None else tuple(x.shape[-2:])
+        self.size = None if x is None else size_of(x)
         sampler = self.p.sampler
         for name in ("get_sigmas", "get_timesteps"):
             own = getattr(sampler, name, None)
@@ -125,8 +127,9 @@ class Session:
 
     def denoised(self, params: Any) -> None:
         """A model call was made."""
-        if self.passing is not None:
-            self.trying(lambda: self.passing.denoised(params))
+        passing = self.passing
+        if passing is not None:
+            self.trying(lambda: passing.denoised(params))
 
     def give_up(self, sentence: str) -> None:
         self.given_up = True
@@ -176,16 +179,18 @@ def begin(p: Any, request: Request) -> Session:
     for reference in request.references:
         if sentence := process_state.remember(reference):
             session.note(sentence)
-    before = vars(p).get("close")
 
-    def close():
-        try:
-            end(p)
-        finally:
-            type(p).close(p) if before is None else before()
+    def closing(own: Callable) -> Callable:
+        def close() -> None:
+            try:
+                end(p)
+            finally:
+                own()
 
-    close.of_session = session
-    session.undo += [shadow(p, "close", close), shadow(p, ATTRIBUTE, session)]
+        return close
+
+    session.undo += [wrap(p, "close", closing), shadow(p, ATTRIBUTE, session)]
+    session.close_of_p = vars(p)["close"]
     return session
 
 
@@ -197,7 +202,7 @@ def end(p: Any) -> None:
     session.close()
     # A copy of a `p`, as the XYZ plot makes it, carries these along, and they belong to the original.
     vars(p).pop(ATTRIBUTE, None)
-    if getattr(vars(p).get("close"), "of_session", None) is session:
+    if vars(p).get("close") is session.close_of_p:
         del vars(p)["close"]
 
 

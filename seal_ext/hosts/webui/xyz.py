@@ -113,7 +113,7 @@ def several(setting: Setting, text: str) -> list[Value]:
 
 
 def _range(setting: Setting, first: str, last: str, step: str | None, count: str | None) -> list[Value]:
-    low, high = (setting.read(text) for text in (first, last))
+    low, high = (float(setting.read(text)) for text in (first, last))
     if count is not None:
         pieces = max(int(count) - 1, 1)
         values = [low + (high - low) * i / pieces for i in range(int(count))]

@@ -5,6 +5,7 @@ What a unit is made of the ControlNet that is there says, in its dialect: the ex
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,7 +21,7 @@ from seal_ext.reference import Reference
 from seal_ext.settings import Settings
 from seal_ext.units import Units, is_ready
 
-from .dialect import Dialect, spoken
+from . import builtin, extension
 from .structures import Structures
 
 # Units that show what something looks like and not where it is, by words in the names of their modules and models.
@@ -66,7 +67,7 @@ def infotext(found: Structures) -> dict[str, str]:
 
 def strange(units: Sequence[Any]) -> str:
     """What there is to say of enabled units that are neither the extension's nor Forge's."""
-    return STRANGE if spoken() is None and any(_get(unit, "enabled", False) for unit in units) else ""
+    return STRANGE if there() is None and any(_get(unit, "enabled", False) for unit in units) else ""
 
 
 def structures(units: Sequence[Any]) -> list[tuple[int, Any]]:
@@ -76,7 +77,7 @@ def structures(units: Sequence[Any]) -> list[tuple[int, Any]]:
 
 def there() -> ControlNet | None:
     """The ControlNet that is there, unless it is neither the extension nor Forge's."""
-    dialect = spoken()
+    dialect = next((one for one in (extension, builtin) if one.MODULE in sys.modules), None)
     return None if dialect is None else ControlNet(dialect)
 
 
@@ -84,7 +85,7 @@ def there() -> ControlNet | None:
 class ControlNet:
     """A ControlNet whose units can be read."""
 
-    dialect: Dialect
+    dialect: Any  # the module `extension`, or `builtin`: both have the same functions
 
     def read(
         self, p: Any, units: Sequence[Any], references: Sequence[Reference], settings: Settings, note: Note

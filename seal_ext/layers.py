@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
-
-from seal_ext.run import Site
 
 # The parts of the U-Net by the first word of a layer's name, in the order in which the U-Net runs them.
 PARTS = {"input_blocks": "down", "down_blocks": "down", "middle_block": "mid", "mid_block": "mid", "output_blocks": "up", "up_blocks": "up"}
@@ -21,6 +20,17 @@ ATTENTIONS = {"self": "attn1", "cross": "attn2"}
 # Whose forwards compute a layer's attention and nothing else, beside the package that the layer is from.
 PLAIN = ("modules.sd_hijack_optimizations", "diffusers.models.attention_processor")
 HARMLESS = ("value", "transformer_options")  # arguments that SeAl takes into account, or that say nothing of the result
+
+
+@dataclass(frozen=True)
+class Site:
+    """An attention layer: layer `index` of a part of the U-Net, counted as the U-Net runs them."""
+
+    name: str
+    part: str  # down, mid or up
+    index: int
+    kind: str = "self"  # or cross
+
 
 Undo = Callable[[], None]
 Sources = Callable[[nn.Module, Tensor], tuple[Tensor, Tensor]]
