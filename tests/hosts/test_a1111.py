@@ -282,7 +282,7 @@ def test_merged_tokens_are_named(app, model):
     for block in model.unet.output_blocks:
         spatial = block[0]
         spatial.forward = lambda x, context, own=spatial: torch.cat([type(own).forward(own, x[..., :4], context), x[..., 4:]], -1)
-    seal.figures.append(np.ones((64, 64), bool))
+    seal.align(Structures(figures=(np.ones((64, 64), bool),)))
     webui.draw(app, model, p, seal)
     p.close()
     assert any("Tokens are merged" in said for said in p.comments)
