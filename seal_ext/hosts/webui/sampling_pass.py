@@ -17,15 +17,14 @@ from modules import devices, extra_networks, prompt_parser, sd_samplers_common, 
 from torch import Tensor
 
 from seal_ext.core.cache import AppearanceKey, fingerprint
-from seal_ext.core.canvas import as_tensor, fit
 from seal_ext.core.limbs import Body
 from seal_ext.core.pixels import Pixels
 from seal_ext.core.skeleton import Skeleton
-from seal_ext.match_map import MatchWatch, match_map
+from seal_ext.match_map import MatchWatch
 from seal_ext.reference import Reference
 from seal_ext.run import Encoded, Row, Run, Site
 
-from ..layers import Layers, find_sites, undo_all
+from ..layers import Layers, Undo, find_sites, undo_all
 from . import conditioning, options, process_state
 
 ATTRIBUTE = "_seal"  # where `p` keeps its Session, and a sampler's denoiser its pass
@@ -146,7 +145,8 @@ class SamplingPass:
         self.size = session.size or tuple(params.x.shape[-2:])  # of its latents; a sampler's first call may have another
         self.sizes: set[tuple[int, int]] = set()  # in which the sampler looked at the picture
         self.hires = bool(getattr(self.p, "is_hr_pass", False))
-        self.layers, self.undo = Layers(self.sites, **self.attention()), []
+        self.layers = Layers(self.sites, **self.attention())
+        self.undo: list[Undo] = []
         self.call: Call | None = None
         self.run: Run | None = None
         self.prompt = None  # c_app as the host schedules prompts, when there is one
@@ -169,6 +169,9 @@ class SamplingPass:
     def read(self, latent: Tensor, t: float, image: int) -> None:
         """Run the clean U-Net on a reference of an image, with c_app."""
         raise NotImplementedError
+
+    def denoised(self, params) -> None:
+        """A model call was made, where the host says so."""
 
     def take_hold(self) -> None:
         """Follow the sampler's model calls from here on; whatever is done for that goes to `undo`."""
@@ -335,18 +338,13 @@ class SamplingPass:
             self._tell_notes()
             if self.sizes and self.size not in self.sizes:
                 self.session.note("The sampler never looked at the picture in its own size, so it was drawn without SeAl.")
-            disagrees = self.settings.show_disagreement and self.run.gate is not None and self.run.gate.map() is not None
-            shown = Shown(tuple(self.run.gate.picture()) if disagrees else (), self._matches() if self.watch.index is not None else ())
+            disagreement = self.run.gate.picture() if self.run.gate is not None and self.settings.show_disagreement else None
+            height, width = (CELL * n for n in self.size)
+            reference, _, _ = self.session.references[0].on_canvas(height, width)
+            matches = self.watch.maps(reference[0], self.run.references[0][0].mask)
+            shown = Shown(() if disagreement is None else tuple(disagreement), tuple(matches))
         self.call = self.run = None
         return shown
-
-    def _matches(self) -> tuple[Pixels, ...]:
-        """What every image found in the reference."""
-        height, width = (CELL * n for n in self.size)
-        shown = fit(as_tensor(self.session.references[0].rgb), height, width)[0][0]
-        mask = self.run.references[0][0].mask
-        found = dict(zip(self.watch.images, zip(self.watch.index, self.watch.amount, strict=True), strict=True))
-        return tuple(match_map(shown, mask, *found[image]) for image in sorted(found))
 
 
 def networks() -> tuple[tuple[str, float], ...]:

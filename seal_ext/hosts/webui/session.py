@@ -55,7 +55,7 @@ class Session:
 
     @property
     def subjects(self) -> tuple[Subject, ...]:
-        return tuple(one.subject for one in self.references if one.subject is not None)
+        return tuple(one.seen for one in self.references)
 
     @property
     def bridge_refused(self) -> str:
@@ -80,7 +80,7 @@ class Session:
     def before_sampling(self, x: Tensor | None = None) -> None:
         """A pass is about to begin with latents like x, a new sampler and perhaps another checkpoint."""
         self.end_pass()
-        self.size = None if x is None else tuple(x.shape[-2:])
+        self.size = None if x is None else (x.shape[-2], x.shape[-1])
         sampler = self.p.sampler
         for name in ("get_sigmas", "get_timesteps"):
             own = getattr(sampler, name, None)
@@ -125,8 +125,9 @@ class Session:
 
     def denoised(self, params: Any) -> None:
         """A model call was made."""
-        if self.passing is not None:
-            self.trying(lambda: self.passing.denoised(params))
+        passing = self.passing
+        if passing is not None:
+            self.trying(lambda: passing.denoised(params))
 
     def give_up(self, sentence: str) -> None:
         self.given_up = True
@@ -178,13 +179,13 @@ def begin(p: Any, request: Request) -> Session:
             session.note(sentence)
     before = vars(p).get("close")
 
-    def close():
+    def close() -> None:
         try:
             end(p)
         finally:
             type(p).close(p) if before is None else before()
 
-    close.of_session = session
+    vars(close)["of_session"] = session
     session.undo += [shadow(p, "close", close), shadow(p, ATTRIBUTE, session)]
     return session
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from typing import Any, Protocol
 
 from seal_ext.core.pixels import Pixels
@@ -15,7 +14,7 @@ class Dialect(Protocol):
     """What both modules say of their units."""
 
     MODULE: str  # by which the ControlNet is known that is there
-    BATCHWISE: Sequence[str]  # words of units that leave no room for rows of ours
+    BATCHWISE: tuple[str, ...]  # words of units that leave no room for rows of ours
 
     def own(self, given: Any) -> Any:
         """A unit of ControlNet's own class, whatever the API sent; never the user's object."""
