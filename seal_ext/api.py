@@ -17,7 +17,6 @@ from PIL import Image
 from . import __version__
 from .core.anchor_align import anchor_align
 from .core.canvas import CROP, FILL, LARGEST_CANVAS, STRETCH
-from .core.mask import Subject
 from .core.pixels import LARGEST_SIDE, AlignError
 from .hosts.webui import process_state
 from .reference import Reference, png
@@ -67,9 +66,9 @@ def version() -> dict:
     return {"version": __version__, "api": VERSION}
 
 
-def schema() -> dict:
+def schema() -> dict[str, Any]:
     """The object of a run as JSON schema; under `$defs` what the routes take."""
-    run = run_schema()
+    run: dict[str, Any] = run_schema()
     one = {name: run["properties"][name] | {"anyOf": run["properties"][name]["anyOf"][:1]} for name in PICTURES}
     one["structure"] = one["reference"] | {"title": "Structure", "description": "A map such as ControlNet takes it, in base64."}
 
@@ -97,14 +96,15 @@ def empty_cache() -> dict:
 
 def mask(given: object) -> dict:
     """Where the character is on a reference, as a run would find it."""
-    _, seen, _, _ = _read(given, SHOWN, OF_MASK, ())
+    reference, _, _ = _read(given, SHOWN, OF_MASK, ())
+    seen = reference.seen
     return {"mask": _base64(seen.mask.astype(np.uint8) * 255), "found": seen.source if seen.known else None, "box": asdict(seen.box),
             "share": float(seen.mask.mean()), "cut": list(seen.cut), "reasons": list(seen.reasons)}  # fmt: skip
 
 
-def align(given: object) -> dict:
+def align(given: Any) -> dict[str, Any]:
     """A structure where AnchorAlign puts it for a reference, as a run does it with a ControlNet unit without a preprocessor."""
-    reference, seen, settings, canvas = _read(given, COMPARED, OF_ALIGN, CANVAS)
+    reference, settings, canvas = _read(given, COMPARED, OF_ALIGN, CANVAS)
     structure = _sized(opened(_single(given, "structure"), "structure"), "structure")
     if canvas["width"] * canvas["height"] > MOST_PIXELS:
         raise SettingsError("width", f"Width (width) times height (height) is at most {MOST_PIXELS >> 20} megapixels.")
@@ -114,7 +114,7 @@ def align(given: object) -> dict:
         aligned = anchor_align(reference.standing, rgb, size, canvas["resize_mode"], FILL, kind, room=settings.room, **settings.alignment())
     except AlignError as error:
         raise SettingsError("structure", f"{label('structure')}: {error}") from error
-    how, reasons = aligned.alignment, () if seen.known else seen.reasons
+    how, reasons = aligned.alignment, () if reference.seen.known else reference.seen.reasons
     boxes = {"reference": asdict(how.reference_box), "structure": asdict(how.structure_box), "aligned": asdict(how.aligned_box)}
     return {"image": _base64(aligned.map), "known": aligned.moves, "boxes": boxes, "scale": how.scale, "shift": list(how.shift),
             "rule": how.rule, "anchor": how.anchor, "reasons": [*reasons, *how.reasons]}  # fmt: skip
@@ -122,16 +122,16 @@ def align(given: object) -> dict:
 
 def _read(
     given: object, pictures: Sequence[str], names: Sequence[str], own: Sequence[Setting]
-) -> tuple[Reference, Subject, Settings, dict[str, Any]]:
-    """One reference with what comes beside it, its subject, the settings, and the route's own values."""
+) -> tuple[Reference, Settings, dict[str, Any]]:
+    """One reference with what comes beside it and its subject, the settings, and the route's own values."""
     if not isinstance(given, Mapping):
         raise SettingsError("", "The request's body is a JSON object of names and values.")
     refuse_unknown(given, (*pictures, *names, *(setting.name for setting in own)))
     values = {name: BY_NAME[name].checked(given[name]) for name in names if name in given}
     parsed = parse([{name: _single(given, name) for name in pictures if name in PICTURES} | values])
     _sized(parsed.references[0].pixels, "reference")
-    reference, settings = looked(parsed.references[0], parsed.settings.mask_source), parsed.settings
-    return reference, reference.subject, settings, {row.name: row.checked(given.get(row.name, row.default)) for row in own}
+    reference = looked(parsed.references[0], parsed.settings.mask_source)
+    return reference, parsed.settings, {row.name: row.checked(given.get(row.name, row.default)) for row in own}
 
 
 def _single(given: Mapping, name: str) -> object:

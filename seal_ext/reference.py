@@ -84,13 +84,18 @@ class Reference:
         return replace(self, subject=find_subject(self.rgb, self.alpha, self.drawn, source, ways))
 
     @property
-    def standing(self) -> Subject:
-        """Where the character stands, for AnchorAlign: its subject with the joints that are known, else the body of its pose."""
+    def seen(self) -> Subject:
+        """Its subject, of a reference that somebody looked at."""
         if self.subject is None:
             raise ValueError("nobody has looked for the reference's subject")
+        return self.subject
+
+    @property
+    def standing(self) -> Subject:
+        """Where the character stands, for AnchorAlign: its subject with the joints that are known, else the body of its pose."""
         if self.skeleton is None:
-            return self.subject
-        return replace(self.subject, skeleton=self.skeleton) if self.subject.known else body_of(self.skeleton, *self.size)
+            return self.seen
+        return replace(self.seen, skeleton=self.skeleton) if self.seen.known else body_of(self.skeleton, *self.size)
 
     def on_canvas(self, height: int, width: int) -> tuple[Tensor, Tensor | None, Body | None]:
         """As the U-Net sees it: the picture (1, 3, height, width) whole in the middle, where its subject is if not all of it, its limbs."""

@@ -6,7 +6,7 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -31,6 +31,7 @@ NAMES = (
 MOST_REFERENCES = 8
 MOST_PIXELS = 1 << 26
 MOST_TEXT = 1 << 27  # characters of a picture in base64
+Given = TypeVar("Given", bound=Sequence[Any])
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # of files that come as text; some of the others start programs to be read
 REFERENCE_KEY = "SeAl reference"
 
@@ -99,7 +100,7 @@ def _laid_aside(reference: Reference, given: object) -> Reference:
     return _with(reference, "reference_pose", text) if isinstance(text, str) else reference
 
 
-def _at_most(several: Sequence[Any]) -> Sequence[Any]:
+def _at_most(several: Given) -> Given:
     if len(several) > MOST_REFERENCES:
         raise SettingsError("reference", f"{label('reference')} is at most {MOST_REFERENCES} pictures, not {len(several)}.")
     return several
@@ -115,10 +116,8 @@ def _several(given: object, name: str) -> list[object]:
 
 def taken(given: object) -> Reference:
     """A picture, or the page's {image, mask} with what the brush painted."""
-    painted = None
-    if isinstance(given, Mapping) and "image" in given:
-        given, painted = given["image"], given.get("mask")
-    array = opened(given, "reference")
+    layers: Mapping[str, object] = given if isinstance(given, Mapping) and "image" in given else {"image": given}
+    array, painted = opened(layers["image"], "reference"), layers.get("mask")
     if min(array.shape[:2]) < 16:
         raise SettingsError("reference", f"{label('reference')} is smaller than 16 pixels a side.")
     reference = Reference(array if array[..., 3].min() < 255 else np.ascontiguousarray(array[..., :3]))

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, PngImagePlugin
@@ -121,9 +122,9 @@ def _read(path: Path) -> Reference | None:
         return None
 
 
-def _opened(file: object, *modes: str) -> tuple[np.ndarray, dict[bytes, bytes]]:
+def _opened(file: Any, *modes: str) -> tuple[np.ndarray, dict[bytes, bytes]]:
     """A PNG file of one of these kinds, and its private chunks."""
     with Image.open(file, formats=("PNG",)) as image:
         if image.mode not in modes or image.width * image.height > MOST_PIXELS:
             raise ValueError(f"a picture of the kind {image.mode} and {image.size} pixels")
-        return np.asarray(image), {name: content for name, content, *_ in image.private_chunks}
+        return np.asarray(image), {name: content for name, content, *_ in vars(image).get("private_chunks", ())}

@@ -135,7 +135,7 @@ def references_of(task: Task) -> list[Reference]:
 def aligned_with(references: Sequence[Reference], hints: Tensor, settings: Settings, kind: str | None = None) -> list[Aligned]:
     """The structures on their references. The scale is from the masks, as for most users, who have no pose of their reference."""
     size = hints.shape[-1]
-    subjects = [reference.subject if settings.align else None for reference in references]
+    subjects = [reference.seen if settings.align else None for reference in references]
     return [anchor_align(subject, _map(hint), (size, size), kind=kind, room=settings.room, **settings.alignment())
             for subject, hint in zip(subjects, hints, strict=True)]  # fmt: skip
 

@@ -84,7 +84,7 @@ def main(argv: list[str]) -> int:
 
     reference = find_subject(given, settings, studio, "", options.subject)
     aligned = align_structure(reference, structure, canvas, settings, options.structure_kind)
-    say(reference.subject)
+    say(reference.seen)
     say_alignment(aligned.alignment)
     write_picture(aligned.map, out)
     shown = boxes_overlay(aligned.map, on_canvas(reference, canvas), aligned.alignment)

@@ -51,7 +51,7 @@ def subject_heat(studio: Studio, picture: Pixels, prompt: str, words: str | None
     finally:
         for hook in hooks:
             hook.remove()
-    return on_picture(heat(seen, latent.shape[-2:]), inside)
+    return on_picture(heat(seen, (latent.shape[-2], latent.shape[-1])), inside)
 
 
 def _watching(seen: list[Tensor], positions: Sequence[int]) -> Callable[[Any, Any, Any], None]:

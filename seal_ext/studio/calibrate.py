@@ -276,10 +276,10 @@ def main(argv: list[str]) -> int:
     given = read_reference(options.reference, options.mask)
     studio = open_studio(options.checkpoint, options.adapter, options.config, options.device)
     reference = find_subject(given, settings, lambda: studio, options.prompt, options.subject)
-    say(reference.subject)
+    say(reference.seen)
     bar = Bar()
     try:
-        tallies = measure(studio, reference.rgb, reference.subject.mask, options.prompt, noise=settings.noise, progress=bar)
+        tallies = measure(studio, reference.rgb, reference.seen.mask, options.prompt, noise=settings.noise, progress=bar)
     finally:
         bar.done()
     choice = choose(tallies)

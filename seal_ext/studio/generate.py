@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from seal_ext.core.cache import AppearanceCache
 from seal_ext.core.canvas import as_tensor
 from seal_ext.core.pixels import on_white
 from seal_ext.hosts.diffusers import MEGABYTE, Seal
-from seal_ext.match_map import MatchWatch, match_map
+from seal_ext.match_map import MatchWatch
 from seal_ext.reference import Reference
 from seal_ext.settings import Settings
 from seal_ext.studio.align import add_structure, align_structure, on_canvas, read_size, say_alignment
@@ -83,7 +84,9 @@ def generate(
 def _draw(studio, job: Job, seeds: Sequence[int], settings: Settings, reference, structure, progress: Progress, cache, result) -> None:
     pipe = studio.pipe if structure is None else studio.structured
     width, height = job.size
-    watch, more, guides = MatchWatch(), {}, {}
+    watch = MatchWatch()
+    more: dict[str, Any] = {}
+    guides: dict[str, Any] = {}
     if structure is not None:
         more = {"image": as_tensor(structure.map)[None].repeat(len(seeds), 1, 1, 1).to(pipe.device, pipe.unet.dtype)}
         figure = None if structure.figure is None else torch.from_numpy(structure.figure)[None].float()
@@ -113,9 +116,7 @@ def _explain(seal: Seal, watch: MatchWatch, images: list[np.ndarray], settings: 
     height, width = images[0].shape[:2]
     if watch.index is not None:
         shown, _, _ = seal.references[0].on_canvas(height, width)
-        mask = run.references[0][0].mask
-        by_image = dict(zip(watch.images, zip(watch.index, watch.amount, strict=True), strict=True))
-        result.matches += [match_map(shown[0], mask, *by_image[image]) for image in range(len(images))]
+        result.matches += watch.maps(shown[0], run.references[0][0].mask)
     disagreement = run.gate.picture() if run.gate and settings.show_disagreement else None
     if disagreement is not None:
         result.disagreements += [disagreement_map(image, seen) for image, seen in zip(images, disagreement, strict=True)]
@@ -198,7 +199,7 @@ def main(argv: list[str]) -> int:
         _ = studio.structured  # says at once that there is no adapter
     if reference is not None:
         reference = find_subject(reference, settings, lambda: studio, job.appearance_prompt or job.prompt, options.subject)
-        say(reference.subject)
+        say(reference.seen)
     if structure is not None:
         aligned = align_structure(reference, structure, job.size, settings, options.structure_kind)
         say_alignment(aligned.alignment)
@@ -230,7 +231,7 @@ def write(
     for word, maps in (("match", result.matches), ("disagreement", result.disagreements)):
         written += [write_picture(image, beside(name, word)) for image, name in zip(maps, names, strict=False)]
     if reference is not None and settings.show_mask:
-        written.append(write_picture(mask_overlay(reference.rgb, reference.subject.mask), beside(out, "mask")))
+        written.append(write_picture(mask_overlay(reference.rgb, reference.seen.mask), beside(out, "mask")))
     if reference is not None and structure is not None and settings.show_aligned:
         shown = boxes_overlay(structure.map, on_canvas(reference, job.size), structure.alignment)
         written.append(write_picture(shown, beside(out, "aligned")))

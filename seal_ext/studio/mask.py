@@ -62,8 +62,8 @@ def main(argv: list[str]) -> int:
         return open_studio(options.checkpoint, options.adapter, options.config, options.device)
 
     reference = find_subject(given, settings, studio, "", options.subject)
-    say(reference.subject)
-    write_picture((reference.subject.mask * 255).astype(np.uint8), out)
-    overlay = write_picture(mask_overlay(reference.rgb, reference.subject.mask), beside(out, "overlay"))
+    say(reference.seen)
+    write_picture((reference.seen.mask * 255).astype(np.uint8), out)
+    overlay = write_picture(mask_overlay(reference.rgb, reference.seen.mask), beside(out, "overlay"))
     print(f"{out}\n{overlay}")
     return 0

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 
@@ -70,8 +71,8 @@ class Page:
         reference = self._reference(values, settings)
         if reference is None:
             raise UserError("give a reference first")
-        mask = mask_overlay(reference.rgb, reference.subject.mask)
-        shown = Shown(mask=mask, told=[f"Subject: {reference.subject.source}.", *reference.subject.reasons])
+        mask = mask_overlay(reference.rgb, reference.seen.mask)
+        shown = Shown(mask=mask, told=[f"Subject: {reference.seen.source}.", *reference.seen.reasons])
         if values.get("structure"):
             structure = on_white(read_picture(str(values["structure"]), "the structure"))
             size = read_size(str(values.get("size") or "") or None, self.studio.size)
@@ -88,8 +89,8 @@ class Page:
         reference = self._reference(values, settings)
         shown, aligned = Shown(), None
         if reference is not None:
-            shown.mask = mask_overlay(reference.rgb, reference.subject.mask)
-            shown.told += reference.subject.reasons
+            shown.mask = mask_overlay(reference.rgb, reference.seen.mask)
+            shown.told += reference.seen.reasons
         if values.get("structure"):
             structure = on_white(read_picture(str(values["structure"]), "the structure"))
             aligned = align_structure(reference, structure, job.size, settings, str(values["kind"]))
@@ -119,7 +120,7 @@ class Page:
         given = read_reference(str(values["reference"]), str(values["mask"]) if values.get("mask") else None)
         return find_subject(given, settings, lambda: self.studio, settings.appearance_prompt or str(values["prompt"]))
 
-    def _job(self, values: Mapping[str, object]) -> Job:
+    def _job(self, values: Mapping[str, Any]) -> Job:
         seed, count = int(values["seed"]), int(values["count"])
         if not (0 <= seed < 1 << 62 and 1 <= count <= 16 and 1 <= int(values["steps"]) <= 1000):
             raise UserError("the seed is at least 0, and 1 to 16 pictures take 1 to 1000 steps")

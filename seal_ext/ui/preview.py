@@ -66,7 +66,7 @@ def look(
         first = looked(asked.references[0], asked.settings.mask_source)
     except SettingsError as refusal:
         return Look(told=(str(refusal),), units=shown)
-    settings, told = asked.settings, [] if first.subject.known else list(first.subject.reasons)
+    settings, told = asked.settings, [] if first.seen.known else list(first.seen.reasons)
     width, height = (min(max(int(side or USUAL) // 8 * 8, 64), LARGEST_CANVAS) for side in canvas)
     factor = min(LARGEST / max(width, height), max(1.0, SMALLEST / min(width, height)))
     seen: list[dict[str, Any]] = []
@@ -118,11 +118,11 @@ def _base(reference: Reference, size: tuple[int, int], factor: float) -> Pixels:
     matrix = np.array([[sx, 0, tx], [0, sy, ty]]) * factor
     wide, tall = (round(side * factor) for side in size)
     matrix[:, 2] += 0.5 * (matrix[:, 0] + matrix[:, 1] - 1)  # cv2 counts from pixel centres
-    how = dict(dsize=(wide, tall), flags=cv2.INTER_CUBIC if sx * factor > 1 else cv2.INTER_AREA)
-    rgb = cv2.warpAffine(reference.rgb, matrix, **how, borderMode=cv2.BORDER_REPLICATE)
+    way = cv2.INTER_CUBIC if sx * factor > 1 else cv2.INTER_AREA
+    rgb = cv2.warpAffine(reference.rgb, matrix, (wide, tall), flags=way, borderMode=cv2.BORDER_REPLICATE)
     inside = cv2.warpAffine(np.full(reference.size, 255, np.uint8), matrix, (wide, tall), flags=cv2.INTER_NEAREST)
-    found = reference.subject
-    if found is None or not found.known:
+    found = reference.seen
+    if not found.known:
         return np.dstack([rgb, inside])
     counts = cv2.warpAffine(found.mask.astype(np.float32), matrix, (wide, tall), flags=cv2.INTER_LINEAR) > 0.5
     outline, _ = cv2.findContours(counts.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)

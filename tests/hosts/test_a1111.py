@@ -80,6 +80,14 @@ def test_limbs_are_compared_where_both_bodies_are_known(app, model):
     assert not torch.equal(plain, drawn(Skeleton(joints), {0: theirs}))
 
 
+def test_a_colour_that_hides_under_transparency_reaches_nothing(app, model):
+    hidden = np.random.default_rng(0).integers(0, 256, (64, 64, 4), np.uint8)
+    hidden[..., 3] = np.where(np.arange(64) < 32, 0, 255)
+    white = np.where(hidden[..., 3:] == 0, 255, hidden[..., :3]).astype(np.uint8)
+    seen = [draw(app, model, "a cat", {"reference": Image.fromarray(given)})[0] for given in (hidden, white, hidden[..., :3].copy())]
+    assert torch.equal(seen[0], seen[1]) and not torch.equal(seen[0], seen[2])
+
+
 @pytest.mark.parametrize("wrap", [webui.Wrap, webui.TimestepsWrap])
 def test_delta_bridge_acts_only_where_the_reference_prompt_differs(app, model, wrap):
     only = {"infusion": False, "gate": False}
@@ -282,7 +290,7 @@ def test_merged_tokens_are_named(app, model):
     for block in model.unet.output_blocks:
         spatial = block[0]
         spatial.forward = lambda x, context, own=spatial: torch.cat([type(own).forward(own, x[..., :4], context), x[..., 4:]], -1)
-    seal.figures.append(np.ones((64, 64), bool))
+    seal.align(Structures(figures=(np.ones((64, 64), bool),)))
     webui.draw(app, model, p, seal)
     p.close()
     assert any("Tokens are merged" in said for said in p.comments)

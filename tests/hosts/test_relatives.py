@@ -325,9 +325,10 @@ def test_a_webui_without_one_of_the_modules_says_so_on_its_page(monkeypatch):
 def test_what_a_call_says_in_the_words_of_before_is_said_under_the_picture(monkeypatch):
     module, reported = wired(monkeypatch, lambda *args: None)
     comments, picture = [], np.full((16, 16, 3), 99, np.uint8)
-    module.request, module.controlnet = SimpleNamespace(parse=parse), SimpleNamespace(align_units=lambda seal: None)
+    module.request, module.controlnet = SimpleNamespace(parse=parse), SimpleNamespace(align_units=lambda *given: None)
     module.xyz = SimpleNamespace(changed=lambda p, asked: asked)
-    module.session = SimpleNamespace(end=lambda p: None, begin=lambda p, asked: None, for_inner_pass=lambda p, asked: asked)
+    begun = SimpleNamespace(references=(), settings=None, note=None, align=lambda found: None)
+    module.session = SimpleNamespace(end=lambda p: None, begin=lambda p, asked: begun, for_inner_pass=lambda p, asked: asked)
     p = SimpleNamespace(comment=comments.append)
     module.SealScript().before_process(p, {"reference": picture, "mask_source": "attention"})
     assert len(comments) == 1 and "Mask (mask_source)" in comments[0] and not reported

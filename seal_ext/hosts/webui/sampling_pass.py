@@ -17,11 +17,11 @@ from modules import prompt_parser, sd_samplers_common, shared
 from torch import Tensor
 
 from seal_ext.core.cache import AppearanceKey, fingerprint
-from seal_ext.core.canvas import as_tensor, fit, size_of
+from seal_ext.core.canvas import size_of
 from seal_ext.core.limbs import Body
 from seal_ext.core.pixels import Pixels
 from seal_ext.layers import Layers, Site, Undo, find_sites, undo_all
-from seal_ext.match_map import MatchWatch, match_map
+from seal_ext.match_map import MatchWatch
 from seal_ext.run import Encoded, Row, Run
 
 from . import conditioning, process_state
@@ -281,16 +281,8 @@ class SamplingPass(Generic[M, C]):
             if self.sizes and self.size not in self.sizes:
                 self.session.note("The sampler never looked at the picture in its own size, so it was drawn without SeAl.")
             disagreement = run.gate.picture() if run.gate is not None and self.settings.show_disagreement else None
-            shown = Shown(() if disagreement is None else tuple(disagreement), self._matches(run))
+            reference, _, _ = self.session.references[0].on_canvas(*(CELL * n for n in self.size))
+            matches = self.watch.maps(reference[0], run.references[0][0].mask)
+            shown = Shown(() if disagreement is None else tuple(disagreement), tuple(matches))
         self.call = self.started = None
         return shown
-
-    def _matches(self, run: Run) -> tuple[Pixels, ...]:
-        """What every image found in the reference, where somebody watched."""
-        if self.watch.index is None or self.watch.amount is None:
-            return ()
-        height, width = (CELL * n for n in self.size)
-        shown = fit(as_tensor(self.session.references[0].rgb), height, width)[0][0]
-        mask = run.references[0][0].mask
-        found = dict(zip(self.watch.images, zip(self.watch.index, self.watch.amount, strict=True), strict=True))
-        return tuple(match_map(shown, mask, *found[image]) for image in sorted(found))

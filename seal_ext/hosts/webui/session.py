@@ -57,7 +57,7 @@ class Session:
 
     @property
     def subjects(self) -> tuple[Subject, ...]:
-        return tuple(one.subject for one in self.references if one.subject is not None)
+        return tuple(one.seen for one in self.references)
 
     @property
     def bridge_refused(self) -> str:

@@ -89,7 +89,7 @@ def ready(unit: Any, image: Pixels) -> Any:
     empty = np.zeros((*image.shape[:2], 4), np.uint8)
     pictures: dict[str, Any]
     if isinstance(unit.image, dict) or not hasattr(unit, "image_fg"):
-        pictures = {"image": {"image": image, "mask": np.zeros_like(image)}, "mask_image": None}
+        pictures: dict[str, Any] = {"image": {"image": image, "mask": np.zeros_like(image)}, "mask_image": None}
     else:
         pictures = {"image": image, "image_fg": empty, "mask_image": None, "mask_image_fg": None}
     return replace(unit, module="None", use_preview_as_input=False, resize_mode=mode, **pictures)

@@ -12,7 +12,7 @@ from seal_ext.core.pixels import AlignError, Pixels
 
 MODULE = "internal_controlnet.external_code"
 # These units keep what they made for the rows of the first U-Net call: latents, or an adapter's tokens.
-BATCHWISE = ("reference", "inpaint_only", "colorfix", "ip-adapter", "instant_id")
+BATCHWISE: tuple[str, ...] = ("reference", "inpaint_only", "colorfix", "ip-adapter", "instant_id")
 
 
 def _external() -> Any:
