@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from seal_ext.core.cache import AppearanceCache, AppearanceKey, fingerprint
+from seal_ext.core.canvas import size_of
 from seal_ext.core.limbs import Body
 from seal_ext.core.skeleton import Skeleton
 from seal_ext.layers import Layers, Undo, find_sites, undo_all, wrap
@@ -56,7 +58,7 @@ class Seal:
         self.runs = 0
         self._undo: list[Undo] = []
         self._weights = ""
-        self._call: dict | None = None  # the conditioning of the current model call, for the reference pass
+        self._call: dict[str, Any] = {}  # the conditioning of the current model call, for the reference pass
 
     # ---- install and remove
 
@@ -82,7 +84,7 @@ class Seal:
     def _close_run(self) -> None:
         if self.run is not None:
             self.run.close()
-        self.run = self._call = None
+        self.run, self._call = None, {}
 
     # ---- what the pipeline calls
 
@@ -104,15 +106,14 @@ class Seal:
         t = float(timestep) if not isinstance(timestep, Tensor) else float(timestep.reshape(-1)[0])
         rows = self._rows(len(sample))
         self._call = {"sample": sample, "context": encoder_hidden_states, "kwargs": kwargs, "rows": rows, "original": original}
-        if self.run is None:
-            self._start(t, rows, sample)
-        lam = self.run.bridging(t) if self.settings.enabled else 0.0
+        run = self.run or self._start(t, rows, sample)
+        lam = run.bridging(t) if self.settings.enabled else 0.0
         if not lam or self.appearance_prompt is None:
-            with self.run.step(t, rows, tuple(sample.shape[-2:])):
+            with run.step(t, rows, size_of(sample)):
                 return original(sample, timestep, encoder_hidden_states, *args, **kwargs)
-        return self._with_appearance_rows(original, lam, t, sample, timestep, encoder_hidden_states, *args, **kwargs)
+        return self._with_appearance_rows(run, original, lam, t, sample, timestep, encoder_hidden_states, *args, **kwargs)
 
-    def _with_appearance_rows(self, original, lam: float, t: float, sample: Tensor, timestep, context: Tensor, *args, **kwargs):
+    def _with_appearance_rows(self, run: Run, original, lam: float, t: float, sample: Tensor, timestep, context: Tensor, *args, **kwargs):
         """The model call with a third row an image, conditioned on c_app; λ·LowPass(Δ) goes to both sides of the guidance."""
         rows = self._call["rows"]
         gen = [i for i, row in enumerate(rows) if row.kind == CONDITIONAL]
@@ -123,11 +124,11 @@ class Seal:
             more["added_cond_kwargs"] = {k: torch.cat([v, added.get(k, v[gen]).to(v)]) for k, v in kwargs["added_cond_kwargs"].items()}
         if isinstance(timestep, Tensor) and timestep.ndim and len(timestep) == len(rows):
             timestep = torch.cat([timestep, timestep[gen]])
-        with self.run.step(t, (*rows, *(Row(APPEARANCE, image) for image in images)), tuple(sample.shape[-2:])):
+        with run.step(t, (*rows, *(Row(APPEARANCE, image) for image in images)), size_of(sample)):
             result = original(torch.cat([sample, sample[gen]]), timestep, torch.cat([context, hidden.to(context)]), *args, **more)
         every = result[0] if isinstance(result, tuple) else result.sample
         seen, app = every[: len(rows)], every[len(rows) :]
-        bridge = self.run.bridged(seen[gen], app, lam, self._to_epsilon(t))
+        bridge = run.bridged(seen[gen], app, lam, self._to_epsilon(t))
         # u + d + w((c + d) − (u + d)) = u + w(c − u) + d: the same d on every row of an image passes the guidance unchanged.
         place = {image: i for i, image in enumerate(images)}
         seen = seen + bridge[[place[row.image] for row in rows]]
@@ -140,25 +141,25 @@ class Seal:
             return tuple(Row(UNCONDITIONAL, i) for i in range(half)) + tuple(Row(CONDITIONAL, i) for i in range(half))
         return tuple(Row(CONDITIONAL, i) for i in range(count))
 
-    def _start(self, t: float, rows: tuple[Row, ...], sample: Tensor) -> None:
+    def _start(self, t: float, rows: tuple[Row, ...], sample: Tensor) -> Run:
         """The first model call of a generation: now sizes, timesteps and conditioning are known."""
         levels = sorted({float(level) for level in self.pipe.scheduler.timesteps}, reverse=True)
         levels = [level for level in levels if level <= t + 1e-3]  # img2img begins further down
         images = 1 + max(row.image for row in rows)
         height, width = (size * self._factor for size in sample.shape[-2:])
-        references = [self._encode(reference, height, width, sample) for reference in self.references]
-        if self.per_image:
-            if len(references) != images:
-                raise ValueError(f"{images} images are drawn, and references were given for {len(references)}")
-            references = [[reference] for reference in references]
+        shared = [self._encode(reference, height, width, sample) for reference in self.references]
+        if self.per_image and len(shared) != images:
+            raise ValueError(f"{images} images are drawn, and references were given for {len(shared)}")
+        references = [[one] for one in shared] if self.per_image else shared
         figure = None if self.figure is None or not self.settings.on_figure else self.figure.to(sample)
         bodies = [None if body is None else Body.of(body) for body in self.bodies]
-        self.run = Run(self.settings, references, self.cache, self._key, levels, self.layers, seeds=self.seeds, watch=self.watch,
-                       figure=figure, bodies=bodies, guidance=float(getattr(self.pipe, "guidance_scale", 1.0)),
-                       images=images)  # fmt: skip
+        run = Run(self.settings, references, self.cache, self._key, levels, self.layers, seeds=self.seeds, watch=self.watch, figure=figure,
+                  bodies=bodies, guidance=float(getattr(self.pipe, "guidance_scale", 1.0)), images=images)  # fmt: skip
+        self.run = run
         self.runs += 1
         if self.settings.enabled and self.settings.infusion and self.settings.strength > 0:
-            self.run.read_references(self)
+            run.read_references(self)
+        return run
 
     @property
     def _factor(self) -> int:
@@ -207,7 +208,7 @@ class Seal:
 
     def _appearance_context(self, images: Sequence[int], like: Tensor, kwargs: dict) -> tuple[Tensor, dict[str, Tensor] | None]:
         """The text encoders' view of c_app for these images; padded or cut to the prompt's own length."""
-        given = self.appearance_prompt
+        given = self.appearance_prompt or ""
         prompts = [given if isinstance(given, str) else given[image] for image in images]
         encoded = self.pipe.encode_prompt(prompts, device=like.device, num_images_per_prompt=1, do_classifier_free_guidance=False)
         context, added = encoded[0], kwargs.get("added_cond_kwargs")

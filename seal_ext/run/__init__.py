@@ -38,7 +38,7 @@ class Run:
     def __init__(
         self,
         settings: Settings,
-        references: Sequence[Encoded] | Sequence[Sequence[Encoded]],
+        references: Sequence[Encoded] | Sequence[list[Encoded]],
         cache: AppearanceCache,
         key: Callable[[int], AppearanceKey],
         levels: Sequence[float],

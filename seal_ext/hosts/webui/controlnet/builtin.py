@@ -87,7 +87,6 @@ def ready(unit: Any, image: Pixels) -> Any:
     """The unit with a map that is made already and fits the canvas."""
     mode = _external().resize_mode_from_value(STRETCH)
     empty = np.zeros((*image.shape[:2], 4), np.uint8)
-    pictures: dict[str, Any]
     if isinstance(unit.image, dict) or not hasattr(unit, "image_fg"):
         pictures: dict[str, Any] = {"image": {"image": image, "mask": np.zeros_like(image)}, "mask_image": None}
     else:
