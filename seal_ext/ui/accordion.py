@@ -57,69 +57,99 @@ class Accordion:
 
 def draw(make_accordion: Callable, elem_id: Callable[[str], str], tab: str = "txt2img") -> Accordion:
     """Draw it inside the current page. No side effects: the host draws it several times."""
-    parts: dict[str, Any] = {}
-
-    def put(*names: str) -> None:
-        for name in names:
-            parts[name] = component(BY_NAME[name], elem_id)
-
-    def button(name: str, label: str, told: str, shown: bool = True):
-        parts[name] = gr.Button(label, elem_id=elem_id(name), elem_classes=[] if shown else ["seal-hidden"], size="sm")
-        parts[name].webui_tooltip = told
-
+    page = _Parts(elem_id, tab)
+    parts = page.made
     with make_accordion(value=False, label=TITLE, elem_id=elem_id("accordion")) as parts["enabled"]:
         with gr.Row(elem_classes=["seal-pictures"]):
             with gr.Column(min_width=260):
-                told = "Drop or paste a picture of the character."
-                parts["reference"] = _picture("Reference", "reference", told, elem_id, 320, brush=True)
-                with gr.Row(elem_classes=["seal-buttons"]):
-                    button("last", "Use last result", "Use the selected result of this tab as the reference.")
-                    button("add", "Add another", "Keep this reference below, and give another picture of the same character here.")
-                with gr.Group(visible=False, elem_id=elem_id("further")) as parts["further"]:
-                    parts["more"] = _unsaved(gradios.gallery("Further references", elem_id("more"), 130))
-                    button("clear", "Remove further references", "Remove all references but the one above.")
-                parts["lost"] = gr.HTML(elem_id=elem_id("lost"))
-                gr.HTML(f'<p class="seal-faint">{PAINT}</p>', elem_id=elem_id("paint"))
-                put("mask_source")
+                page.pictures()
             with gr.Column(min_width=260):
-                gr.HTML(_stage(elem_id, tab), elem_id=elem_id("preview"))
-                with gr.Row(elem_classes=["seal-buttons"]):
-                    button("look", "Update preview", "Draw the preview again. This also runs the preprocessors of your ControlNet units.")
-                    button("reset", "Undo correction", "Undo what you moved or scaled by hand.")
-                told = "An OpenPose skeleton of the reference itself."
-                parts["reference_pose"] = _picture("Reference's pose", "reference_pose", told, elem_id, 120)
-                gr.HTML(f'<p class="seal-faint">{POSE}</p>', elem_id=elem_id("posing"))
+                page.preview()
         parts["told"] = gr.HTML(elem_id=elem_id("told"), elem_classes=["seal-told"])
-        with gr.Row(elem_classes=["seal-next"]):
-            put("preset", "strength")
-        put("appearance_prompt")
-        with gr.Row(elem_classes=["seal-buttons"]):
-            button("copy", "Copy from prompt", "Start from your prompt, then change the words that do not fit the reference.")
-            button("info", "Read from reference", "Use the prompt that is stored in the reference picture.")
-            button("ask", "Interrogate", "Let the WebUI describe the reference in words. It loads another model for this.")
-        parts["words"] = gr.HTML(words.shown("", ""), elem_id=elem_id("words"))
-        with gr.Row(elem_classes=["seal-next"]):
-            put("align", "anchor")
-        parts["ticks"] = _unsaved(gr.CheckboxGroup(choices=[], label="Units to align", elem_id=elem_id("ticks"), visible=False,
-                                                   info="Enabled ControlNet units that carry a structure."))  # fmt: skip
-        put(*(setting.name for setting in TABLE if setting.basic and setting.name not in parts))
-        with gr.Accordion("Advanced", open=False, elem_id=elem_id("advanced")):
-            told = "You can give this instead of painting: a picture that is bright where the character is."
-            parts["mask"] = _picture("Subject mask", "subject_mask", told, elem_id, 200)
-            for heading in GROUPS:
-                with gr.Accordion(heading, open=False, elem_id=elem_id("group_" + heading.lower().replace(" ", "_"))):
-                    put(*(setting.name for setting in TABLE if setting.group == heading))
-        gr.HTML(f'<p class="seal-faint">SeAl {__version__}</p>', elem_id=elem_id("version"))
-        # What the page's script presses and reads.
-        button("glance", "Glance", "", shown=False)
-        button("compare", "Compare", "", shown=False)
-        parts["picture"] = _unsaved(gr.Textbox(visible=False, elem_id=elem_id("picture")))
+        page.wishes()
+        page.advanced()
     _connect(parts, tab)
     fields = [(parts[name], _value(name)) for name in NAMES if name in BY_NAME]
     slots = (*PICTURES, "more", "further", "lost")
     fields += [(parts[name], _pasted(name)) for name in slots]
     keys = [BY_NAME[name].infotext for name in BY_NAME] + [REFERENCE_KEY]
     return Accordion([parts[name] for name in NAMES], fields, keys, parts, tab=tab)
+
+
+class _Parts:
+    """The accordion's components by their names, made in the order in which they stand there."""
+
+    def __init__(self, elem_id: Callable[[str], str], tab: str):
+        self.elem_id, self.tab = elem_id, tab
+        self.made: dict[str, Any] = {}
+
+    def put(self, *names: str) -> None:
+        for name in names:
+            self.made[name] = component(BY_NAME[name], self.elem_id)
+
+    def button(self, name: str, label: str, told: str, shown: bool = True) -> None:
+        self.made[name] = gr.Button(label, elem_id=self.elem_id(name), elem_classes=[] if shown else ["seal-hidden"], size="sm")
+        self.made[name].webui_tooltip = told
+
+    def picture(self, name: str, label: str, told: str, height: int, slot: str = "", brush: bool = False) -> None:
+        self.made[name] = _unsaved(gradios.slot(label, self.elem_id(slot or name), height, brush))
+        self.made[name].webui_tooltip = told
+
+    def text(self, name: str, text: str) -> None:
+        gr.HTML(f'<p class="seal-faint">{text}</p>', elem_id=self.elem_id(name))
+
+    def pictures(self) -> None:
+        """The reference, and what is done with it."""
+        made, elem_id = self.made, self.elem_id
+        self.picture("reference", "Reference", "Drop or paste a picture of the character.", 320, brush=True)
+        with gr.Row(elem_classes=["seal-buttons"]):
+            self.button("last", "Use last result", "Use the selected result of this tab as the reference.")
+            self.button("add", "Add another", "Keep this reference below, and give another picture of the same character here.")
+        with gr.Group(visible=False, elem_id=elem_id("further")) as made["further"]:
+            made["more"] = _unsaved(gradios.gallery("Further references", elem_id("more"), 130))
+            self.button("clear", "Remove further references", "Remove all references but the one above.")
+        made["lost"] = gr.HTML(elem_id=elem_id("lost"))
+        self.text("paint", PAINT)
+        self.put("mask_source")
+
+    def preview(self) -> None:
+        """What counts of the reference, and where the pose goes."""
+        gr.HTML(_stage(self.elem_id, self.tab), elem_id=self.elem_id("preview"))
+        with gr.Row(elem_classes=["seal-buttons"]):
+            self.button("look", "Update preview", "Draw the preview again. This also runs the preprocessors of your ControlNet units.")
+            self.button("reset", "Undo correction", "Undo what you moved or scaled by hand.")
+        self.picture("reference_pose", "Reference's pose", "An OpenPose skeleton of the reference itself.", 120)
+        self.text("posing", POSE)
+
+    def wishes(self) -> None:
+        """How much of the reference, and what of it is not wanted."""
+        made, elem_id = self.made, self.elem_id
+        with gr.Row(elem_classes=["seal-next"]):
+            self.put("preset", "strength")
+        self.put("appearance_prompt")
+        with gr.Row(elem_classes=["seal-buttons"]):
+            self.button("copy", "Copy from prompt", "Start from your prompt, then change the words that do not fit the reference.")
+            self.button("info", "Read from reference", "Use the prompt that is stored in the reference picture.")
+            self.button("ask", "Interrogate", "Let the WebUI describe the reference in words. It loads another model for this.")
+        made["words"] = gr.HTML(words.shown("", ""), elem_id=elem_id("words"))
+        with gr.Row(elem_classes=["seal-next"]):
+            self.put("align", "anchor")
+        made["ticks"] = _unsaved(gr.CheckboxGroup(choices=[], label="Units to align", elem_id=elem_id("ticks"), visible=False,
+                                                  info="Enabled ControlNet units that carry a structure."))  # fmt: skip
+        self.put(*(setting.name for setting in TABLE if setting.basic and setting.name not in made))
+
+    def advanced(self) -> None:
+        """Every other setting by its group; and what the page's script presses and reads."""
+        with gr.Accordion("Advanced", open=False, elem_id=self.elem_id("advanced")):
+            told = "You can give this instead of painting: a picture that is bright where the character is."
+            self.picture("mask", "Subject mask", told, 200, slot="subject_mask")
+            for heading in GROUPS:
+                with gr.Accordion(heading, open=False, elem_id=self.elem_id("group_" + heading.lower().replace(" ", "_"))):
+                    self.put(*(setting.name for setting in TABLE if setting.group == heading))
+        self.text("version", f"SeAl {__version__}")
+        self.button("glance", "Glance", "", shown=False)
+        self.button("compare", "Compare", "", shown=False)
+        self.made["picture"] = _unsaved(gr.Textbox(visible=False, elem_id=self.elem_id("picture")))
 
 
 def component(setting: Setting, elem_id: Callable[[str], str]):
@@ -137,12 +167,6 @@ def component(setting: Setting, elem_id: Callable[[str], str]):
 def _unsaved(made):
     """Not among the defaults that the WebUI lets its user save."""
     made.do_not_save_to_config = True
-    return made
-
-
-def _picture(label: str, name: str, told: str, elem_id: Callable[[str], str], height: int, brush: bool = False):
-    made = _unsaved(gradios.slot(label, elem_id(name), height, brush))
-    made.webui_tooltip = told
     return made
 
 
