@@ -281,8 +281,10 @@ class SamplingPass(Generic[M, C]):
             if self.sizes and self.size not in self.sizes:
                 self.session.note("The sampler never looked at the picture in its own size, so it was drawn without SeAl.")
             disagreement = run.gate.picture() if run.gate is not None and self.settings.show_disagreement else None
-            reference, _, _ = self.session.references[0].on_canvas(*(CELL * n for n in self.size))
-            matches = self.watch.maps(reference[0], run.references[0][0].mask)
+            matches: list[Pixels] = []
+            if self.watch.index is not None:
+                reference, _, _ = self.session.references[0].on_canvas(*(CELL * n for n in self.size))
+                matches = self.watch.maps(reference[0], run.references[0][0].mask)
             shown = Shown(() if disagreement is None else tuple(disagreement), tuple(matches))
         self.call = self.started = None
         return shown
