@@ -45,9 +45,9 @@ def weights_name() -> str:
 
 def fingerprint() -> str:
     """Changes with the weights and with any code that could change a result."""
-    digest, own = _weights(), ("core/*.py", "run/*.py", "hosts/*.py", "studio/*.py", "settings.py", "reference.py")
-    code = [*(ROOT / "bench").rglob("*.py"), *(path for name in own for path in (ROOT / "seal_ext").rglob(name))]
-    for path in sorted([*code, TUNING]):
+    digest, code = _weights(), [path for top in ("bench", "seal_ext") for path in (ROOT / top).rglob("*.py")]
+    drawing = [path for path in code if not {"ui", "webui", "install"} & set(path.parts)]
+    for path in sorted([*drawing, TUNING]):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
