@@ -154,12 +154,12 @@ def pose_of(size: tuple[int, int], drawn: Pixels) -> NDArray[np.uint8]:
     pose = drawn[..., :3] if drawn.shape[2] == 3 else np.where(drawn[..., 3:] > 127, drawn[..., :3], 0)
     pose = np.ascontiguousarray(pose.astype(np.uint8))
     if read_skeleton(pose) is None:
-        raise AlignError("The pose shows no OpenPose skeleton that can be read.")
+        raise AlignError("SeAl finds no OpenPose skeleton on the pose.")
     return pose
 
 
 def _same_shape(size: tuple[int, int], other: Pixels, name: str) -> None:
     (height, width), (tall, wide) = size, other.shape[:2]
     if not 1 / MOST_ASKEW < wide * height / (tall * width) < MOST_ASKEW:
-        said = f"The {name} is {wide} × {tall} pixels and the reference {width} × {height}: both have to show the same picture."
+        said = f"The {name} is {wide} × {tall} pixels and the reference {width} × {height}. Both must have the same shape."
         raise AlignError(said)

@@ -29,7 +29,7 @@ class LowPass:
 
     def __post_init__(self) -> None:
         if self.kind not in FILTERS or self.radius < 0 or self.repeats < 0:
-            raise ValueError(f"a low-pass is one of {', '.join(FILTERS)}, its radius and repeats not negative")
+            raise ValueError(f"a low-pass must be one of {', '.join(FILTERS)}, and its radius and repeats not negative")
 
     def __call__(self, x: Tensor) -> Tensor:
         if self.radius == 0 or self.repeats == 0:
@@ -95,7 +95,7 @@ class Disagreement:
 
     def __post_init__(self) -> None:
         if not 0 <= self.low < self.high <= 1 or self.strength < 0:
-            raise ValueError("the Δ-gate's percentiles rise from 0 to 1, and its strength is not negative")
+            raise ValueError("the Δ-gate's percentiles must rise from 0 to 1, and its strength must not be negative")
 
 
 class DeltaGate:

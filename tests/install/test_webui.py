@@ -212,7 +212,7 @@ def test_not_a_webui(tmp_path, folder, capsys):
 def test_no_permission_to_write(folder, capsys, monkeypatch):
     monkeypatch.setattr(webui.os, "access", lambda path, mode: False)
     before = content(folder)
-    assert "cannot be written to" in refused(capsys, folder) and content(folder) == before
+    assert "may not write" in refused(capsys, folder) and content(folder) == before
 
 
 @pytest.mark.parametrize("record", [

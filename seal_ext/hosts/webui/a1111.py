@@ -62,7 +62,7 @@ class Pass(sampling_pass.SamplingPass[Model, Call]):
     def __init__(self, session: Any, params: Any, levels: Sequence[float] | None = None):
         super().__init__(session, params, levels)
         if sd_unet.current_unet is not None:
-            raise Refusal("SeAl cannot look into a compiled U-Net; choose `None` under SD Unet. The picture is drawn without it.")
+            raise Refusal("SeAl cannot look into a compiled U-Net. Choose `None` under SD Unet. The picture is drawn without SeAl.")
         self.wrap = params.denoiser.inner_model
         self.in_sigma = hasattr(self.wrap, "sigma_to_t")  # k-diffusion; the others count in timesteps and predict ε
 

@@ -35,8 +35,8 @@ PARTS = {"input_blocks": "input", "middle_block": "middle", "output_blocks": "ou
 BEGUN, DRAWN, ENDED = "begun", "drawn", "ended"  # what a model call has to come through
 AFTER = "sampler_post_cfg_function"  # what is called when a model call has been guided
 # A relative is known by what it has and hands over, whatever it calls itself.
-SILENT = "This WebUI, or an extension in it, does not ask what SeAl hangs on; from there on the picture is drawn without it."
-TILES = "Another extension draws the picture in parts; these are drawn without the reference."
+SILENT = "This WebUI, or an extension in it, does not call SeAl at every step. The rest of the picture is drawn without SeAl."
+TILES = "Another extension draws the picture in parts. SeAl leaves those parts alone."
 
 
 class Pass(sampling_pass.SamplingPass[Model, Call]):

@@ -19,9 +19,8 @@ from . import model, process_state
 from .model import Refusal, networks, settled
 
 NEEDED = ("clone", "set_model_unet_function_wrapper", "add_conditioning_modifier", "set_model_sampler_post_cfg_function")
-UNKNOWN = "SeAl does not know this relative of Forge: its U-Net offers other hooks. The picture is drawn without it."
-SWAPPED = ("A refiner that is loaded into the U-Net of the model before it cannot be told from that one; from there on the picture is "
-           "drawn without SeAl.")  # fmt: skip
+UNKNOWN = "SeAl does not know this relative of Forge: its U-Net lacks hooks that SeAl needs. The picture is drawn without SeAl."
+SWAPPED = "The refiner replaced the model's weights, and SeAl cannot tell them apart. The rest of the picture is drawn without SeAl."
 
 
 class Model(model.Model):

@@ -115,5 +115,5 @@ def settled(like: Tensor) -> Iterator[None]:
 
 def _finite(latent: Tensor) -> Tensor:
     if not torch.isfinite(latent).all():
-        raise Refusal("The VAE makes no sense of the reference in this precision; try --no-half-vae. The picture is drawn without SeAl.")
+        raise Refusal("The VAE cannot encode the reference in this precision: try --no-half-vae. The picture is drawn without SeAl.")
     return latent.detach()

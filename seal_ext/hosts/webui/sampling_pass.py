@@ -69,7 +69,7 @@ class SamplingPass(Generic[M, C]):
         unet = self.model.unet
         self.sites: dict[Site, torch.nn.Module] = {} if unet is None else find_sites(unet)
         if unet is None or not self.sites:
-            raise Refusal("SeAl needs a U-Net of the SD1, SD2 or SDXL kind, and this model has none; the picture is drawn without it.")
+            raise Refusal("SeAl needs a U-Net as in SD1, SD2 or SDXL, and this model has none. The picture is drawn without SeAl.")
         self.unet = unet
         self.size = session.size or size_of(params.x)  # of its latents; a sampler's first call may have another
         self.sizes: set[tuple[int, int]] = set()  # in which the sampler looked at the picture
@@ -225,10 +225,10 @@ class SamplingPass(Generic[M, C]):
         """The prompts of every image in a model call."""
         groups = params.denoiser.sampler.sampler_extra_args["cond"].batch
         if len(params.x) < len(groups):
-            raise Refusal("This sampler draws the pictures of a batch one by one and does not say which, so they are drawn without SeAl; "
-                          "with a batch size of 1 it takes part.")  # fmt: skip
+            raise Refusal("This sampler draws a batch one by one and does not say which picture it draws. They are drawn without SeAl. "
+                          "Use a batch size of 1.")  # fmt: skip
         if self.unlike(params, groups):
-            raise Refusal("SeAl cannot tell which of this model's rows belong to the prompt; the picture is drawn without it.")
+            raise Refusal("SeAl cannot tell this model's prompt and negative prompt apart. The picture is drawn without SeAl.")
         parts: list[list[tuple[int, float]]] = []
         row = 0
         for group in groups:
@@ -279,7 +279,7 @@ class SamplingPass(Generic[M, C]):
             run.close()
             self._tell_notes()
             if self.sizes and self.size not in self.sizes:
-                self.session.note("The sampler never looked at the picture in its own size, so it was drawn without SeAl.")
+                self.session.note("The sampler never worked at the picture's own size, so SeAl had no effect.")
             disagreement = run.gate.picture() if run.gate is not None and self.settings.show_disagreement else None
             matches: list[Pixels] = []
             if self.watch.index is not None:
