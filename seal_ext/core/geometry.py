@@ -154,20 +154,20 @@ def judge_scale(reference: _Measure, structure: _Measure, rule: str = "auto") ->
         ("height", tall and not solid, height, "SeAl sees only lines, so the scale comes from the heights."),
         ("height", tall and unlike, height, "The bodies are built very differently, so the scale comes from their heights."),
         ("area", tall, area, "The poses differ too much to compare heights, so the scale comes from the subjects' areas."),
-        ("thickness", solid and thickness, thickness, "The frame cuts a subject, so the scale comes from its thickest part, torso or head."),
+        ("thickness", solid and thickness, thickness, "The frame cuts a subject, so the scale comes from its thickest part (torso, head)."),
         ("one", True, 1.0, "The frame cuts a subject, and nothing shows how large all of it is. The structure keeps its size."),
     )
     for name, holds, scale, reason in ladder:
         if rule == "auto" and holds:
             return _limited(scale or 1.0, name, reason)
     forced = {"limbs": limbs and limbs[0], "height": height, "area": area, "thickness": thickness, "one": 1.0}[rule]
-    return _limited(forced, rule, None) if forced else (1.0, "one", (f"SeAl cannot compare the {rule} of both subjects, so the structure keeps its size.",))
+    return _limited(forced, rule, None) if forced else (1.0, "one", (f"The {rule} cannot be compared, so the structure keeps its size.",))
 
 
 def _limited(scale: float, rule: str, reason: str | None) -> tuple[float, str, tuple[str, ...]]:
     limited = min(max(float(scale), 1 / ABSURD), ABSURD)
     if limited != scale:
-        return limited, rule, (f"One subject is {max(scale, 1 / scale):.0f} times as large as the other. SeAl scales by {ABSURD:.0f} times at most.",)
+        return limited, rule, (f"The sizes differ {max(scale, 1 / scale):.0f} times, but SeAl scales by {ABSURD:.0f} at most.",)
     return limited, rule, (reason,) if reason else ()
 
 

@@ -220,7 +220,7 @@ def _remove_folder(folder: Path) -> None:
 def main(argv: list[str]) -> int:
     parser = Parser(prog="dev.py webui", description=__doc__, examples=EXAMPLES)
     parser.add_argument("folder", type=Path, metavar="PATH", help="the WebUI's folder, or its --data-dir")
-    parser.add_argument("--forge", action="store_true", help="PATH is the --data-dir of Forge or reForge; their own folder needs no --forge")
+    parser.add_argument("--forge", action="store_true", help="PATH is the --data-dir of Forge or reForge, not their own folder")
     parser.add_argument("--remove", action="store_true", help="remove what this command made")
     options = parser.parse_args(argv)
     try:
