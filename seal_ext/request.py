@@ -61,7 +61,7 @@ def schema() -> dict[str, object]:
 def parse(args: Sequence[object]) -> Request:
     """From a script's arguments: one object in the first place, or values in the order of NAMES; SettingsError for anything else."""
     first = args[0] if args else False
-    if first is False:  # the page with SeAl switched off: whatever else stands there is no matter
+    if first is False:  # switched off on the page: nothing else there matters
         return Request(Settings())
     if isinstance(first, Mapping):
         values = {"enabled": True, **first}  # whoever sends an object means it

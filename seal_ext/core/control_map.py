@@ -19,7 +19,7 @@ BLACK_BEHIND = ("skeleton", "silhouette", *LINES)
 
 
 def background_of(image: Pixels, kind: str | None = None) -> Pixels:
-    """What lies behind a map's figure: the border's median; for maps drawn on black (or paper) whichever of the two it is."""
+    """What lies behind a map's figure: the border's median; for maps drawn on black or on white, the one of the two it is."""
     border = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
     median = np.median(border, axis=0)
     top = 255 if image.dtype == np.uint8 else 1

@@ -91,7 +91,7 @@ class Disagreement:
     high: float
     strength: float
     low_pass: LowPass
-    floor: float = 0.01  # a spread of |Δ| below this is rounding and no disagreement; ε has spread 1
+    floor: float = 0.01  # a spread of |Δ| below this is rounding, not disagreement; ε has spread 1
 
     def __post_init__(self) -> None:
         if not 0 <= self.low < self.high <= 1 or self.strength < 0:
@@ -99,7 +99,7 @@ class Disagreement:
 
 
 class DeltaGate:
-    """Yields infusion its right of way: the mean of |Δ| over the steps with λ > 0, for each image by itself, then frozen."""
+    """Where infusion yields: the mean of |Δ| over the steps with λ > 0, for each image by itself, then frozen."""
 
     def __init__(self, how: Disagreement):
         self.how = how
@@ -118,7 +118,7 @@ class DeltaGate:
         self._steps, self._map = self._steps + 1, None
 
     def freeze(self) -> None:
-        """From here on the map stays: λ is 0, and steps without Δ say nothing."""
+        """Keep the map from here on: λ is 0, and without Δ there is nothing to learn."""
         self.frozen = True
 
     @torch.no_grad()

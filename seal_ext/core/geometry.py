@@ -20,8 +20,8 @@ ANCHORS = ("bottom", "centre", "top")
 RULES = ("auto", "limbs", "height", "area", "thickness", "one")
 MEASURED = 384  # pixels of the longer side of the mask that is measured
 ALIKE = 0.05  # logarithms this close are the same size
-UNLIKE = 0.4  # heights and areas further apart than this are of bodies of another build, not of another pose
-ABSURD = 8.0  # a scale beyond this, or its inverse, is a misreading and goes no further
+UNLIKE = 0.4  # heights and areas further apart than this mean another build, not only another pose
+ABSURD = 8.0  # a larger scale, or a smaller one than its inverse, is a misreading
 SLACK = 1e-6
 
 
@@ -116,7 +116,7 @@ def _measure(subject: Subject, placed: Placement, canvas: tuple[int, int] | None
     if canvas:
         low = [round(max(0.0, -t) * q) for t in placed.shift]
         mask = mask[low[1] : low[1] + round(canvas[1] * q), low[0] : low[0] + round(canvas[0] * q)]
-        # Flesh may reach beyond a frame that its joints are well inside of; that is no cut.
+        # Joints may be well inside the frame and the flesh around them not; that is no cut.
         near = 0.04 * max(box.width, box.height) if subject.source == "skeleton" else SLACK
         lost = (-box.x0, -box.y0, box.x1 - canvas[0], box.y1 - canvas[1])
         cut |= {side for side, by in zip(SIDES, lost, strict=True) if by > near}
@@ -202,7 +202,7 @@ def align(
     else:
         scale, used, why = judge_scale(a, s, rule)
         if scale != 1 and max(scale, 1 / scale) - 1 <= alike:
-            # A pose alone changes a height as much, and a map that is only moved stays as crisp as it was.
+            # A pose alone changes heights this much, and a map that is only moved stays crisp.
             scale, why = 1.0, (*why, f"The sizes are nearly the same ({scale:.2f} times), so the structure keeps its own.")
         found = replace(start, scale=scale, rule=used, reasons=(*told, *why))
         found = _anchored(found, a.cut, s.cut)

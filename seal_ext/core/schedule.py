@@ -27,7 +27,7 @@ class Progress:
     def within(self, start: float, end: float) -> bool:
         """Whether the whole step lies between two shares of the run, so that a window of 40 % holds at most 40 % of the steps.
 
-        A window that is shorter than a step holds the one it begins in: four steps are a run, too.
+        A window shorter than a step holds the step it begins in, so that a run of four steps has one, too.
         """
         first = min(max(math.floor(self.step), 0), self.steps - 1)
         if (math.ceil(start * self.steps - _EDGE) + 1) / self.steps > end + _EDGE:

@@ -27,7 +27,7 @@ def find_subject(
 ) -> Subject:
     """The subject of a picture (RGB on white). `ways`: what the host has beside the picture itself, rembg or attention.
 
-    AlignError where a mask that was drawn, or a source that was chosen, says nothing: it is never passed over for another.
+    AlignError where a drawn mask or a chosen source finds nothing: no other way is tried in its place.
     """
     known: dict[str, Way] = {
         "drawn": lambda _: _of_drawn(drawn),

@@ -72,7 +72,7 @@ class Step:
         if call.is_plain and by_heads:
             k, v = call.kv()
             return call.out(attention(q, k, v, *given).to(call.hidden.dtype))
-        # Of the paper's own form the layer's finished result is enough, which every optimisation and extension has had its part in.
+        # The paper's own form needs only the layer's finished result, in which every optimisation and extension has had its part.
         if not call.is_plain:
             self.name_what_is_lost()
         k = call.kv()[0] if how.form == "joint" else q

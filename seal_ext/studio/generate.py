@@ -128,7 +128,7 @@ def _within(progress: Progress, share: tuple[float, float]) -> Progress:
 
 @contextmanager
 def _reporting(pipe, steps: int, progress: Progress) -> Iterator[None]:
-    """Every diffusers pipeline tells its steps to its progress bar, and only there by the same name: so this is the bar."""
+    """Stands in for the progress bar: the one place where every diffusers pipeline tells its steps by the same name."""
 
     class Steps:
         done = 0

@@ -45,7 +45,7 @@ class Model:
 
     @property
     def unet(self) -> torch.nn.Module | None:
-        """What it draws with."""
+        """The U-Net it draws with."""
         raise NotImplementedError
 
     def extras(self) -> tuple[tuple[str, float], ...]:
@@ -57,7 +57,7 @@ class Model:
         raise NotImplementedError
 
     def weights(self) -> str:
-        """What tells its weights, in the form they are in, from any other's."""
+        """A text that tells its weights and their precision from all others'."""
         return f"{self.checkpoint.filename} {self.checkpoint.sha256 or self.checkpoint.hash} {devices.dtype_unet}"
 
     def vae(self) -> str:

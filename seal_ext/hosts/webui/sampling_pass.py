@@ -160,7 +160,7 @@ class SamplingPass(Generic[M, C]):
         return float(own or self.p.cfg_scale)
 
     def prepare(self) -> Prepared:
-        """What nobody prepared before the sampling: this is a refiner's pass, or a host that does not mind when."""
+        """Prepare now what was not prepared before the sampling: in a refiner's pass, or on a host that allows it at any time."""
         return self.model.prepare(self.session, self.size, self.denoiser.total_steps or self.p.steps)
 
     def _read_references(self) -> None:
@@ -182,7 +182,7 @@ class SamplingPass(Generic[M, C]):
         if self.session.heard == "get_sigmas":
             levels = {self.timestep(sigma) for sigma in heard if sigma > 0}
         else:
-            levels = {float(t) for t in heard[1:]}  # these samplers count down to the second
+            levels = {float(t) for t in heard[1:]}  # these samplers end at the second
         return sorted((level for level in levels | {first} if level <= first + 1e-3), reverse=True)
 
     def _figure(self) -> Tensor | None:
@@ -237,7 +237,7 @@ class SamplingPass(Generic[M, C]):
         return parts
 
     def unlike(self, params: Any, groups: Sequence[Sequence]) -> bool:
-        """Whether a model call's rows are not what is known of this host."""
+        """Whether a model call's rows are not as this host usually makes them."""
         return len(groups) != len(params.x)
 
     # ---- what the run asks for
@@ -256,8 +256,8 @@ class SamplingPass(Generic[M, C]):
     def _in_size(self, params: Any) -> C | None:
         """A model call, unless it looks at the picture in another size, as some samplers do now and then.
 
-        Those are left alone: the figure is another there for the U-Net, and infused they made worse pictures. Also the Δ-gate, the joints
-        and the match map are on the pass's own grid.
+        Those are left alone: at another size the U-Net sees another figure, and infusing them made pictures worse. The Δ-gate, the joints
+        and the match map also lie on the pass's own grid.
         """
         size = size_of(params.x)
         self.sizes.add(size)

@@ -114,7 +114,7 @@ class Session:
         self.passing.step(params)
 
     def trying(self, act: Callable[[], Any], instead: Any = None) -> Any:
-        """What an act of SeAl's answers. After one that fails there are no more, and this is the answer."""
+        """What an act of SeAl's returns, or `instead` if it fails; after a failure SeAl takes no further part."""
         try:
             return act()
         except Refusal as refusal:

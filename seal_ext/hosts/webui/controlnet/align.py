@@ -1,6 +1,6 @@
 """The structure in ControlNet's units: found, aligned with the reference by AnchorAlign, and put back for the user.
 
-What a unit is made of the ControlNet that is there says, in its dialect: the extension or the one built into Forge.
+The ControlNet that is there says in its dialect what a unit is made of: the extension, or the one built into Forge.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ class ControlNet:
             return reference
         try:
             found = replace(reference, pose=self._map(unit, reference.rgb, reference.size[::-1], FILL))
-        except Exception:  # a detector that fails says no more than one that finds nobody: then heights have to do
+        except Exception:  # a detector that fails is like one that finds nobody: heights serve instead
             return reference
         return reference if found.skeleton is None else found
 
@@ -156,7 +156,7 @@ class ControlNet:
         return self.dialect.picture(unit) is not None
 
     def readable(self, units: Iterable[Any]) -> tuple[Any, ...]:
-        """The units as ControlNet has them; none where it cannot read one: whoever aligned that one has said so."""
+        """The units as ControlNet has them; none if it cannot read one, which aligning has said by now."""
         try:
             return tuple(self.dialect.own(unit) for unit in units)
         except Exception:
