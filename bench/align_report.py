@@ -86,7 +86,7 @@ def measure(seeds: range, person: bool) -> Errors:
 
 
 def _scale(reference: Subject, structure: Subject, rule: str) -> tuple[float, str]:
-    """The rule's scale, undisturbed by what a canvas would have no room for: it is as large as the reference's own image."""
+    """The rule's scale. The canvas is as large as the reference's own image, so that nothing is shrunk to fit."""
     found = align(reference, structure, reference.size, "Crop and Resize", rule=rule, fit=False)
     # The structure has another size when the reference is a portrait: its own resize is part of the scale.
     width, height = structure.size

@@ -231,7 +231,7 @@ def main(argv: list[str]) -> int:
     if options.character not in DEVELOPMENT:
         raise UserError(f"--character is {options.character}; development seeds are {DEVELOPMENT.start} to {DEVELOPMENT.stop - 1}")
     if not FEWEST <= options.steps <= 200:
-        raise UserError(f"--steps is {options.steps}; it lies between {FEWEST} and 200")
+        raise UserError(f"--steps is {options.steps}; it must lie between {FEWEST} and 200")
     began, bar = time.monotonic(), Bar()
     try:
         studio = opened(options.model)

@@ -56,5 +56,5 @@ def page(report: dict, split: str) -> str:
         lines.append(f"| {what} | {value} | {low} – {high} | {goal:g} |")
     weak = sorted(report["judge_by_attribute"].items(), key=lambda item: item[1])[:3]
     lines += ["", "The judge's weakest answers: " + ", ".join(f"{name} {share:.3f}" for name, share in weak) + ".", ""]
-    lines += ["It draws only what its world holds; it is a measuring instrument, and no use for anything else."]
+    lines += ["It draws only what its world holds. It is a measuring instrument and of no use for anything else."]
     return "\n".join(lines) + "\n"

@@ -51,7 +51,7 @@ class SealScript(scripts.Script):
             self.page = drawn = accordion.draw(InputAccordion, self.elem_id, "img2img" if is_img2img else "txt2img")
         except Exception as error:  # without its arguments, SeAl would be given those of all other scripts
             errors.report("SeAl's page could not be drawn", exc_info=True)
-            return absent.draw(f"SeAl cannot draw its page in this WebUI ({error}). Its API works without.", self.elem_id)
+            return absent.draw(f"SeAl cannot show its controls in this WebUI ({error}). Its API works.", self.elem_id)
         self.infotext_fields, self.paste_field_names = drawn.infotext_fields, drawn.paste_field_names
         return drawn.components
 
@@ -74,7 +74,7 @@ class SealScript(scripts.Script):
         except Exception as error:
             session.end(p)
             errors.report("SeAl could not begin", exc_info=True)
-            session.refuse(p, f"SeAl could not begin because of an error ({type(error).__name__}: {str(error)[:200]}).")
+            session.refuse(p, f"SeAl could not start because of an error ({type(error).__name__}: {str(error)[:200]}).")
 
     def process_batch(self, p, *args, **kwargs):
         begun = session.of(p)

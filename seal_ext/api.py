@@ -28,7 +28,7 @@ VERSION = 1  # of the routes
 CANVAS = (
     Setting("width", 512, "Width", "Of the picture that will be drawn.", low=16, high=LARGEST_CANVAS),
     Setting("height", 512, "Height", "Of the picture that will be drawn.", low=16, high=LARGEST_CANVAS),
-    Setting("resize_mode", CROP, "Resize mode", "How ControlNet will fit the structure into it.", choices=(STRETCH, CROP, FILL)),
+    Setting("resize_mode", CROP, "Resize mode", "How ControlNet will fit the structure into the picture.", choices=(STRETCH, CROP, FILL)),
     Setting("kind", "auto", "Kind", "What the structure shows; auto tells a skeleton from anything else.",
             choices=("auto", "skeleton", "edges")),
 )  # fmt: skip
@@ -70,7 +70,7 @@ def schema() -> dict[str, Any]:
     """The object of a run as JSON schema; under `$defs` what the routes take."""
     run: dict[str, Any] = run_schema()
     one = {name: run["properties"][name] | {"anyOf": run["properties"][name]["anyOf"][:1]} for name in PICTURES}
-    one["structure"] = one["reference"] | {"title": "Structure", "description": "A map such as ControlNet takes it, in base64."}
+    one["structure"] = one["reference"] | {"title": "Structure", "description": "A map as ControlNet takes it, in base64."}
 
     def route(pictures: Sequence[str], names: Sequence[str], own: Sequence[Setting]) -> dict:
         rows = {name: one[name] for name in pictures} | {name: run["properties"][name] for name in names}
@@ -107,7 +107,7 @@ def align(given: Any) -> dict[str, Any]:
     reference, settings, canvas = _read(given, COMPARED, OF_ALIGN, CANVAS)
     structure = _sized(opened(_single(given, "structure"), "structure"), "structure")
     if canvas["width"] * canvas["height"] > MOST_PIXELS:
-        raise SettingsError("width", f"Width (width) times height (height) is at most {MOST_PIXELS >> 20} megapixels.")
+        raise SettingsError("width", f"Width (width) times height (height) must be at most {MOST_PIXELS >> 20} megapixels.")
     kind, size = None if canvas["kind"] == "auto" else canvas["kind"], (canvas["width"], canvas["height"])
     rgb = np.ascontiguousarray(structure[..., :3])
     try:
@@ -125,7 +125,7 @@ def _read(
 ) -> tuple[Reference, Settings, dict[str, Any]]:
     """One reference with what comes beside it and its subject, the settings, and the route's own values."""
     if not isinstance(given, Mapping):
-        raise SettingsError("", "The request's body is a JSON object of names and values.")
+        raise SettingsError("", "The request's body must be a JSON object of names and values.")
     refuse_unknown(given, (*pictures, *names, *(setting.name for setting in own)))
     values = {name: BY_NAME[name].checked(given[name]) for name in names if name in given}
     parsed = parse([{name: _single(given, name) for name in pictures if name in PICTURES} | values])
@@ -142,13 +142,13 @@ def _single(given: Mapping, name: str) -> object:
     if value is None or value == "":
         raise SettingsError(name, f"{label(name)} is missing: give a picture in base64.")
     if not isinstance(value, str):
-        raise SettingsError(name, f"{label(name)} is one picture in base64, not a {type(value).__name__}.")
+        raise SettingsError(name, f"{label(name)} must be one picture in base64, not a {type(value).__name__}.")
     return value
 
 
 def _sized(picture: np.ndarray, name: str) -> np.ndarray:
     if min(picture.shape[:2]) < 2 or max(picture.shape[:2]) > LARGEST_SIDE:
-        raise SettingsError(name, f"{label(name)} has from 2 to {LARGEST_SIDE} pixels a side.")
+        raise SettingsError(name, f"{label(name)} must have from 2 to {LARGEST_SIDE} pixels a side.")
     return picture
 
 

@@ -1,4 +1,4 @@
-"""Attention layers of a U-Net as the ldm, sgm and diffusers packages build them: patched once, and answered by whoever is asked to.
+"""Attention layers of a U-Net as the ldm, sgm and diffusers packages build them: each is patched once, and somebody answers its calls.
 
 `Layers` shadows each layer's forward. Outside `answering` a patched layer does what it did before. What other extensions put on a layer,
 before or after, stays in force: whoever answers gets it as `call.own`.
@@ -47,8 +47,8 @@ def find_sites(unet: nn.Module, kind: str = "self") -> dict[Site, nn.Module]:
 
 
 def shadow(owner: Any, name: str, replacement: Any) -> Undo:
-    """Put something on an instance; the answer takes it away and puts back what was there, unless somebody came on top of it."""
-    # Not setattr and getattr: a module looks through its children, and what the class offers is no business of the instance.
+    """Set an attribute of an instance. The function returned restores what was there, unless somebody has replaced ours."""
+    # Not setattr and getattr: a module would look through its children, and getattr would also find the class's own.
     own, before = name in vars(owner), vars(owner).get(name)
     vars(owner)[name] = replacement
 
@@ -64,7 +64,7 @@ def shadow(owner: Any, name: str, replacement: Any) -> Undo:
 
 
 def undo_all(undo: list[Undo]) -> None:
-    """The last first."""
+    """Undo all, the last first."""
     while undo:
         undo.pop()()
 
@@ -121,7 +121,7 @@ class AttentionCall:
         known = (kind.__module__, *PLAIN)
         args, kwargs = self._more
         told = [*args, *(x for name, x in kwargs.items() if name not in HARMLESS)]
-        # Not a function's `__module__`, which whoever wraps a function copies.
+        # Not a function's `__module__`: wrappers copy it.
         forward = getattr(kind.forward, "__globals__", {}).get("__name__")
         plain = self.site not in self.layers.patched and forward in known and (processor is None or type(processor).__module__ in known)
         return plain and not any(isinstance(x, Tensor) or x for x in told)
@@ -130,7 +130,7 @@ class AttentionCall:
         return self._heads(self.module.to_q(self.hidden))
 
     def kv(self) -> tuple[Tensor, Tensor]:
-        """K and V, of what the host makes them of."""
+        """K and V, made of what the host makes them of."""
         seen = self.hidden if self.context is None else self.context
         value = self._more[1].get("value")  # Forge lets a patch take values from elsewhere than keys
         for_k, for_v = self.layers.sources(self.module, seen)

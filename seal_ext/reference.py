@@ -80,7 +80,7 @@ class Reference:
     # ---- the subject
 
     def found(self, source: str = "auto", ways: Mapping[str, Way] | None = None) -> Reference:
-        """The same with its subject looked for; AlignError where what was given or chosen says nothing."""
+        """The same with its subject found; AlignError where what was given or chosen finds nothing."""
         return replace(self, subject=find_subject(self.rgb, self.alpha, self.drawn, source, ways))
 
     @property
@@ -98,7 +98,7 @@ class Reference:
         return replace(self.seen, skeleton=self.skeleton) if self.seen.known else body_of(self.skeleton, *self.size)
 
     def on_canvas(self, height: int, width: int) -> tuple[Tensor, Tensor | None, Body | None]:
-        """As the U-Net sees it: the picture (1, 3, height, width) whole in the middle, where its subject is if not all of it, its limbs."""
+        """As the U-Net sees it: the whole picture (1, 3, height, width), its subject if that is not all of it, and its limbs."""
         image, inside = fit(as_tensor(self.rgb), height, width)
         if self.subject is not None and self.subject.known:
             inside = inside & (fit(as_tensor(self.subject.mask), height, width)[0][0, 0] > 0.5)
@@ -154,12 +154,12 @@ def pose_of(size: tuple[int, int], drawn: Pixels) -> NDArray[np.uint8]:
     pose = drawn[..., :3] if drawn.shape[2] == 3 else np.where(drawn[..., 3:] > 127, drawn[..., :3], 0)
     pose = np.ascontiguousarray(pose.astype(np.uint8))
     if read_skeleton(pose) is None:
-        raise AlignError("The pose shows no OpenPose skeleton that can be read.")
+        raise AlignError("SeAl finds no OpenPose skeleton on the pose.")
     return pose
 
 
 def _same_shape(size: tuple[int, int], other: Pixels, name: str) -> None:
     (height, width), (tall, wide) = size, other.shape[:2]
     if not 1 / MOST_ASKEW < wide * height / (tall * width) < MOST_ASKEW:
-        said = f"The {name} is {wide} × {tall} pixels and the reference {width} × {height}: both have to show the same picture."
+        said = f"The {name} is {wide} × {tall} pixels and the reference {width} × {height}. Both must have the same shape."
         raise AlignError(said)

@@ -49,7 +49,7 @@ def schema() -> dict[str, object]:
     either = {"anyOf": [picture, {"type": "array", "items": picture, "minItems": 1, "maxItems": MOST_REFERENCES}]}
     told = {
         "reference": "A picture of the character, or several, in base64.",
-        "mask": "Bright where the character is: a picture for each reference, in base64.",
+        "mask": "A picture for each reference, bright where the character is, in base64.",
         "reference_pose": "The reference's own pose as an OpenPose skeleton: a picture for each reference, in base64.",
     }
     pictures = {name: {"title": title, "description": told[name], **either} for name, title in PICTURES.items()}
@@ -61,7 +61,7 @@ def schema() -> dict[str, object]:
 def parse(args: Sequence[object]) -> Request:
     """From a script's arguments: one object in the first place, or values in the order of NAMES; SettingsError for anything else."""
     first = args[0] if args else False
-    if first is False:  # the page with SeAl switched off: whatever else stands there is no matter
+    if first is False:  # switched off on the page: nothing else there matters
         return Request(Settings())
     if isinstance(first, Mapping):
         values = {"enabled": True, **first}  # whoever sends an object means it
@@ -78,7 +78,7 @@ def parse(args: Sequence[object]) -> Request:
     for name in BESIDE:
         several = _several(given[name], name)
         if several and len(several) != len(references):
-            said = f"{len(several)} came for {len(references)} reference pictures; give one for each, or none."
+            said = f"there are {len(several)} for {len(references)} reference pictures. Give one for each, or none."
             raise SettingsError(name, f"{label(name)}: {said}")
         if several:
             references = tuple(_with(one, name, picture) for one, picture in zip(references, several, strict=True))
@@ -102,7 +102,7 @@ def _laid_aside(reference: Reference, given: object) -> Reference:
 
 def _at_most(several: Given) -> Given:
     if len(several) > MOST_REFERENCES:
-        raise SettingsError("reference", f"{label('reference')} is at most {MOST_REFERENCES} pictures, not {len(several)}.")
+        raise SettingsError("reference", f"{label('reference')} takes at most {MOST_REFERENCES} pictures, not {len(several)}.")
     return several
 
 
@@ -136,14 +136,14 @@ def opened(given: object, name: str) -> np.ndarray:
         elif isinstance(given, np.ndarray):
             given = Image.fromarray(given)
         if not isinstance(given, Image.Image):
-            raise SettingsError(name, f"{label(name)} is a picture in base64, not a {type(given).__name__}.")
+            raise SettingsError(name, f"{label(name)} must be a picture in base64, not a {type(given).__name__}.")
         if given.width * given.height > MOST_PIXELS:
             raise SettingsError(name, f"{label(name)} is larger than {MOST_PIXELS >> 20} megapixels.")
         return np.asarray(given.convert("RGBA"))
     except SettingsError:
         raise
     except Exception as error:  # a decoder may raise anything on somebody's bytes
-        raise SettingsError(name, f"{label(name)} does not read as a picture in base64.") from error
+        raise SettingsError(name, f"{label(name)} cannot be read as a picture in base64.") from error
 
 
 def _drawn(reference: Reference, mask: np.ndarray) -> Reference:

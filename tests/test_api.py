@@ -95,7 +95,7 @@ def test_what_a_mask_found():
     assert opened(found["mask"])[12:52, 24:40].min() == 255 and opened(found["mask"]).shape == (64, 64)
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 40, 3), np.uint8))
     lost = api.mask({"reference": text(noise)})
-    assert lost["found"] is None and lost["share"] == 1 and "was not found" in lost["reasons"][0]
+    assert lost["found"] is None and lost["share"] == 1 and "did not find" in lost["reasons"][0]
     assert api.mask({"reference": REFERENCE, "mask_source": "whole"})["found"] is None
 
 
@@ -174,7 +174,7 @@ def test_the_cache_is_told_and_emptied(tmp_path, monkeypatch):
 def test_a_store_that_cannot_be_written_is_said(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setattr(process_state, "store", Store(tmp_path / "file", lambda: 1 << 20))
-    assert "could not be kept" in process_state.remember(request.taken(REFERENCE)) and process_state.recall("0" * 16) is None
+    assert "could not keep" in process_state.remember(request.taken(REFERENCE)) and process_state.recall("0" * 16) is None
 
 
 class Application:

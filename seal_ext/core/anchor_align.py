@@ -13,7 +13,7 @@ from .skeleton import Skeleton, read_skeleton
 from .warping import apply
 
 OFF = "AnchorAlign is off, so the structure stays where it is."
-UNKNOWN = "Where the reference's character stands is not known, so the structure stays where it is: draw a mask."
+UNKNOWN = "SeAl does not know where the character stands on the reference, so the structure stays where it is: draw a mask."
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,12 +20,12 @@ class Blocks:
         for word in re.split(r"[\s,]+", text.strip().lower()):
             read = re.fullmatch(r"(down|mid|up)(?:\.(\d{1,3})(?:(-)(\d{1,3})?)?)?(?::(\d+(?:\.\d*)?|\.\d+))?", word)
             if read is None:
-                raise ValueError(f"{word!r} is not a block: write `mid`, `up`, `up.3`, `up.0-3:0.5` or `up.4-`")
+                raise ValueError(f"{word!r} is not a block; write `mid`, `up`, `up.3`, `up.0-3:0.5` or `up.4-`")
             part, first, dash, last, weight = read.groups()
             low = float(first or 0)
             high = math.inf if first is None or (dash and not last) else float(last or first)
             if low > high or float(weight or 1) > 2:
-                raise ValueError(f"{word!r}: layers run upwards, and a weight is at most 2")
+                raise ValueError(f"{word!r} must name its lower layer first, and a weight of at most 2")
             terms.append((part, low, high, float(weight or 1)))
         return cls(tuple(terms))
 

@@ -134,7 +134,7 @@ class AppearanceCache:
 
     @contextmanager
     def filling(self, key: Hashable, timesteps: Sequence[float]) -> Iterator[Filling]:
-        """An entry to be filled; found from then on once every timestep wanted is there, gone without a trace after an exception."""
+        """An entry to be filled: `find` finds it once every wanted timestep is there; after an exception it is dropped."""
         entry = Entry(timesteps)
         with self._lock:
             self._filling[key] = entry
@@ -179,7 +179,7 @@ class AppearanceCache:
                     return
                 if not self._give_back(entry):
                     self._bytes += entry._replace({})
-                    entry.off = "The reference does not fit into SeAl's cache, not even at one timestep: raise the cache budget."
+                    entry.off = "The reference does not fit into SeAl's cache, not even at one step. Raise *Cache (MB)*."
 
     def _try_to_keep(self, entry: Entry, t: float, layer: str, tensors: dict[str, Tensor]) -> bool:
         try:
@@ -221,7 +221,7 @@ class AppearanceCache:
 
 
 class Filling:
-    """The hand that fills an entry: asks what is wanted before a U-Net pass, and stores what the pass showed."""
+    """Fills an entry: says before a U-Net pass what is wanted, and stores what the pass showed."""
 
     def __init__(self, cache: AppearanceCache, entry: Entry):
         self._cache, self.entry = cache, entry

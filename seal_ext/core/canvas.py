@@ -47,7 +47,7 @@ def place(size: tuple[int, int], canvas: tuple[int, int], mode: str | int = FILL
 def resize_mode(mode: str | int) -> str:
     """ControlNet's name of a resize mode."""
     if isinstance(mode, bool) or not isinstance(mode, (str, int)) or mode not in MODES:
-        raise AlignError(f"{mode!r:.60} is no resize mode; there are {STRETCH}, {CROP} and {FILL}.")
+        raise AlignError(f"{mode!r:.60} is not a resize mode; there are {STRETCH}, {CROP} and {FILL}.")
     return MODES[mode]
 
 

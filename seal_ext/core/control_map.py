@@ -19,7 +19,7 @@ BLACK_BEHIND = ("skeleton", "silhouette", *LINES)
 
 
 def background_of(image: Pixels, kind: str | None = None) -> Pixels:
-    """What lies behind a map's figure: the border's median; for maps drawn on black (or paper) whichever of the two it is."""
+    """What lies behind a map's figure: the border's median; for maps drawn on black or on white, the one of the two it is."""
     border = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
     median = np.median(border, axis=0)
     top = 255 if image.dtype == np.uint8 else 1
@@ -52,12 +52,12 @@ def from_control_map(image: object, kind: str | None = None, every: bool = False
     flat = bool((border <= FLAT).mean() > 0.5)
     level = DIFFERS if flat else max(DIFFERS, cv2.threshold(difference, 0, 255, cv2.THRESH_OTSU)[0])
     mask: Mask = difference > level
-    reasons: tuple[str, ...] = () if flat else ("The picture has no even background; what stands out most counts as its subject.",)
+    reasons: tuple[str, ...] = () if flat else ("The picture has no even background, so what stands out most counts as its subject.",)
     thin = mask.any() and cv2.erode(mask.astype(np.uint8), np.ones((3, 3), np.uint8)).sum() < 0.2 * mask.sum()
     if thin:
         mask, closed = _filled(mask)
         if not closed:
-            reasons += ("The structure's lines do not close around a body, so only their extent is known.",)
+            reasons += ("The structure's lines do not close around a body, so SeAl knows only how far they reach.",)
         return subject_of(grow(mask), kind or "lines", every, closed, flat, reasons)
     return subject_of(grow(mask), kind or "control map", every, even=flat, reasons=reasons)
 
@@ -67,12 +67,12 @@ def body_of(skeleton: Skeleton, height: int, width: int) -> Subject:
     parts = capsules(skeleton)
     mask = flesh(skeleton, height, width)
     if not parts or not mask.any():
-        raise AlignError("The pose map's joints do not make a body.")
+        raise AlignError("SeAl cannot make a body from the pose map's joints.")
     ends = np.array([(end, end) for a, b, _ in parts for end in (a, b)]).reshape(-1, 4)
     reach = np.repeat([radius for *_, radius in parts], 2)[:, None] * np.array([-1, -1, 1, 1])
     low, high = (ends + reach).min(0)[:2], (ends + reach).max(0)[2:]
     legs = bool(skeleton.seen[list(KNEES_AND_ANKLES)].any())
-    cut, reasons = ((), ()) if legs else (("bottom",), ("The pose map shows no legs: the body goes on below it.",))
+    cut, reasons = ((), ()) if legs else (("bottom",), ("The pose map shows no legs, so the body goes on below it.",))
     return Subject(mask, Box(*map(float, (*low, *high))), "skeleton", cut, skeleton=skeleton, clear=legs, reasons=reasons)
 
 

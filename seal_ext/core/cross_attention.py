@@ -1,4 +1,4 @@
-"""Where the U-Net itself sees the subject: what its cross-attention gives to the places of the subject's words."""
+"""Where the U-Net itself sees the subject: how much its cross-attention looks at the subject's words."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from .matching import token_grid
 from .pixels import AlignError, Pixels
 
-COARSEST = 4  # tokens a side; coarser layers know no place
+COARSEST = 4  # tokens a side; coarser layers cannot tell places apart
 OPENING = re.compile(r"^(an? )?(picture|photo|photograph|drawing|illustration|painting|image|character art|portrait) of ", re.IGNORECASE)
 
 

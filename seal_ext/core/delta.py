@@ -29,7 +29,7 @@ class LowPass:
 
     def __post_init__(self) -> None:
         if self.kind not in FILTERS or self.radius < 0 or self.repeats < 0:
-            raise ValueError(f"a low-pass is one of {', '.join(FILTERS)}, its radius and repeats not negative")
+            raise ValueError(f"a low-pass must be one of {', '.join(FILTERS)}, and its radius and repeats not negative")
 
     def __call__(self, x: Tensor) -> Tensor:
         if self.radius == 0 or self.repeats == 0:
@@ -91,15 +91,15 @@ class Disagreement:
     high: float
     strength: float
     low_pass: LowPass
-    floor: float = 0.01  # a spread of |Δ| below this is rounding and no disagreement; ε has spread 1
+    floor: float = 0.01  # a spread of |Δ| below this is rounding, not disagreement; ε has spread 1
 
     def __post_init__(self) -> None:
         if not 0 <= self.low < self.high <= 1 or self.strength < 0:
-            raise ValueError("the Δ-gate's percentiles rise from 0 to 1, and its strength is not negative")
+            raise ValueError("the Δ-gate's percentiles must rise from 0 to 1, and its strength must not be negative")
 
 
 class DeltaGate:
-    """Yields infusion its right of way: the mean of |Δ| over the steps with λ > 0, for each image by itself, then frozen."""
+    """Where infusion yields: the mean of |Δ| over the steps with λ > 0, for each image by itself, then frozen."""
 
     def __init__(self, how: Disagreement):
         self.how = how
@@ -118,7 +118,7 @@ class DeltaGate:
         self._steps, self._map = self._steps + 1, None
 
     def freeze(self) -> None:
-        """From here on the map stays: λ is 0, and steps without Δ say nothing."""
+        """Keep the map from here on: λ is 0, and without Δ there is nothing to learn."""
         self.frozen = True
 
     @torch.no_grad()

@@ -20,8 +20,8 @@ ANCHORS = ("bottom", "centre", "top")
 RULES = ("auto", "limbs", "height", "area", "thickness", "one")
 MEASURED = 384  # pixels of the longer side of the mask that is measured
 ALIKE = 0.05  # logarithms this close are the same size
-UNLIKE = 0.4  # heights and areas further apart than this are of bodies of another build, not of another pose
-ABSURD = 8.0  # a scale beyond this, or its inverse, is a misreading and goes no further
+UNLIKE = 0.4  # heights and areas further apart than this mean another build, not only another pose
+ABSURD = 8.0  # a larger scale, or a smaller one than its inverse, is a misreading
 SLACK = 1e-6
 
 
@@ -116,13 +116,13 @@ def _measure(subject: Subject, placed: Placement, canvas: tuple[int, int] | None
     if canvas:
         low = [round(max(0.0, -t) * q) for t in placed.shift]
         mask = mask[low[1] : low[1] + round(canvas[1] * q), low[0] : low[0] + round(canvas[0] * q)]
-        # Flesh may reach beyond a frame that its joints are well inside of; that is no cut.
+        # Joints may be well inside the frame and the flesh around them not; that is no cut.
         near = 0.04 * max(box.width, box.height) if subject.source == "skeleton" else SLACK
         lost = (-box.x0, -box.y0, box.x1 - canvas[0], box.y1 - canvas[1])
         cut |= {side for side, by in zip(SIDES, lost, strict=True) if by > near}
         box = box.clipped(*canvas)
     if mask.sum() < 1 or min(box.width, box.height) < 1:
-        raise AlignError("A subject is too small, or lies outside the part of its image that the resize mode keeps.")
+        raise AlignError("A subject is too small, or the resize mode crops it away. Choose another resize mode.")
     joints = subject.skeleton.moved(placed.scale, placed.shift) if subject.skeleton else None
     ordered = tuple(side for side in SIDES if side in cut)
     return _Measure(box, float(mask.sum()) / q**2, _thickness(mask > 0.5, ordered) / q, ordered, subject.solid, joints)
@@ -148,26 +148,26 @@ def judge_scale(reference: _Measure, structure: _Measure, rule: str = "auto") ->
     alike = abs(log(aspect)) < ALIKE or abs(log(height / area)) < ALIKE
     unlike = abs(log(height / area)) > UNLIKE
     ladder = (
-        ("limbs", limbs, limbs and limbs[0], limbs and f"The scale is from the limbs both show: {', '.join(limbs[1])}."),
+        ("limbs", limbs, limbs and limbs[0], limbs and f"The scale comes from the limbs both show: {', '.join(limbs[1])}."),
         ("height", tall and alike and not cut, height, None),
-        ("height", tall and cut, height, "The frame cuts a subject at its side; the scale is from the heights, whatever the poses."),
-        ("height", tall and not solid, height, "Only lines are known; the scale is from the heights, whatever the poses."),
-        ("height", tall and unlike, height, "The bodies are built too differently to compare more than their heights."),
-        ("area", tall, area, "The poses make the heights incomparable; the scale is from the area that the subjects cover."),
-        ("thickness", solid and thickness, thickness, "The frame cuts a subject; the scale is from the thickest part, its torso or head."),
-        ("one", True, 1.0, "The frame cuts a subject and nothing shows how large the whole is; its size is kept."),
+        ("height", tall and cut, height, "The frame cuts a subject at its side, so the scale comes from the heights."),
+        ("height", tall and not solid, height, "SeAl sees only lines, so the scale comes from the heights."),
+        ("height", tall and unlike, height, "The bodies are built very differently, so the scale comes from their heights."),
+        ("area", tall, area, "The poses differ too much to compare heights, so the scale comes from the subjects' areas."),
+        ("thickness", solid and thickness, thickness, "The frame cuts a subject, so the scale comes from its thickest part (torso, head)."),
+        ("one", True, 1.0, "The frame cuts a subject, and nothing shows how large all of it is. The structure keeps its size."),
     )
     for name, holds, scale, reason in ladder:
         if rule == "auto" and holds:
             return _limited(scale or 1.0, name, reason)
     forced = {"limbs": limbs and limbs[0], "height": height, "area": area, "thickness": thickness, "one": 1.0}[rule]
-    return _limited(forced, rule, None) if forced else (1.0, "one", (f"The {rule} of both subjects cannot be told; the size is kept.",))
+    return _limited(forced, rule, None) if forced else (1.0, "one", (f"The {rule} cannot be compared, so the structure keeps its size.",))
 
 
 def _limited(scale: float, rule: str, reason: str | None) -> tuple[float, str, tuple[str, ...]]:
     limited = min(max(float(scale), 1 / ABSURD), ABSURD)
     if limited != scale:
-        return limited, rule, (f"The sizes differ {max(scale, 1 / scale):.0f} times; at most {ABSURD:.0f} times is used.",)
+        return limited, rule, (f"The sizes differ {max(scale, 1 / scale):.0f} times, but SeAl scales by {ABSURD:.0f} at most.",)
     return limited, rule, (reason,) if reason else ()
 
 
@@ -190,7 +190,7 @@ def align(
     mode = resize_mode(mode)
     reference_mode = mode if reference_mode is None else resize_mode(reference_mode)
     if anchor not in ANCHORS or rule not in RULES:
-        raise AlignError(f"The anchor is one of {', '.join(ANCHORS)} and the rule one of {', '.join(RULES)}.")
+        raise AlignError(f"The anchor must be one of {', '.join(ANCHORS)} and the rule one of {', '.join(RULES)}.")
     if not (isinstance(margin, (int, float)) and 0 <= margin <= 0.4):
         raise AlignError("The margin must be a number from 0 to 0.4.")
     a = _measure(reference, place(reference.size, canvas, reference_mode), canvas)
@@ -202,8 +202,8 @@ def align(
     else:
         scale, used, why = judge_scale(a, s, rule)
         if scale != 1 and max(scale, 1 / scale) - 1 <= alike:
-            # A pose alone changes a height as much, and a map that is only moved stays as crisp as it was.
-            scale, why = 1.0, (*why, f"The sizes are alike ({scale:.2f} times), so the structure keeps its own.")
+            # A pose alone changes heights this much, and a map that is only moved stays crisp.
+            scale, why = 1.0, (*why, f"The sizes are nearly the same ({scale:.2f} times), so the structure keeps its own.")
         found = replace(start, scale=scale, rule=used, reasons=(*told, *why))
         found = _anchored(found, a.cut, s.cut)
         found = _fitted(found, s.cut, margin) if fit else found
@@ -225,7 +225,7 @@ def _anchored(found: Alignment, reference_cut: tuple[str, ...], structure_cut: t
     anchor, cut, reasons = found.anchor, {*reference_cut, *structure_cut}, found.reasons
     other = {"bottom": "top", "top": "bottom", "centre": "top" if "bottom" in cut else "bottom"}[anchor]
     if (anchor in cut or (anchor == "centre" and {"top", "bottom"} & cut)) and other not in cut:
-        reasons += (f"The frame cuts the subject, so its {other} is aligned instead of its {anchor}.",)
+        reasons += (f"The frame cuts the subject, so SeAl aligns its {other} instead of its {anchor}.",)
         anchor = other
     a, s = _point(found.reference_box, anchor), _point(found.structure_box, anchor)
     return replace(found, anchor=anchor, shift=(a[0] - found.scale * s[0], a[1] - found.scale * s[1]), reasons=reasons)
@@ -242,7 +242,7 @@ def _fitted(found: Alignment, cut: tuple[str, ...], margin: float) -> Alignment:
             scale = min(scale, (length - 2 * edge) / (high - low))
     reasons = found.reasons
     if scale < found.scale - SLACK:
-        reasons += (f"Aligned, the subject would be larger than the canvas; it is {scale / found.scale:.0%} as large as it should be.",)
+        reasons += (f"At its right size the subject would leave the canvas; it is {scale / found.scale:.0%} as large as it should be.",)
     anchor = _point(found.aligned_box, found.anchor)
     origin = _point(box, found.anchor)
     shift = [anchor[i] - scale * origin[i] for i in (0, 1)]
@@ -259,7 +259,7 @@ def _fitted(found: Alignment, cut: tuple[str, ...], margin: float) -> Alignment:
             shift[i] = min(max(before, least), max(least, most))
         if abs(shift[i] - before) > 0.5:
             where = (("to the left", "to the right"), ("up", "down"))[i][shift[i] > before]
-            why = "so that its cut side stays at the frame" if {first, last} & set(cut) else "to stay in the canvas"
+            why = "so that its cut side stays at the frame" if {first, last} & set(cut) else "so that it stays in the canvas"
             reasons += (f"The aligned subject is moved {abs(shift[i] - before):.0f} pixels {where} {why}.",)
     return replace(found, scale=scale, shift=(float(shift[0]), float(shift[1])), reasons=reasons)
 

@@ -23,7 +23,7 @@ def from_probability(image: object, heat: object) -> Subject:
     heat = cv2.resize(heat.astype(np.float32), small.shape[1::-1], interpolation=cv2.INTER_CUBIC)
     mean, spread = float(heat.mean()), float(heat.std())
     if spread < 1e-6 * max(1.0, abs(mean)):
-        raise AlignError("The map of where the subject is has no peak.")
+        raise AlignError("Attention finds no clear place for the subject.")
     likely = heat > mean + 0.5 * spread
     labels = np.where(likely, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
     labels[heat > mean + 2 * spread] = cv2.GC_FGD
@@ -41,5 +41,5 @@ def _grabcut(rgb: Pixels, labels: NDArray[np.uint8], coarse: Mask, grow: Grow, s
         refined = cv2.medianBlur((labels & 1).astype(np.uint8), 5).astype(bool)
     if not 0.2 < refined.sum() / max(1, coarse.sum()) < 3 or refined is coarse:
         refined = coarse
-        reasons = ("The subject's outline could not be told from the background; its rough place is used.",)
+        reasons = ("SeAl cannot tell the subject's outline from the background, so it uses a rough one.",)
     return subject_of(grow(refined), source, reasons=reasons)

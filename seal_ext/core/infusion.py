@@ -23,8 +23,8 @@ from torch import Tensor
 from .matching import BUDGET, FEATURES, THRESHOLDS, Appearance, Match, feature_of, gate, guide_at, joined, match, pieces, weight_at
 
 FORMS = ("output", "kv", "joint")
-PER_NAT = 0.1  # of cosine: how much a guide's logarithm says when places are matched
-LOUDEST = 3.0  # how many times over guidance may bring the reference before pictures break
+PER_NAT = 0.1  # how much cosine one unit of the guide's logarithm is worth in a match
+LOUDEST = 3.0  # guidance may bring the reference this many times over before pictures break
 
 Watch = Callable[[Match, Tensor], None]
 Rows = slice | list[int]
@@ -61,7 +61,7 @@ class Infusion:
 
     @property
     def ceiling(self) -> float:
-        """How large δM may become. A strength above 1 is meant; and in one softmax nothing goes too far, however large δM is."""
+        """How large δM may become: 1, or the strength if that is larger. The joint form needs no limit: one softmax never overshoots."""
         return max(self.strength, 1.0) if self.clamp and self.form != "joint" else math.inf
 
 
@@ -69,7 +69,7 @@ class Infusion:
 class Asking:
     """What the picture's side of a layer has beside q, k and v: what looks for a match, and how much each row and token may take."""
 
-    rows: Sequence[float]  # a weight for every row, 0 leaves it alone; who is who the host knows
+    rows: Sequence[float]  # a weight for every row, 0 leaves it alone; the host knows which row is which
     hidden: Tensor | None = None  # the layer's input (rows, tokens, channels), when the match is on hidden states
     yields: Tensor | None = None  # (rows, tokens) in 0 … 1: what the figure and the Δ-gate (1 − map) leave of the infusion
     watch: Watch | None = None  # is shown the match and the amounts
@@ -111,8 +111,8 @@ def attention_after(
 ) -> Tensor:
     """The same upon a layer's finished result (rows, tokens, channels), where somebody else computes all of the layer.
 
-    The projection is affine and the weights of a blend sum to 1, so blending its results is projecting the blend; but heads are mixed by
-    then, and share one share: the mean of theirs.
+    The projection is affine and the weights of a blend sum to 1, so blending its results is projecting the blend. But heads are mixed by
+    then, so all of them take the mean of their shares.
     """
     taking = take(q, asking, appearance, how)
     if taking is None:
@@ -294,7 +294,7 @@ def _taken(x: Tensor, index: Tensor, heads: int) -> Tensor:
     return x.gather(2, places).reshape(rows, heads, tokens, k, x.shape[-1])
 
 
-_NOTHING = -3e4  # a finite floor instead of −∞: a row whose tokens are all forbidden then yields numbers, which its closed gate ignores
+_NOTHING = -3e4  # finite instead of −∞: a row whose tokens are all forbidden gives numbers, not NaN, and its gate is closed
 
 
 def _log(weight: Tensor, dtype: torch.dtype) -> Tensor:

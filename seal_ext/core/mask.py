@@ -102,7 +102,3 @@ def everything(height: int, width: int, *reasons: str) -> Subject:
     """The whole picture, where nobody knows what of it is the subject."""
     box = Box(0.0, 0.0, float(width), float(height))
     return Subject(np.ones((height, width), bool), box, "whole", SIDES, known=False, clear=False, reasons=reasons)
-
-
-def _plural(count: int, one: str, many: str) -> str:
-    return one if count == 1 else f"{count} {many} ones"

@@ -61,8 +61,8 @@ class Appearance:
     v: Tensor  # (references, heads, tokens, dim)
     feature: Tensor  # (references, groups, tokens, width), unit length
     weight: Tensor | None = None  # (references, tokens) in 0 … 1; 0 never competes; None is 1 everywhere
-    # The features of what surrounds the subject (references, groups, tokens, width): what is more like them takes nothing. Zeros are
-    # none: they are like nothing, and only keep from the subject what is unlike it.
+    # Features of the subject's surroundings (references, groups, tokens, width): a token that is more like these takes nothing. Zeros
+    # only fill up shorter lists: their cosine is 0, so they stop only tokens that resemble the subject even less.
     rivals: Tensor | None = None
 
     @property
@@ -78,19 +78,19 @@ class Appearance:
         return Appearance(self.k[:, :, place], self.v[:, :, place], self.feature[:, :, place], weight, others)
 
     def weighted(self, weight: float) -> Appearance:
-        """The same reference, infused by this much; half of it also loses half a cosine in the competition with others."""
+        """The same reference, infused by this much; a weight of ½ also costs it half a cosine where references compete."""
         own = torch.ones(self.k.shape[0], self.tokens, device=self.k.device) if self.weight is None else self.weight
         return self if weight == 1 else replace(self, weight=own * weight)
 
     def of(self, rows: slice | list[int]) -> Appearance:
-        """As these rows see it."""
+        """The same for these rows."""
         if self.k.shape[0] == 1:
             return self
         weight, rivals = (None if x is None else x[rows] for x in (self.weight, self.rivals))
         return Appearance(self.k[rows], self.v[rows], self.feature[rows], weight, rivals)
 
     def to(self, like: Tensor) -> Appearance:
-        """On the device and in the dtype of a live tensor; itself when it is there."""
+        """On the device and in the dtype of a live tensor; itself if it already is."""
         if self.k.device == like.device and self.k.dtype == like.dtype == self.feature.dtype:
             return self
         k, v, feature = (x.to(like.device, like.dtype) for x in self.kept)
@@ -197,7 +197,7 @@ def gate(similarity: Tensor, tau: float, threshold: str = "cosine", softness: fl
 
     A softness s > 0 opens the gate gradually from τ to τ + s: a token near τ then does not flicker from step to step.
     """
-    # Not below −1: the quantile of a row without allowed tokens has to leave out all of it.
+    # At least −1, so that nothing passes in a row without allowed tokens.
     level = tau if threshold == "cosine" else similarity.quantile(tau, dim=-1, keepdim=True).clamp(min=-1)
     if softness > 0:
         return ((similarity - level) / softness).clamp(0, 1)

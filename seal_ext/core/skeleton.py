@@ -91,7 +91,7 @@ def _starts(spots: list[np.ndarray]) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def _grow(spots: list[np.ndarray], joint: int, spot: np.ndarray, hue: np.ndarray, vivid: np.ndarray) -> np.ndarray:
-    """One body: a bone leads to the spot to which its colour runs. Where only one body is drawn, a spot without rival needs no proof."""
+    """One body: a bone leads to the spot to which its colour runs. Where only one body is drawn, the only spot of its hue needs no bone."""
     body = np.full((18, 2), np.nan)
     body[joint] = spot
     alone = max(len(spots[NECK]), len(spots[NOSE])) <= 1

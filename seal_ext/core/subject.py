@@ -13,8 +13,8 @@ Way = Callable[[Pixels], Subject]  # finds the subject on RGB pixels, or raises 
 AUTO = ("alpha", "background", "rembg", "attention")  # in this order, after what was drawn
 SMALLEST, LARGEST = 0.02, 0.9  # shares of the picture: what stands out less or more is not a character before a background
 MISSING = {
-    "rembg": "rembg is not installed; draw a mask, or give a picture with a transparent background.",
-    "attention": "attention is not available here; draw a mask, or give a picture with a transparent background.",
+    "rembg": "rembg is not installed: draw a mask, or give a picture with a transparent background.",
+    "attention": "attention is not available here: draw a mask, or give a picture with a transparent background.",
 }
 
 
@@ -27,7 +27,7 @@ def find_subject(
 ) -> Subject:
     """The subject of a picture (RGB on white). `ways`: what the host has beside the picture itself, rembg or attention.
 
-    AlignError where a mask that was drawn, or a source that was chosen, says nothing: it is never passed over for another.
+    AlignError where a drawn mask or a chosen source finds nothing: no other way is tried in its place.
     """
     known: dict[str, Way] = {
         "drawn": lambda _: _of_drawn(drawn),
@@ -40,7 +40,7 @@ def find_subject(
         source = "drawn"
     if source != "auto":
         if source not in known:
-            raise AlignError(MISSING.get(source, f"{source[:40]!r} is no way to find the character."))
+            raise AlignError(MISSING.get(source, f"{source[:40]!r} is not a way to find the character."))
         return known[source](rgb)
     failed: list[str] = []
     for name in AUTO:
@@ -54,13 +54,13 @@ def find_subject(
         if found.mask.mean() <= FULL:
             return found
         failed += found.reasons
-    told = "The character was not found on the reference, so the whole picture counts: draw a mask, or give a transparent background."
+    told = "SeAl did not find the character on the reference, so the whole picture counts: draw a mask, or make the background transparent."
     return everything(*rgb.shape[:2], " ".join((told, *failed)))
 
 
 def _of_drawn(drawn: Mask | None) -> Subject:
     if drawn is None:
-        raise AlignError("Nothing was drawn.")
+        raise AlignError("No mask was drawn: paint over the character.")
     return subject_of(drawn, "drawn")
 
 
@@ -78,5 +78,5 @@ def _before_background(rgb: Pixels, strict: bool) -> Subject:
     # Not as a control map's body: a picture's colours may look like joints.
     found = from_control_map(rgb, "background")
     if strict and not (found.even and SMALLEST < found.mask.mean() < LARGEST):
-        raise AlignError("Its background is not even.")
+        raise AlignError("The reference's background is not even.")
     return found

@@ -25,7 +25,7 @@ def apply(structure: np.ndarray, found: Alignment, kind: str | None = None, deta
     if size == found.structure_size and np.allclose(matrix, np.eye(2, 3), atol=1e-3):
         return structure.copy()
     colours = _colours(image)
-    if 2 < colours < 200:  # a skeleton or a segmentation: colours are names here, and ControlNet counts them the same way
+    if 2 < colours < 200:  # a skeleton or a segmentation: each colour has a meaning, so none may mix; ControlNet counts alike
         warped = _warp(image, matrix, size, cv2.INTER_NEAREST)
     elif colours == 2:
         warped = _warp_two_tone(image, matrix, size, fill, thin=kind in LINES or _is_thin(image, fill))

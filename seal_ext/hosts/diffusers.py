@@ -149,7 +149,7 @@ class Seal:
         height, width = (size * self._factor for size in sample.shape[-2:])
         shared = [self._encode(reference, height, width, sample) for reference in self.references]
         if self.per_image and len(shared) != images:
-            raise ValueError(f"{images} images are drawn, and references were given for {len(shared)}")
+            raise ValueError(f"the pipeline draws {images} images, but there are references for {len(shared)}")
         references = [[one] for one in shared] if self.per_image else shared
         figure = None if self.figure is None or not self.settings.on_figure else self.figure.to(sample)
         bodies = [None if body is None else Body.of(body) for body in self.bodies]

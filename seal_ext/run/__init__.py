@@ -26,8 +26,8 @@ from .step import Step, Watch
 __all__ = ["APPEARANCE", "CONDITIONAL", "UNCONDITIONAL", "Encoded", "Host", "Row", "Run", "Step", "Watch"]
 
 ROUNDING = 1e-4  # of a prediction's size: what two rows of one prompt may differ by
-SAME_WORDS = ("Delta-Bridge had no effect: another extension gave the reference prompt the same words as the prompt. Beside it, describe "
-              "the difference in that extension's own fields.")  # fmt: skip
+SAME_WORDS = ("Delta-Bridge had no effect: another extension gave the reference prompt the same words as the prompt. Describe the "
+              "difference in that extension's own fields.")  # fmt: skip
 
 
 class Run:

@@ -17,7 +17,7 @@ from seal_ext.settings import Settings
 
 from .parts import Encoded, Host
 
-THINNED = "The reference did not fit into SeAl's cache at every step, so fewer steps are kept. Raise the cache budget."
+THINNED = "The reference did not fit into SeAl's cache at every step, so SeAl keeps fewer steps. Raise *Cache (MB)*."
 
 
 @dataclass(frozen=True)

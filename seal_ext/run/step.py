@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 Watch = Callable[["Step", Site, Match, Tensor], None]
 SPLIT = "Another extension splits the picture's batch inside the U-Net. SeAl leaves those parts alone."
-MERGED = ("Tokens are merged (ToMe). In the layers where they are, SeAl does not know what is where: *Only on the figure*, the Δ-gate and "
-          "the limb guide do nothing there.")  # fmt: skip
-SHARED = "Another extension computes the attention of layers that SeAl infuses. There {} cannot be kept, and {}."
+MERGED = ("Tokens are merged (ToMe). In such layers SeAl cannot tell where a token lies: *Only on the figure*, the Δ-gate and the limb "
+          "guide do nothing there.")  # fmt: skip
+SHARED = "Another extension computes attention in layers where SeAl works. There {}."
 
 
 @dataclass
@@ -72,7 +72,7 @@ class Step:
         if call.is_plain and by_heads:
             k, v = call.kv()
             return call.out(attention(q, k, v, *given).to(call.hidden.dtype))
-        # Of the paper's own form the layer's finished result is enough, which every optimisation and extension has had its part in.
+        # The paper's own form needs only the layer's finished result, in which every optimisation and extension has had its part.
         if not call.is_plain:
             self.name_what_is_lost()
         k = call.kv()[0] if how.form == "joint" else q
@@ -90,9 +90,9 @@ class Step:
     def name_what_is_lost(self, heads: bool = False) -> None:
         """Say what another extension's attention leaves no room for."""
         if self.infusion.form == "kv":
-            self.run.note(SHARED.format("*Blend* `kv`", "it works as `output`"))
+            self.run.note(SHARED.format("*Blend* `kv` works as `output`"))
         if self.infusion.feature == "qk_per_head" and not heads:
-            self.run.note(SHARED.format("a gate for each head", "all heads share one"))
+            self.run.note(SHARED.format("all heads share one gate"))
 
     # ---- what a layer asks with, and what it finds
 

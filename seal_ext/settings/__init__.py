@@ -31,13 +31,13 @@ class Settings(Table):
             object.__setattr__(self, setting.name, setting.checked(getattr(self, setting.name), in_studio=True))
         for low, high in (("start", "end"), ("lam_start", "lam_end"), ("gate_low", "gate_high")):
             if getattr(self, low) > getattr(self, high) or (low == "gate_low" and self.gate_low == self.gate_high):
-                raise BY_NAME[low].error(f"comes before {BY_NAME[high].label} ({high})")
+                raise BY_NAME[low].error(f"must come before {BY_NAME[high].label} ({high})")
 
     @classmethod
     def parse(cls, given: Mapping[str, object], in_studio: bool = False) -> Settings:
         """From an API's object: what it does not name follows its preset. Every fault is a SettingsError naming the field."""
         if not isinstance(given, Mapping):
-            raise SettingsError("", f"Settings are an object of names and values, not {shown(given)}.")
+            raise SettingsError("", f"Settings must be an object of names and values, not {shown(given)}.")
         notes: list[str] = []
         values: dict[str, Any] = infotext.translated(given, notes, in_studio=in_studio)
         refuse_unknown(values, BY_NAME)

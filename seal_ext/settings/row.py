@@ -62,14 +62,14 @@ class Setting:
         typed = self._typed(value)
         if not self.offers(typed, in_studio):
             choices = (*self.choices, *self.studio_choices) if in_studio else self.choices
-            raise self.error(f"is one of {', '.join(choices)}, not {str(typed)[:40]!r}")
+            raise self.error(f"must be one of {', '.join(choices)}, not {str(typed)[:40]!r}")
         if self.low is not None and self.high is not None and not self.low <= float(typed) <= self.high:
-            raise self.error(f"lies between {self.low:g} and {self.high:g}, not {typed:g}")
+            raise self.error(f"must lie between {self.low:g} and {self.high:g}, not {typed:g}")
         if self.grammar is not None:
             try:
                 self.grammar(str(typed))
             except ValueError as error:
-                raise self.error(f"does not read: {error}") from error
+                raise self.error(f"cannot be read: {error}") from error
         return typed
 
     def _typed(self, value: object) -> Value:
@@ -82,7 +82,7 @@ class Setting:
             if abs(number) < 1e15 and (self.kind is float or number == int(number)):
                 return self.kind(number)
         wanted = {bool: "true or false", str: f"a text of at most {LONGEST} characters", int: "a whole number", float: "a finite number"}
-        raise self.error(f"is {wanted[self.kind]}, not {shown(value)}")
+        raise self.error(f"must be {wanted[self.kind]}, not {shown(value)}")
 
     def written(self, value: Value) -> str:
         # Not True and False: where a WebUI converts by type, every text that is not empty means True.
@@ -97,7 +97,7 @@ class Setting:
         try:
             return float(text)
         except ValueError:
-            raise self.error(f"is a number, not {text[:40]!r}") from None
+            raise self.error(f"must be a number, not {text[:40]!r}") from None
 
     def read(self, text: str, in_studio: bool = False) -> Value:
         """The value that `written` wrote, or a SettingsError."""

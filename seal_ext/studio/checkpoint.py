@@ -220,7 +220,7 @@ def filled(module: nn.Module, weights: Mapping[str, Tensor], source: Path) -> nn
     places = module.state_dict()
     kind = type(module).__name__
     if missing := sorted(places.keys() - weights.keys()):
-        raise CheckpointError(f"{source} misses, for {kind}, {_some(missing)}")
+        raise CheckpointError(f"{source} lacks, for {kind}, {_some(missing)}")
     if stray := sorted(weights.keys() - places.keys()):
         raise CheckpointError(f"{source} holds, for {kind}, unexpected {_some(stray)}")
     if uneven := sorted(name for name in places if places[name].shape != weights[name].shape):

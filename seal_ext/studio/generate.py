@@ -128,7 +128,7 @@ def _within(progress: Progress, share: tuple[float, float]) -> Progress:
 
 @contextmanager
 def _reporting(pipe, steps: int, progress: Progress) -> Iterator[None]:
-    """Every diffusers pipeline tells its steps to its progress bar, and only there by the same name: so this is the bar."""
+    """Stands in for the progress bar: the one place where every diffusers pipeline tells its steps by the same name."""
 
     class Steps:
         done = 0
@@ -169,12 +169,12 @@ def add_job(parser: Parser) -> None:
 def read_job(options, studio: Studio) -> Job:
     for name, low, high in (("count", 1, 256), ("batch", 1, 64), ("steps", 1, 1000)):
         if not low <= getattr(options, name) <= high:
-            raise UserError(f"--{name} is {getattr(options, name)}; it lies between {low} and {high}")
+            raise UserError(f"--{name} is {getattr(options, name)}; it must lie between {low} and {high}")
     guidance = studio.guidance if options.cfg is None else options.cfg
     if not 0 <= guidance <= 50:
-        raise UserError(f"--cfg is {guidance:g}; it lies between 0 and 50")
+        raise UserError(f"--cfg is {guidance:g}; it must lie between 0 and 50")
     if not 0 <= options.seed < LARGEST_SEED - options.count:
-        raise UserError("--seed is a whole number from 0")
+        raise UserError("--seed must be a whole number from 0")
     seeds = tuple(range(options.seed, options.seed + options.count))
     size = read_size(options.size, studio.size)
     return Job(options.prompt, options.negative, options.appearance_prompt, size, options.steps, guidance, seeds, options.batch)

@@ -123,7 +123,7 @@ class Page:
     def _job(self, values: Mapping[str, Any]) -> Job:
         seed, count = int(values["seed"]), int(values["count"])
         if not (0 <= seed < 1 << 62 and 1 <= count <= 16 and 1 <= int(values["steps"]) <= 1000):
-            raise UserError("the seed is at least 0, and 1 to 16 pictures take 1 to 1000 steps")
+            raise UserError("the seed must be at least 0, the pictures 1 to 16 and the steps 1 to 1000")
         size = read_size(str(values.get("size") or "") or None, self.studio.size)
         return Job(str(values["prompt"]), str(values["negative"]), "", size, int(values["steps"]), float(values["guidance"]),
                    tuple(range(seed, seed + count)))  # fmt: skip
@@ -215,7 +215,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--open", action="store_true", help="open it in the browser")
     options = parser.parse_args(argv)
     if not 1 <= options.port <= 65535:
-        raise UserError(f"--port is {options.port}; it lies between 1 and 65535")
+        raise UserError(f"--port is {options.port}; it must lie between 1 and 65535")
     if find_spec("gradio") is None:
         raise UserError("the page needs gradio, which is not installed: python -m pip install gradio")
     page = Page(open_studio(options.checkpoint, options.adapter, options.config, options.device))

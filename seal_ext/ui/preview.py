@@ -28,7 +28,7 @@ USUAL = 512  # a canvas's side while its field is empty
 SMALLEST, LARGEST = 512, 768  # pixels: of the shorter side at least, of the longer one at most
 OUTLINE = (34, 197, 94)  # the subject's, in all of the page; style.css has it, too
 FADED = 60  # of 255: how much is left to see of what does not count
-NO_UNIT = "No enabled ControlNet unit carries a structure, so SeAl works from the prompt alone."
+NO_UNIT = "No enabled ControlNet unit has a pose or another structure, so SeAl works from the prompt alone."
 
 
 @dataclass(frozen=True)

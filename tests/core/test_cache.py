@@ -92,7 +92,7 @@ def test_a_reference_too_large_keeps_fewer_steps_and_saves_their_passes():
 def test_a_reference_that_never_fits_is_off_and_says_so():
     cache = AppearanceCache(10)
     entry = fill(cache, "a")
-    assert "budget" in entry.off and entry.bytes == 0 and cache.bytes == 0 and cache.find("a") is None
+    assert "Cache (MB)" in entry.off and entry.bytes == 0 and cache.bytes == 0 and cache.find("a") is None
 
 
 def test_a_failed_allocation_shrinks_and_finally_switches_off(monkeypatch):

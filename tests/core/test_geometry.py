@@ -77,7 +77,7 @@ def test_sizes_that_are_alike_count_as_the_same():
     smaller, larger = (subject_of(rectangle((128, 128), 10, 30, 36, 30 + tall), "test") for tall in (70, 50))
     exact, kept = align(reference, smaller, (128, 128)), align(reference, smaller, (128, 128), alike=0.25)
     assert exact.scale == pytest.approx(80 / 70) and exact.shift[0] % 1
-    assert kept.scale == 1 and all(by == round(by) for by in kept.shift) and "alike" in kept.reasons[-1]
+    assert kept.scale == 1 and all(by == round(by) for by in kept.shift) and "nearly the same" in kept.reasons[-1]
     assert point(kept.aligned_box, "bottom") == pytest.approx(point(kept.reference_box, "bottom"), abs=0.5)
     assert align(reference, larger, (128, 128), alike=0.25).scale > 1.25
 

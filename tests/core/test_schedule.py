@@ -91,7 +91,7 @@ def test_of_two_timesteps_as_near_the_cleaner_is_taken():
 
 @pytest.mark.parametrize("text", ["", "every", "every 0", "every x", "at", "at -5", "at nan", "sometimes", "at 1 two"])
 def test_a_t_app_that_does_not_read_says_so(text):
-    with pytest.raises(ValueError, match="T_app"):
+    with pytest.raises(ValueError, match="every 4"):
         AppearanceSteps.parse(text)
 
 

@@ -145,7 +145,7 @@ def test_the_order_of_what_is_believed():
 def test_where_nothing_helps_the_whole_picture_counts_and_a_field_says_so():
     found = find_subject(photo(even=False), ways={"rembg": nobody})
     assert not found.known and found.source == "whole" and found.mask.all() and found.box == everything(64, 64).box
-    assert "was not found" in found.reasons[0] and "Nobody is there." in found.reasons[0] and len(found.reasons) == 1
+    assert "did not find" in found.reasons[0] and "Nobody is there." in found.reasons[0] and len(found.reasons) == 1
     wanted = find_subject(photo(), source="whole")
     assert not wanted.known and not wanted.reasons
 
@@ -158,8 +158,8 @@ def test_a_background_is_believed_where_a_figure_stands_before_it(share, known):
 
 
 @pytest.mark.parametrize(("how", "said"), [
-    (dict(drawn=np.zeros((64, 64), bool)), "empty"), (dict(source="drawn"), "Nothing was drawn"), (dict(source="alpha"), "no alpha"),
-    (dict(source="rembg"), "not installed"), (dict(source="attention"), "not available"), (dict(source="guess"), "no way"),
+    (dict(drawn=np.zeros((64, 64), bool)), "empty"), (dict(source="drawn"), "No mask was drawn"), (dict(source="alpha"), "no alpha"),
+    (dict(source="rembg"), "not installed"), (dict(source="attention"), "not available"), (dict(source="guess"), "not a way"),
     (dict(source="rembg", ways={"rembg": nobody}), "Nobody"),
 ])  # fmt: skip
 def test_what_was_given_or_chosen_is_never_passed_over(how, said):
@@ -192,7 +192,7 @@ def test_lines_that_close_around_nothing_are_known_by_their_extent():
     cv2.line(image, (20, 20), (80, 30), 255, 1)
     cv2.line(image, (20, 20), (30, 80), 255, 1)
     found = from_control_map(image, "edges")
-    assert not found.solid and found.box == Box(20, 20, 81, 81) and "extent" in found.reasons[0]
+    assert not found.solid and found.box == Box(20, 20, 81, 81) and "how far" in found.reasons[0]
 
 
 def test_an_uneven_background_is_told():

@@ -66,7 +66,7 @@ def test_a_mask_of_another_size_is_fitted_and_of_another_shape_refused(files):
         if fits:
             assert read_reference(files / "reference.png", files / "other.png").drawn.shape == (128, 128)
         else:
-            with pytest.raises(AlignError, match="same picture"):
+            with pytest.raises(AlignError, match="same shape"):
                 read_reference(files / "reference.png", files / "other.png")
 
 

@@ -2,8 +2,8 @@
 
 The denoiser's callback shows a model call before it is made: all its rows, those of the prompts first, then those of the negative
 prompts. The host then makes it in one U-Net call or several (unequal token lengths, no batching), with or without the negative rows,
-but always in this order. So the rows of a U-Net call are told by counting within the model call; a call whose shape does not
-fit is none of ours (other extensions make some) and left alone.
+but always in this order. So the rows of a U-Net call are told by counting within the model call; a call of another
+shape comes from another extension and is left alone.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Model(model.Model):
         return networks()
 
     def encode(self, image: Tensor) -> Tensor:
-        """The middle of what the encoder thinks, where it tells."""
+        """The mean of the encoder's distribution, where the encoder gives one."""
         self.sd.first_stage_model.to(devices.dtype_vae)
         pixels = image.to(shared.device, devices.dtype_vae) * 2 - 1
         with settled(pixels):
@@ -62,7 +62,7 @@ class Pass(sampling_pass.SamplingPass[Model, Call]):
     def __init__(self, session: Any, params: Any, levels: Sequence[float] | None = None):
         super().__init__(session, params, levels)
         if sd_unet.current_unet is not None:
-            raise Refusal("SeAl cannot look into a compiled U-Net; choose `None` under SD Unet. The picture is drawn without it.")
+            raise Refusal("SeAl cannot look into a compiled U-Net. Choose `None` under SD Unet. The picture is drawn without SeAl.")
         self.wrap = params.denoiser.inner_model
         self.in_sigma = hasattr(self.wrap, "sigma_to_t")  # k-diffusion; the others count in timesteps and predict ε
 

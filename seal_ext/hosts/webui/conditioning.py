@@ -1,4 +1,4 @@
-"""Conditioning as WebUIs of the ldm family pass it around: a tensor of token vectors, or SDXL's dictionary with one and more."""
+"""Conditioning as WebUIs of the ldm family pass it around: a tensor of token vectors, or SDXL's dictionary that holds one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def rows_of(cond: Cond, rows: Sequence[int]) -> Cond:
 
 
 def repeated(cond: Cond, count: int) -> Cond:
-    """One row as so many."""
+    """One row, repeated."""
     return each(cond, lambda x: x[:1].expand(count, *x.shape[1:]))
 
 

@@ -3,7 +3,7 @@
 The denoiser's callback comes before the patcher is looked up, after all extensions have patched it. So the pass puts its own clone there
 at its first call, on top of whatever stands in the patcher's single slots:
 
-  conditioning modifier   a model call of the sampler begins; what other extensions run before it is none of ours
+  conditioning modifier   a model call of the sampler begins; calls that other extensions make before it are not SeAl's
   U-Net function wrapper  a U-Net call of it: cond_or_uncond says whose rows these are, in any order and any number of calls
   post-CFG function       its end; λ·LowPass(Δ) is added here, once, whatever guidance did
 
@@ -32,11 +32,11 @@ from .model import CELL, Prepared, Refusal, settled
 from .sampling_pass import Call
 
 PARTS = {"input_blocks": "input", "middle_block": "middle", "output_blocks": "output"}
-BEGUN, DRAWN, ENDED = "begun", "drawn", "ended"  # what a model call has to come through
+BEGUN, DRAWN, ENDED = "begun", "drawn", "ended"  # the hooks that every model call must reach
 AFTER = "sampler_post_cfg_function"  # what is called when a model call has been guided
-# A relative is known by what it has and hands over, whatever it calls itself.
-SILENT = "This WebUI, or an extension in it, does not ask what SeAl hangs on; from there on the picture is drawn without it."
-TILES = "Another extension draws the picture in parts; these are drawn without the reference."
+# SeAl knows a relative by what it has and hands over, not by its name.
+SILENT = "This WebUI, or an extension in it, does not call SeAl at every step. The rest of the picture is drawn without SeAl."
+TILES = "Another extension draws the picture in parts. SeAl leaves those parts alone."
 
 
 class Pass(sampling_pass.SamplingPass[Model, Call]):
@@ -107,12 +107,12 @@ class Pass(sampling_pass.SamplingPass[Model, Call]):
 
     def step(self, params: Any) -> None:
         if self.expected is not None or (self.heard and self.heard != {BEGUN, DRAWN, ENDED}):
-            raise Refusal(SILENT)  # the model call before this one was made past SeAl
+            raise Refusal(SILENT)  # the model call before this one bypassed SeAl
         self.expected, self.call = self._in_size(params), None
         self.heard.clear()
 
     def take_hold(self) -> None:
-        # Plain functions: a host that clones a patcher copies its options deeply, and with a bound method all that belongs to it.
+        # Plain functions: a host that clones a patcher copies its options deeply, and a bound method would take its whole pass along.
         objects = self.model.objects
         before = objects.unet
         mine = before.clone()
@@ -149,7 +149,7 @@ class Pass(sampling_pass.SamplingPass[Model, Call]):
         third = tuple(Row(APPEARANCE, image) for image in range(images))
         theirs = self._of_appearance(args, kinds.index(0) * images, images)
         alike = theirs["c"]["c_crossattn"].shape[1] == args["c"]["c_crossattn"].shape[1]
-        batched = len(kinds) > 1 or not self.guided  # what the host takes apart for want of memory is not put together here
+        batched = len(kinds) > 1 or not self.guided  # if the host splits calls to save memory, SeAl does not join them
         if alike and batched and not _may_count(args["c"].get("transformer_options", {})):
             with self.drawing(t, (*rows, *third), x):
                 out = own(joined(args, theirs))
@@ -211,7 +211,7 @@ class Pass(sampling_pass.SamplingPass[Model, Call]):
 
 
 def _may_count(told: Options) -> bool:
-    """Whether others sit in the U-Net who may know how many rows of a kind there are: they are asked for calls of the usual form."""
+    """Whether other patches in the U-Net may count the rows of each kind: they only get calls of the usual form."""
     return bool(told.get("patches_replace", {}).get("attn1") or told.get("block_modifiers") or told.get("block_inner_modifiers"))
 
 

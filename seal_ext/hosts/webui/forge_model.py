@@ -19,9 +19,8 @@ from . import model, process_state
 from .model import Refusal, networks, settled
 
 NEEDED = ("clone", "set_model_unet_function_wrapper", "add_conditioning_modifier", "set_model_sampler_post_cfg_function")
-UNKNOWN = "SeAl does not know this relative of Forge: its U-Net offers other hooks. The picture is drawn without it."
-SWAPPED = ("A refiner that is loaded into the U-Net of the model before it cannot be told from that one; from there on the picture is "
-           "drawn without SeAl.")  # fmt: skip
+UNKNOWN = "SeAl does not know this relative of Forge: its U-Net lacks hooks that SeAl needs. The picture is drawn without SeAl."
+SWAPPED = "The refiner replaced the model's weights, and SeAl cannot tell them apart. The rest of the picture is drawn without SeAl."
 
 
 class Model(model.Model):
@@ -42,7 +41,7 @@ class Model(model.Model):
         return getattr(inner, "predictor", None) or getattr(inner, "model_sampling", None)
 
     def check(self) -> None:
-        """Refuse one without something that SeAl hangs on, before any of it is used."""
+        """Refuse a model that lacks something SeAl needs, before any of it is used."""
         unet, vae = self.objects.unet, getattr(self.objects, "vae", None)
         has = [(unet, name) for name in (*NEEDED, "model_options")] + [(self.scale, name) for name in ("timestep", "sigma")]
         has += [(self.objects, "shallow_copy"), (self.sd, "encode_first_stage"), (getattr(vae, "patcher", None), "clone")]
@@ -65,7 +64,7 @@ class Model(model.Model):
         return (*networks(), (str(getattr(self.sd, "current_lora_hash", "")), 1.0))
 
     def encode(self, image: Tensor) -> Tensor:
-        """The middle of what the encoder thinks, where it tells; the host's own autoencoder stays as it is."""
+        """The mean of the encoder's distribution, where the encoder gives one; the host's own autoencoder stays as it is."""
         before, changed = self.objects, self.objects.shallow_copy()
         changed.vae = copy.copy(before.vae)  # reForge's own clone() forgets some of what it needs
         changed.vae.patcher = before.vae.patcher.clone()
@@ -81,12 +80,12 @@ class Model(model.Model):
 
 
 def _middle(vae: Any) -> Callable[[], None]:
-    """Let an autoencoder with a patcher of its own say the middle of its distribution; the answer undoes what of it others can see."""
+    """Make an autoencoder with a patcher of its own give the mean; the function returned undoes what others can see of that."""
     if hasattr(vae.patcher, "set_model_vae_regulation"):
         vae.patcher.set_model_vae_regulation(lambda posterior: posterior.mode())
     elif isinstance(getattr(draws := getattr(vae.first_stage_model, "regularization", None), "sample", None), bool):  # Forge Classic's
         return shadow(draws, "sample", False)
-    return lambda: None  # then it draws, the same each time
+    return lambda: None  # then it samples, with the same seed each time
 
 
 def _parts() -> str:

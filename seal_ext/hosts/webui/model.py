@@ -45,7 +45,7 @@ class Model:
 
     @property
     def unet(self) -> torch.nn.Module | None:
-        """What it draws with."""
+        """The U-Net it draws with."""
         raise NotImplementedError
 
     def extras(self) -> tuple[tuple[str, float], ...]:
@@ -57,7 +57,7 @@ class Model:
         raise NotImplementedError
 
     def weights(self) -> str:
-        """What tells its weights, in the form they are in, from any other's."""
+        """A text that tells its weights and their precision from all others'."""
         return f"{self.checkpoint.filename} {self.checkpoint.sha256 or self.checkpoint.hash} {devices.dtype_unet}"
 
     def vae(self) -> str:
@@ -115,5 +115,5 @@ def settled(like: Tensor) -> Iterator[None]:
 
 def _finite(latent: Tensor) -> Tensor:
     if not torch.isfinite(latent).all():
-        raise Refusal("The VAE makes no sense of the reference in this precision; try --no-half-vae. The picture is drawn without SeAl.")
+        raise Refusal("The VAE cannot encode the reference in this precision: try --no-half-vae. The picture is drawn without SeAl.")
     return latent.detach()

@@ -52,10 +52,10 @@ def settle() -> None:
 
 def add_section() -> None:
     """SeAl's section on the Settings page."""
-    cache = ("memory for references, in runs that leave their own Cache (MB) at its default. 0: what --seal-cache-mb says, else "
+    cache = ("memory for references, unless a run changes its own Cache (MB). 0 takes the value of --seal-cache-mb, else "
              f"{USUAL_CACHE}, or more for SDXL")  # fmt: skip
-    store = ("on disk, so that pasting a picture's parameters brings its reference back, also after a restart; what was not used for "
-             f"longest goes first. 0 keeps none and deletes those in {html.escape(str(store_folder()))}")  # fmt: skip
+    store = ("on disk, so that pasting a picture's parameters brings its reference back, also after a restart. The longest unused go "
+             f"first. 0 keeps none and deletes those in {html.escape(str(store_folder()))}")  # fmt: skip
     _add(CACHE, 0, "Cache (MB)", cache, MOST_CACHE, settle)
     _add(STORE, USUAL_STORE, "Keep references (MB)", store, MOST_STORE, process_state.trim)
 
@@ -84,5 +84,5 @@ def guards(app) -> list:
     own = next((route for route in app.routes if getattr(route, "path", "") == "/sdapi/v1/txt2img"), None)
     found = list(own.dependencies) if own is not None else []
     if shared.cmd_opts.api_auth and not found:
-        raise RuntimeError("This WebUI's check of --api-auth was not found, so SeAl's routes under /seal/v1 stay away.")
+        raise RuntimeError("SeAl does not find this WebUI's check of --api-auth, so its routes under /seal/v1 are off.")
     return found

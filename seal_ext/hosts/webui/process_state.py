@@ -26,7 +26,7 @@ def remember(reference: Reference) -> str:
             store.keep(reference)
     except OSError as error:
         why = error.strerror or type(error).__name__
-        return f"The reference could not be kept in SeAl's store ({why}), so pasting this picture's parameters will not bring it back."
+        return f"SeAl could not keep the reference ({why}), so pasting this picture's parameters will not bring it back."
     return ""
 
 

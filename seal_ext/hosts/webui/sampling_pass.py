@@ -69,7 +69,7 @@ class SamplingPass(Generic[M, C]):
         unet = self.model.unet
         self.sites: dict[Site, torch.nn.Module] = {} if unet is None else find_sites(unet)
         if unet is None or not self.sites:
-            raise Refusal("SeAl needs a U-Net of the SD1, SD2 or SDXL kind, and this model has none; the picture is drawn without it.")
+            raise Refusal("SeAl needs a U-Net as in SD1, SD2 or SDXL, and this model has none. The picture is drawn without SeAl.")
         self.unet = unet
         self.size = session.size or size_of(params.x)  # of its latents; a sampler's first call may have another
         self.sizes: set[tuple[int, int]] = set()  # in which the sampler looked at the picture
@@ -160,7 +160,7 @@ class SamplingPass(Generic[M, C]):
         return float(own or self.p.cfg_scale)
 
     def prepare(self) -> Prepared:
-        """What nobody prepared before the sampling: this is a refiner's pass, or a host that does not mind when."""
+        """Prepare now what was not prepared before the sampling: in a refiner's pass, or on a host that allows it at any time."""
         return self.model.prepare(self.session, self.size, self.denoiser.total_steps or self.p.steps)
 
     def _read_references(self) -> None:
@@ -182,7 +182,7 @@ class SamplingPass(Generic[M, C]):
         if self.session.heard == "get_sigmas":
             levels = {self.timestep(sigma) for sigma in heard if sigma > 0}
         else:
-            levels = {float(t) for t in heard[1:]}  # these samplers count down to the second
+            levels = {float(t) for t in heard[1:]}  # these samplers end at the second
         return sorted((level for level in levels | {first} if level <= first + 1e-3), reverse=True)
 
     def _figure(self) -> Tensor | None:
@@ -225,10 +225,10 @@ class SamplingPass(Generic[M, C]):
         """The prompts of every image in a model call."""
         groups = params.denoiser.sampler.sampler_extra_args["cond"].batch
         if len(params.x) < len(groups):
-            raise Refusal("This sampler draws the pictures of a batch one by one and does not say which, so they are drawn without SeAl; "
-                          "with a batch size of 1 it takes part.")  # fmt: skip
+            raise Refusal("This sampler draws a batch one by one and does not say which picture it draws. They are drawn without SeAl. "
+                          "Use a batch size of 1.")  # fmt: skip
         if self.unlike(params, groups):
-            raise Refusal("SeAl cannot tell which of this model's rows belong to the prompt; the picture is drawn without it.")
+            raise Refusal("SeAl cannot tell this model's prompt and negative prompt apart. The picture is drawn without SeAl.")
         parts: list[list[tuple[int, float]]] = []
         row = 0
         for group in groups:
@@ -237,7 +237,7 @@ class SamplingPass(Generic[M, C]):
         return parts
 
     def unlike(self, params: Any, groups: Sequence[Sequence]) -> bool:
-        """Whether a model call's rows are not what is known of this host."""
+        """Whether a model call's rows are not as this host usually makes them."""
         return len(groups) != len(params.x)
 
     # ---- what the run asks for
@@ -256,8 +256,8 @@ class SamplingPass(Generic[M, C]):
     def _in_size(self, params: Any) -> C | None:
         """A model call, unless it looks at the picture in another size, as some samplers do now and then.
 
-        Those are left alone: the figure is another there for the U-Net, and infused they made worse pictures. Also the Δ-gate, the joints
-        and the match map are on the pass's own grid.
+        Those are left alone: at another size the U-Net sees another figure, and infusing them made pictures worse. The Δ-gate, the joints
+        and the match map also lie on the pass's own grid.
         """
         size = size_of(params.x)
         self.sizes.add(size)
@@ -279,7 +279,7 @@ class SamplingPass(Generic[M, C]):
             run.close()
             self._tell_notes()
             if self.sizes and self.size not in self.sizes:
-                self.session.note("The sampler never looked at the picture in its own size, so it was drawn without SeAl.")
+                self.session.note("The sampler never worked at the picture's own size, so SeAl had no effect.")
             disagreement = run.gate.picture() if run.gate is not None and self.settings.show_disagreement else None
             matches: list[Pixels] = []
             if self.watch.index is not None:

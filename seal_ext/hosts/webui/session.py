@@ -47,7 +47,7 @@ class Session:
         self.prepared: Prepared | None = None  # where the host wants that before it samples
         self.passing: SamplingPass | None = None
         if self.settings.show_match and len(self.references) > 1:
-            self.note("The match map shows what was found in one reference; with several there is none.")
+            self.note("The match map can show only one reference. With several there is none.")
         for sentence in (reason for one in self.subjects if not one.known for reason in one.reasons):
             self.note(sentence)
 
@@ -114,7 +114,7 @@ class Session:
         self.passing.step(params)
 
     def trying(self, act: Callable[[], Any], instead: Any = None) -> Any:
-        """What an act of SeAl's answers. After one that fails there are no more, and this is the answer."""
+        """What an act of SeAl's returns, or `instead` if it fails; after a failure SeAl takes no further part."""
         try:
             return act()
         except Refusal as refusal:
@@ -122,7 +122,7 @@ class Session:
         except Exception as error:
             # The host would swallow it: say so, and let the user have the picture.
             errors.report("SeAl stopped", exc_info=True)
-            self.give_up(f"SeAl stopped because of an error ({_said(error)}); from there on the picture is drawn without it.")
+            self.give_up(f"SeAl stopped because of an error ({_said(error)}). The rest of the picture is drawn without SeAl.")
         return instead
 
     def denoised(self, params: Any) -> None:

@@ -1,6 +1,6 @@
 """The structure in ControlNet's units: found, aligned with the reference by AnchorAlign, and put back for the user.
 
-What a unit is made of the ControlNet that is there says, in its dialect: the extension or the one built into Forge.
+The ControlNet that is there says in its dialect what a unit is made of: the extension, or the one built into Forge.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ KINDS = {
     "skeleton": ("openpose", "dwpose", "animal_pose"),
     "edges": ("canny", "lineart", "softedge", "hed", "pidinet", "scribble", "mlsd", "teed"),
 }
-NO_UNIT = "No ControlNet unit carries a structure, so SeAl works from the prompt alone."
-NO_POSE = "The unit's preprocessor finds no body on the reference; you can give its pose yourself."
+NO_UNIT = "No ControlNet unit has a pose or another structure, so SeAl works from the prompt alone."
+NO_POSE = "The unit's preprocessor finds no body on the reference. You can give the pose yourself: *Reference's pose*."
 STRANGE = "SeAl does not know the units of this ControlNet, so it leaves them alone."
-REFUSED = "ControlNet's reference, inpainting and IP-Adapter units leave no room for the rows that Delta-Bridge adds, so it is off."
+REFUSED = "Delta-Bridge is off, because it cannot work beside ControlNet's reference, inpainting and IP-Adapter units."
 Note = Callable[[str], None]
 
 
@@ -122,12 +122,12 @@ class ControlNet:
     ) -> Aligned:
         """Looks at a unit and changes nothing. `p` is needed only where a unit may follow the picture of img2img."""
         if not _is_single(unit):
-            raise AlignError("only single pictures can be aligned, and this unit has several.")
+            raise AlignError("SeAl can align only single pictures, and this unit has several.")
         rgb, mode = self._structure(p, unit)
         kind, reference = kind_of(*_names(unit)), self.posed(unit, reference)
         subject = reference.standing if settings.align else None
         if _only_masked(p) and not (subject and subject.known):
-            raise AlignError("only a part of the picture is drawn, and where its figure is there is not known.")
+            raise AlignError("only the inpainted part is drawn, and SeAl does not know where the figure is in it.")
         if subject is not None and reference.pose is None and _finds_bodies(unit):
             subject = replace(subject, reasons=(*subject.reasons, NO_POSE))
         found = self._map(unit, rgb, canvas, mode)
@@ -139,7 +139,7 @@ class ControlNet:
             return reference
         try:
             found = replace(reference, pose=self._map(unit, reference.rgb, reference.size[::-1], FILL))
-        except Exception:  # a detector that fails says no more than one that finds nobody: then heights have to do
+        except Exception:  # a detector that fails is like one that finds nobody: heights serve instead
             return reference
         return reference if found.skeleton is None else found
 
@@ -156,7 +156,7 @@ class ControlNet:
         return self.dialect.picture(unit) is not None
 
     def readable(self, units: Iterable[Any]) -> tuple[Any, ...]:
-        """The units as ControlNet has them; none where it cannot read one: whoever aligned that one has said so."""
+        """The units as ControlNet has them; none if it cannot read one, which aligning has said by now."""
         try:
             return tuple(self.dialect.own(unit) for unit in units)
         except Exception:
@@ -171,7 +171,7 @@ class ControlNet:
         if first is None:
             raise AlignError("it has no picture.")
         if _only_masked(p):
-            raise AlignError("it follows the part that is inpainted.")
+            raise AlignError("it shows only the part that is inpainted.")
         return np.ascontiguousarray(np.asarray(first.convert("RGB"))), self.dialect.resize_mode(p.resize_mode)
 
     def _map(self, unit: Any, rgb: Pixels, canvas: tuple[int, int], mode: str) -> Pixels:

@@ -75,7 +75,7 @@ def preprocessed(unit: Any, rgb: Pixels, canvas: tuple[int, int], mode: str) -> 
         fitting = _external().resize_mode_from_value(mode)
         given["resolution"] = _external().pixel_perfect_resolution(rgb, target_H=canvas[1], target_W=canvas[0], resize_mode=fitting)
     for name, (slider, otherwise) in fallback.items():
-        if given[name] < 0:  # what a unit says that leaves it to the preprocessor
+        if given[name] < 0:  # so a unit leaves it to the preprocessor
             given[name] = slider.gradio_update_kwargs.get("value", otherwise)
     result = preprocessor(input_image=rgb, input_mask=None, **{**given, "resolution": int(given["resolution"])})
     if not isinstance(result, np.ndarray) or result.ndim not in (2, 3):

@@ -13,8 +13,8 @@ from . import builtin, extension
 class Dialect(Protocol):
     """What both modules say of their units."""
 
-    MODULE: str  # by which the ControlNet is known that is there
-    BATCHWISE: tuple[str, ...]  # words of units that leave no room for rows of ours
+    MODULE: str  # if it is loaded, this ControlNet is there
+    BATCHWISE: tuple[str, ...]  # words in the names of units beside which SeAl cannot add rows
 
     def own(self, given: Any) -> Any:
         """A unit of ControlNet's own class, whatever the API sent; never the user's object."""
