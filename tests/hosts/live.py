@@ -217,7 +217,7 @@ class WebUI:
 
 
 # Infuses everywhere and strongly, so that it shows in a model of random weights, too: for tests that ask whether anything acts at all.
-OPEN = dict(tau_early=0.0, tau_late=0.0, delta_early=4.0, delta_late=4.0, blocks="mid up")
+OPEN = dict(strength=2.0, tau_early=0.0, tau_late=0.0, delta_early=4.0, delta_late=4.0, blocks="mid up")
 # The words that give Delta-Bridge something to do.
 DOG = {"appearance_prompt": "a blue dog"}
 SMALL = dict(width=64, height=64)
