@@ -22,9 +22,9 @@ from .hosts.webui import process_state
 from .reference import Reference, png
 from .request import MOST_PIXELS, PICTURES, label, looked, opened, parse
 from .request import schema as run_schema
-from .settings import BY_NAME, Setting, Settings, SettingsError, refuse_unknown
+from .settings import Setting, Settings, SettingsError, refuse_unknown
 
-VERSION = 1  # of the routes
+VERSION = 2  # of the routes
 CANVAS = (
     Setting("width", 512, "Width", "Of the picture that will be drawn.", low=16, high=LARGEST_CANVAS),
     Setting("height", 512, "Height", "Of the picture that will be drawn.", low=16, high=LARGEST_CANVAS),
@@ -96,10 +96,10 @@ def empty_cache() -> dict:
 
 def mask(given: object) -> dict:
     """Where the character is on a reference, as a run would find it."""
-    reference, _, _ = _read(given, SHOWN, OF_MASK, ())
+    reference, settings, _ = _read(given, SHOWN, OF_MASK, ())
     seen = reference.seen
     return {"mask": _base64(seen.mask.astype(np.uint8) * 255), "found": seen.source if seen.known else None, "box": asdict(seen.box),
-            "share": float(seen.mask.mean()), "cut": list(seen.cut), "reasons": list(seen.reasons)}  # fmt: skip
+            "share": float(seen.mask.mean()), "cut": list(seen.cut), "reasons": [*settings.notes, *seen.reasons]}  # fmt: skip
 
 
 def align(given: Any) -> dict[str, Any]:
@@ -117,7 +117,7 @@ def align(given: Any) -> dict[str, Any]:
     how, reasons = aligned.alignment, () if reference.seen.known else reference.seen.reasons
     boxes = {"reference": asdict(how.reference_box), "structure": asdict(how.structure_box), "aligned": asdict(how.aligned_box)}
     return {"image": _base64(aligned.map), "known": aligned.moves, "boxes": boxes, "scale": how.scale, "shift": list(how.shift),
-            "rule": how.rule, "anchor": how.anchor, "reasons": [*reasons, *how.reasons]}  # fmt: skip
+            "rule": how.rule, "anchor": how.anchor, "reasons": [*settings.notes, *reasons, *how.reasons]}  # fmt: skip
 
 
 def _read(
@@ -127,7 +127,7 @@ def _read(
     if not isinstance(given, Mapping):
         raise SettingsError("", "The request's body must be a JSON object of names and values.")
     refuse_unknown(given, (*pictures, *names, *(setting.name for setting in own)))
-    values = {name: BY_NAME[name].checked(given[name]) for name in names if name in given}
+    values = {name: given[name] for name in names if name in given}
     parsed = parse([{name: _single(given, name) for name in pictures if name in PICTURES} | values])
     _sized(parsed.references[0].pixels, "reference")
     reference = looked(parsed.references[0], parsed.settings.mask_source)

@@ -121,8 +121,8 @@ def taken(given: object) -> Reference:
     if min(array.shape[:2]) < 16:
         raise SettingsError("reference", f"{label('reference')} is smaller than 16 pixels a side.")
     reference = Reference(array if array[..., 3].min() < 255 else np.ascontiguousarray(array[..., :3]))
-    drawn = None if painted is None else drawn_on(reference.size, opened(painted, "reference"))
-    return reference if drawn is None or not drawn.any() else replace(reference, drawn=drawn)
+    drawn = reference if painted is None else _with(reference, "mask", painted)
+    return drawn if drawn.drawn is not None and drawn.drawn.any() else reference
 
 
 def opened(given: object, name: str) -> np.ndarray:

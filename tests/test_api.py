@@ -200,7 +200,7 @@ def test_routes_are_guarded_and_refuse_as_the_host_does(monkeypatch):
     assert set(app.routes) == {("GET", at + "version"), ("GET", at + "schema"), ("GET", at + "cache"), ("DELETE", at + "cache"),
                                ("POST", at + "align"), ("POST", at + "mask")}  # fmt: skip
     assert all(route.guards == ["guard"] for route in app.routes.values())
-    assert app.routes["GET", at + "version"].answer() == {"version": seal_ext.__version__, "api": 1}
+    assert app.routes["GET", at + "version"].answer() == {"version": seal_ext.__version__, "api": 2}
     assert app.routes["POST", at + "mask"].answer({"reference": REFERENCE})["found"]
     with pytest.raises(app.refusal) as refused:
         app.routes["POST", at + "align"].answer({"reference": REFERENCE})

@@ -55,6 +55,20 @@ RECORDED = [
 ]  # fmt: skip
 
 
+# Whoever calls with a list counts on the place of each name. New ones come last.
+OF_0_1 = """
+enabled reference mask reference_pose preset strength appearance_prompt infusion start end feature threshold tau_early tau_late
+delta_early delta_late shape clamp rivals on_figure room limbs softness top_k form blocks uncond_rows hires hires_factor inner
+noise seed_policy t_app cache_mb bridge lam lam_start lam_end lam_shape filter radius repeats gate gate_strength gate_low
+gate_high align anchor units alike margin hand_x hand_y hand_scale mask_source show_aligned show_match show_disagreement show_mask
+more
+"""
+
+
+def test_no_name_moves():
+    assert list(NAMES[: len(OF_0_1.split())]) == OF_0_1.split()
+
+
 def test_a_recorded_list_means_what_it_meant():
     asked = {"preset": "free", "strength": 0.75, "appearance_prompt": "a red cat", "feature": "qk", "lam": 2.5, "anchor": "top",
              "units": "all but 1", "margin": 0.04, "hand_x": 0.125, "hand_scale": 1.5, "show_mask": True}  # fmt: skip
@@ -132,6 +146,7 @@ def test_a_brush_and_a_mask():
     ({"reference": PICTURE, "reference_pose": text(Image.new("L", (40, 48)))}, "skeleton"),
     ({"reference": PICTURE, "reference_pose": text(painted(size=(192, 192)))}, "192 × 192"),
     ({"reference": [PICTURE] * 2, "reference_pose": [text(POSE), ""]}, "empty place"),
+    ({"reference": {"image": PICTURE, "mask": text(Image.new("L", (96, 48), 255))}}, "the same picture"),
     ({"reference": PICTURE, "lamda": 1}, "lam"), ({"reference": PICTURE, "lam": "1"}, "lam"), ({"reference": PICTURE, "lam": None}, "lam"),
     ({"reference": base64.b64encode(b"GIF89a\\x00").decode()}, "reference"), ({"enabled": 1, "reference": PICTURE}, "enabled"),
 ])  # fmt: skip

@@ -12,7 +12,7 @@ from .background import Settings, light_up, paint_background
 from .batch import Batch
 from .identity import Identities
 from .pose import Poses
-from .raster import Surface, rasterise
+from .raster import rasterise
 from .texture import shade
 
 SUPERSAMPLE = 2
@@ -72,8 +72,3 @@ def render(
     chunk = len(identities) if parts.a.is_cuda else CHUNK
     pieces = [slice(i, i + chunk) for i in range(0, len(identities), chunk)]
     return Picture.join(_render(identities[s], parts[s], settings[s], height, width) for s in pieces)
-
-
-def surface_of(parts: Parts, height: int, width: int) -> Surface:
-    """The exact surface point under each pixel centre, without anti-aliasing."""
-    return rasterise(parts, height, width)

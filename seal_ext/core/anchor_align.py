@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from .canvas import FILL, resize_mode, whole_size
 from .control_map import LINES, figure_of, from_control_map
@@ -24,8 +25,18 @@ class Aligned:
     kind: str | None  # what it shows, if somebody said so
     alignment: Alignment
     moves: bool  # whether it was aligned at all
-    figure: Mask | None  # where the picture's figure will be, with some room; None where the map does not tell
-    joints: Skeleton | None  # the figure's, in shares of the canvas
+    room: float  # around the figure, as a share of its size
+
+    @cached_property
+    def figure(self) -> Mask | None:
+        """Where the picture's figure will be, with some room; None where the map does not tell."""
+        return figure_of(self.map, self.room, self.kind)
+
+    @cached_property
+    def joints(self) -> Skeleton | None:
+        """The figure's, in shares of the canvas."""
+        found = read_skeleton(as_rgb(checked_image(self.map))) if self.kind in (None, "skeleton") else None
+        return found and found.moved((1 / self.map.shape[1], 1 / self.map.shape[0]))
 
 
 def anchor_align(
@@ -38,10 +49,10 @@ def anchor_align(
     detail: float = 1.0,
     *,
     room: float,
-    anchor: str = "bottom",
-    margin: float = 0.0,
-    alike: float = 0.0,
-    correction: Correction | None = None,
+    anchor: str,
+    margin: float,
+    alike: float,
+    correction: Correction,
 ) -> Aligned:
     """`subject`: where the reference's character stands; None where AnchorAlign is off."""
     image = checked_image(structure, "the structure image")
@@ -51,8 +62,7 @@ def anchor_align(
         # A second part of an edge map is another limb, not another subject.
         shown = from_control_map(image, kind, every=kind in LINES)
         found = align(subject, shown, canvas, mode, reference_mode, anchor, "auto", margin, correction, alike=alike)
-    moved = apply(structure, found, kind, detail)
-    return Aligned(moved, kind, found, bool(subject and subject.known), figure_of(moved, room, kind), _joints(moved, kind))
+    return Aligned(apply(structure, found, kind, detail), kind, found, bool(subject and subject.known), room)
 
 
 def _placed(image: Pixels, canvas: tuple[int, int], mode: str | int, reference_mode: str | int, why: str) -> Alignment:
@@ -61,8 +71,3 @@ def _placed(image: Pixels, canvas: tuple[int, int], mode: str | int, reference_m
     everything = Box(0.0, 0.0, float(width), float(height))
     size = image.shape[1], image.shape[0]
     return Alignment((width, height), size, resize_mode(mode), resize_mode(reference_mode), everything, everything, reasons=(why,))
-
-
-def _joints(moved: Pixels, kind: str | None) -> Skeleton | None:
-    found = read_skeleton(as_rgb(checked_image(moved))) if kind in (None, "skeleton") else None
-    return found and found.moved((1 / moved.shape[1], 1 / moved.shape[0]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field, replace
 from math import isfinite, log
 from typing import TypedDict
@@ -39,21 +38,6 @@ class Correction:
             raise AlignError("The alignment's correction must be three finite numbers.")
         if max(abs(self.dx), abs(self.dy)) > 2 or not 0.1 <= self.scale <= 10:
             raise AlignError("The alignment's correction may shift by 2 canvases at most and scale from 0.1 to 10.")
-
-    def __str__(self) -> str:
-        return f"{self.dx!r} {self.dy!r} {self.scale!r}"
-
-    @classmethod
-    def parse(cls, text: str) -> Correction:
-        """Reads `dx dy scale` as `str` writes it; an empty text is no correction."""
-        words = re.split(r"[\s,]+", text.strip()[:200]) if isinstance(text, str) and text.strip() else []
-        try:
-            numbers = [float(word) for word in words]
-        except ValueError:
-            numbers = [float("nan")]
-        if len(numbers) not in (0, 3):
-            raise AlignError("The alignment's correction must be three numbers: shift right, shift down, scale.")
-        return cls(*numbers)
 
 
 class Wishes(TypedDict):

@@ -48,7 +48,7 @@ class Seal:
     ):
         self.pipe, self.settings, self.watch, self.seeds = pipe, settings or Settings(enabled=True), watch, seeds
         group = reference if isinstance(reference, (list, tuple)) else [reference]
-        self.references = [Reference.of(picture) for picture in group]
+        self.references = [_looked_at(Reference.of(picture)) for picture in group]
         self.per_image, self.figure, self.bodies = per_image, figure, bodies
         self.appearance_prompt = appearance_prompt or self.settings.appearance_prompt or None
         self.cache = AppearanceCache(self.settings.cache_mb * MEGABYTE) if cache is None else cache
@@ -215,6 +215,11 @@ class Seal:
         if context.shape[1] != like.shape[1]:
             context = F.pad(context, (0, 0, 0, max(0, like.shape[1] - context.shape[1])))[:, : like.shape[1]]
         return context, None if added is None else {"text_embeds": encoded[2]}
+
+
+def _looked_at(reference: Reference) -> Reference:
+    """With what was drawn on it as its subject, unless somebody has looked already."""
+    return reference.found("drawn") if reference.drawn is not None and reference.subject is None else reference
 
 
 def weights_fingerprint(unet) -> str:

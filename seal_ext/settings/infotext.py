@@ -17,6 +17,7 @@ from .table import BY_NAME
 Version = tuple[int, ...]
 VERSION_KEY = PREFIX + "version"
 BEFORE_ALL: Version = ()  # pictures of before 0.2.0 do not say their version
+MOST_NOTES = 8  # about one picture
 NUMBERS = re.compile(r"\d{1,4}(\.\d{1,4}){0,3}")
 
 
@@ -75,11 +76,12 @@ def read(parameters: Mapping[str, object]) -> tuple[dict[str, Value], list[str]]
         row = BY_NAME.get(_renamed(name))
         try:
             if row is None:
-                raise SettingsError(name, f"{key}: {str(text)[:40]} is no setting of SeAl {__version__}.")
+                raise SettingsError(name, f"{key[:40]}: {str(text)[:40]} is no setting of SeAl {__version__}.")
             values |= {row.name: row.checked(translated({name: row.unwritten(str(text))}, notes, version)[row.name])}
         except SettingsError as error:
             notes.append(str(error))
-    return values, notes
+    more = len(notes) - MOST_NOTES
+    return values, notes if more <= 0 else [*notes[:MOST_NOTES], f"And {more} more settings of this picture cannot be read."]
 
 
 def translated(given: Mapping[str, object], notes: list[str], version: Version | None = None, in_studio: bool = False) -> dict[str, object]:

@@ -58,7 +58,7 @@ class Page:
 
     def settings(self, values: Mapping[str, object]) -> Settings:
         given = {setting.name: values[setting.name] for setting in shown_settings()}
-        return Settings.parse({"enabled": True, "show_match": True, "show_disagreement": True} | given)
+        return Settings.parse({"enabled": True, "show_match": True, "show_disagreement": True} | given, in_studio=True)
 
     def preset(self, values: Mapping[str, object], before: str) -> list[Value]:
         """The settings' values after another preset was chosen: what was changed by hand stays."""
@@ -133,7 +133,7 @@ def control(gr, setting: Setting):
     """A row of the table as a control."""
     told = {"label": setting.label, "info": setting.help, "value": setting.default}
     if setting.choices:
-        return gr.Dropdown(choices=list(setting.choices), **told)
+        return gr.Dropdown(choices=[*setting.choices, *setting.studio_choices], **told)
     if setting.kind is bool:
         return gr.Checkbox(**told)
     if setting.kind is str:

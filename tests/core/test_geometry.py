@@ -185,28 +185,13 @@ def test_a_subject_too_large_is_shrunk_and_the_reason_told():
     assert found.aligned_box.width == pytest.approx(100) and any("as large as it should be" in reason for reason in found.reasons)
 
 
-def test_the_hand_has_the_last_word_and_its_words_survive_the_infotext():
+def test_the_hand_has_the_last_word():
     a, b = (subject_of(rectangle((100, 100), *box), "test") for box in ((30, 20, 60, 80), (20, 30, 40, 60)))
     plain, hand = align(a, b, (100, 100)), Correction(0.7, -0.1, 1.5)
-    found = align(a, b, (100, 100), correction=Correction.parse(str(hand)))
+    found = align(a, b, (100, 100), correction=hand)
     assert found.correction == hand and found.scale == pytest.approx(1.5 * plain.scale)
     (x, y), (u, v) = point(plain.aligned_box, "bottom"), point(found.aligned_box, "bottom")
     assert (u - x, v - y) == pytest.approx((70, -10)) and not inside(found.aligned_box, (100, 100))
-
-
-@settings(deadline=None)  # the machine may be busy
-@given(st.floats(-2, 2), st.floats(-2, 2), st.floats(0.1, 10))
-def test_a_correction_is_the_same_after_text(dx, dy, scale):
-    assert Correction.parse(str(Correction(dx, dy, scale))) == Correction(dx, dy, scale)
-
-
-@settings(deadline=None)  # the machine may be busy
-@given(st.text() | st.none() | st.floats())
-def test_any_text_is_a_correction_or_an_error_in_words(text):
-    try:
-        Correction.parse(text)
-    except AlignError as error:
-        assert str(error).endswith(".")
 
 
 GOOD = subject_of(rectangle((30, 30), 5, 5, 20, 25), "test")
@@ -226,7 +211,6 @@ GOOD = subject_of(rectangle((30, 30), 5, 5, 20, 25), "test")
         lambda: align(GOOD, GOOD, (64, 64), margin=0.9),
         lambda: Correction(scale=float("inf")),
         lambda: Correction(dx=1e9),
-        lambda: Correction.parse("1 2"),
         lambda: resize_mode(True),
         lambda: apply(np.zeros((9, 9, 3), np.uint8), align(GOOD, GOOD, (64, 64))),
         lambda: apply(np.zeros((30, 30, 3), np.uint8), align(GOOD, GOOD, (64, 64)), detail=float("nan")),

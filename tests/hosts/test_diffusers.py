@@ -324,6 +324,14 @@ def test_of_the_masks_outside_features_are_kept_and_only_as_rivals(sd1):
     assert kept["masked"] < kept["with rivals"] < kept["masked"] + 0.34 * kept["whole"]
 
 
+def test_what_is_drawn_on_a_reference_is_its_subject(sd1):
+    drawn = np.zeros((32, 32), bool)
+    drawn[8:24, 8:24] = True
+    with Seal(sd1, Reference.of(picture(), drawn=drawn), Settings(**BASE)) as seal:
+        draw(sd1)
+        assert seal.run.references[0][0].mask.sum() == drawn.sum()
+
+
 def test_no_gradients_are_kept(sd1):
     with Seal(sd1, picture(), Settings(**BASE)) as seal:
         draw(sd1)
