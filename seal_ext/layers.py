@@ -7,18 +7,23 @@ before or after, stays in force: whoever answers gets it as `call.own`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 # The parts of the U-Net by the first word of a layer's name, in the order in which the U-Net runs them.
 PARTS = {"input_blocks": "down", "down_blocks": "down", "middle_block": "mid", "mid_block": "mid", "output_blocks": "up", "up_blocks": "up"}
 ORDER = ("down", "mid", "up")
 ATTENTIONS = {"self": "attn1", "cross": "attn2"}
-# Whose forwards compute a layer's attention and nothing else, beside the package that the layer is from.
-PLAIN = ("modules.sd_hijack_optimizations", "diffusers.models.attention_processor")
+# Where forwards are defined that compute a layer's attention and nothing else: in the layers' own packages, and in the hosts that put an
+# optimisation in their place. Without any, A1111 puts the one that hypernetworks need.
+PLAIN = {"ldm.modules.attention", "sgm.modules.attention", "backend.nn.unet", "ldm_patched.ldm.modules.attention",
+         "diffusers.models.attention_processor", "modules.sd_hijack_optimizations", "modules.hypernetworks.hypernetwork"}  # fmt: skip
+PROCESSORS = {"AttnProcessor", "AttnProcessor2_0", "SlicedAttnProcessor", "XFormersAttnProcessor"}  # diffusers' that do only that
+CROSSING = ("disable_self_attn", "only_cross_attention")  # of a block whose first attention is to words, too
 HARMLESS = ("value", "transformer_options")  # arguments that SeAl takes into account, or that say nothing of the result
 
 
@@ -41,7 +46,7 @@ def find_sites(unet: nn.Module, kind: str = "self") -> dict[Site, nn.Module]:
     ending, named = "." + ATTENTIONS[kind], dict(unet.named_modules())
     names = [name for name in named if name.endswith(ending) and name.split(".")[0] in PARTS]
     if kind == "self":  # some models have two cross-attentions instead
-        names = [name for name in names if not getattr(named[name.removesuffix(ending)], "disable_self_attn", False)]
+        names = [name for name in names if not any(getattr(named[name.removesuffix(ending)], word, False) for word in CROSSING)]
     parts = {part: [name for name in names if PARTS[name.split(".")[0]] == part] for part in ORDER}
     return {Site(name, part, index, kind): named[name] for part in ORDER for index, name in enumerate(parts[part])}
 
@@ -64,33 +69,55 @@ def shadow(owner: Any, name: str, replacement: Any) -> Undo:
 
 
 def undo_all(undo: list[Undo]) -> None:
-    """Undo all, the last first."""
-    while undo:
-        undo.pop()()
+    """The last first, and all of them: one that fails is told at the end."""
+    try:
+        while undo:
+            undo.pop()()
+    finally:
+        if undo:
+            undo_all(undo)
+
+
+class Wrapped:
+    """A method in the place of another. Undone below somebody's own patch, it stays there and only passes calls on."""
+
+    def __init__(self, owner: Any, name: str, make: Callable[[Callable], Callable]):
+        self.owner, self.name, self.alive = owner, name, True
+        self.before: Any = _alive(vars(owner).get(name))
+        self.ours = make(self.own)
+
+    def own(self, *args: Any, **kwargs: Any) -> Any:
+        if self.before is not None:
+            return self.before(*args, **kwargs)
+        # The class's method of this very moment: choosing another attention optimisation replaces it.
+        return getattr(type(self.owner), self.name)(self.owner, *args, **kwargs)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return (self.ours if self.alive else self.own)(*args, **kwargs)
 
 
 def wrap(owner: Any, name: str, make: Callable[[Callable], Callable]) -> Undo:
-    """Shadow a method by what `make` makes of the one that was there. Undone below somebody's own patch, it only passes calls on."""
-    had, before = name in vars(owner), vars(owner).get(name)
-    alive = True
-
-    def own(*args: Any, **kwargs: Any) -> Any:
-        # The class's method of this very moment: choosing another attention optimisation replaces it.
-        return before(*args, **kwargs) if had else getattr(type(owner), name)(owner, *args, **kwargs)
-
-    ours = make(own)
-
-    def replacement(*args: Any, **kwargs: Any) -> Any:
-        return (ours if alive else own)(*args, **kwargs)
-
-    taken_away = shadow(owner, name, replacement)
+    """Shadow a method by what `make` makes of the one that was there; the answer undoes it."""
+    wrapped = Wrapped(owner, name, make)
+    taken_away = shadow(owner, name, wrapped)
 
     def undo() -> None:
-        nonlocal alive
-        alive = False
+        wrapped.alive = False
         taken_away()
 
     return undo
+
+
+def is_patched(module: nn.Module) -> bool:
+    """Whether somebody's own forward stands on this instance."""
+    return _alive(vars(module).get("forward")) is not None
+
+
+def _alive(method: Any) -> Any:
+    """What is called in the end, without what only passes calls on."""
+    while isinstance(method, Wrapped) and not method.alive:
+        method = method.before
+    return method
 
 
 class AttentionCall:
@@ -117,14 +144,19 @@ class AttentionCall:
     @property
     def is_plain(self) -> bool:
         """Whether nobody but the host has a hand in how the layer attends, so that q, k and v are all that the result depends on."""
-        kind, processor = type(self.module), getattr(self.module, "processor", None)
-        known = (kind.__module__, *PLAIN)
+        if self.site in self.layers.patched:
+            return False
+        # Not a function's `__module__`: wrappers copy it.
+        forward = getattr(type(self.module).forward, "__globals__", {}).get("__name__")
+        processor = getattr(self.module, "processor", None)
+        known = processor is None or (type(processor).__module__ in PLAIN and type(processor).__name__ in PROCESSORS)
         args, kwargs = self._more
         told = [*args, *(x for name, x in kwargs.items() if name not in HARMLESS)]
-        # Not a function's `__module__`: wrappers copy it.
-        forward = getattr(kind.forward, "__globals__", {}).get("__name__")
-        plain = self.site not in self.layers.patched and forward in known and (processor is None or type(processor).__module__ in known)
-        return plain and not any(isinstance(x, Tensor) or x for x in told)
+        return forward in PLAIN and known and not any(isinstance(x, Tensor) or x for x in told)
+
+    def exactly(self) -> AbstractContextManager:
+        """In the precision in which the host attends: in full, where it is asked for that."""
+        return torch.autocast(self.hidden.device.type, enabled=False) if self.layers.upcast else nullcontext()
 
     def q(self) -> Tensor:
         return self._heads(self.module.to_q(self.hidden))
@@ -137,8 +169,7 @@ class AttentionCall:
         return self._heads(self.module.to_k(for_k)), self._heads(self.module.to_v(for_v if value is None else value))
 
     def _heads(self, x: Tensor) -> Tensor:
-        apart = x.unflatten(-1, (self.module.heads, -1)).transpose(1, 2)
-        return apart.float() if self.layers.upcast else apart
+        return x.unflatten(-1, (self.module.heads, -1)).transpose(1, 2)
 
     def project(self, x: Tensor) -> Tensor:
         """The output projection of heads side by side (rows, tokens, channels)."""
@@ -159,11 +190,12 @@ class Layers:
 
     def __init__(self, sites: Mapping[Site, nn.Module], sources: Sources = lambda module, seen: (seen, seen), upcast: bool = False):
         self.sites, self.sources, self.upcast = dict(sites), sources, upcast
-        self.patched = {site for site, module in self.sites.items() if "forward" in vars(module)}  # by somebody before us
+        self.patched: set[Site] = set()  # by somebody before us
         self.answer: Callable[[AttentionCall], Tensor] | None = None
         self._undo: list[Undo] = []
 
     def __enter__(self) -> Layers:
+        self.patched = {site for site, module in self.sites.items() if is_patched(module)}
         try:
             for site, module in self.sites.items():
                 self._undo.append(wrap(module, "forward", self._forward(site)))
@@ -186,11 +218,14 @@ class Layers:
 
     def _forward(self, site: Site) -> Callable[[Callable], Callable]:
         def make(own: Callable) -> Callable:
-            def forward(hidden: Tensor, context: Tensor | None = None, *args: Any, **kwargs: Any) -> Tensor:
-                context = kwargs.pop("encoder_hidden_states", context)  # diffusers' name for it
+            def forward(*args: Any, **kwargs: Any) -> Tensor:
                 if self.answer is None:
-                    return own(hidden, context, *args, **kwargs)
-                return self.answer(AttentionCall(self, site, own, hidden, context, args, kwargs))
+                    return own(*args, **kwargs)
+                rest = list(args)
+                hidden = rest.pop(0) if rest else kwargs.pop("x" if "x" in kwargs else "hidden_states")
+                named = next((name for name in ("context", "encoder_hidden_states") if name in kwargs), "")
+                context = rest.pop(0) if rest else kwargs.pop(named, None)
+                return self.answer(AttentionCall(self, site, own, hidden, context, tuple(rest), kwargs))
 
             return forward
 

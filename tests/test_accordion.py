@@ -281,7 +281,7 @@ def test_what_was_painted_arrives_with_the_picture(accordion):
     assert np.array_equal(taken(given).drawn, DRAWN) and np.array_equal(taken(given).rgb, PICTURE)
     assert slot.preprocess(SimpleNamespace(read=picture, meta={})) is picture and slot.preprocess(None) is None
     for hostile in (["a list"], {"a": 1}, 7, "no picture"):
-        with pytest.raises(SettingsError, match=r"^Reference \(reference\)"):
+        with pytest.raises(SettingsError, match=r"^Mask \(mask\)"):
             taken(slot.preprocess(SimpleNamespace(read=picture, meta={"seal_painted": hostile})))
 
 

@@ -146,7 +146,7 @@ def test_a_brush_and_a_mask():
     ({"reference": PICTURE, "reference_pose": text(Image.new("L", (40, 48)))}, "skeleton"),
     ({"reference": PICTURE, "reference_pose": text(painted(size=(192, 192)))}, "192 × 192"),
     ({"reference": [PICTURE] * 2, "reference_pose": [text(POSE), ""]}, "empty place"),
-    ({"reference": {"image": PICTURE, "mask": text(Image.new("L", (96, 48), 255))}}, "the same picture"),
+    ({"reference": {"image": PICTURE, "mask": text(Image.new("L", (96, 48), 255))}}, "the same shape"),
     ({"reference": PICTURE, "lamda": 1}, "lam"), ({"reference": PICTURE, "lam": "1"}, "lam"), ({"reference": PICTURE, "lam": None}, "lam"),
     ({"reference": base64.b64encode(b"GIF89a\\x00").decode()}, "reference"), ({"enabled": 1, "reference": PICTURE}, "enabled"),
 ])  # fmt: skip

@@ -88,38 +88,41 @@ class Taking:
 
 
 @torch.no_grad()
-def attention(q: Tensor, k: Tensor, v: Tensor, asking: Asking, appearance: Appearance, how: Infusion, base: Tensor | None = None) -> Tensor:
-    """A layer's attention (rows, heads, tokens, dim) with the reference infused.
-
-    `base`: A_base where somebody else computes it; then it is blended with, and comes back untouched when there is nothing to infuse.
-    """
+def attention(q: Tensor, k: Tensor, v: Tensor, asking: Asking, appearance: Appearance, how: Infusion) -> Tensor:
+    """A layer's attention (rows, heads, tokens, dim) with the reference infused."""
     taking = take(q, asking, appearance, how)
     if taking is None:
-        return F.scaled_dot_product_attention(q, k, v) if base is None else base
-    if base is None and how.form != "output":
-        rows = taking.rows
-        seen = (_joint if how.form == "joint" else _kv)(q[rows], k[rows], v[rows], taking, how)
-        return seen if len(seen) == len(q) else _put(F.scaled_dot_product_attention(q, k, v), taking.rows, seen)
-    base = F.scaled_dot_product_attention(q, k, v) if base is None else base
-    seen, share = _from_reference(q, k, taking, how)
-    return _put(base, taking.rows, blend(base[taking.rows], seen, share[..., None]))
+        return F.scaled_dot_product_attention(q, k, v)
+    if how.form == "output":
+        base, seen = F.scaled_dot_product_attention(q, k, v), attend(q[taking.rows], taking.appearance.v, taking, how)
+        return _put(base, taking.rows, blend(base[taking.rows], seen, taking.amount[..., None]))
+    rows = taking.rows
+    seen = (_joint if how.form == "joint" else _kv)(q[rows], k[rows], v[rows], taking, how)
+    return seen if len(seen) == len(q) else _put(F.scaled_dot_product_attention(q, k, v), rows, seen)
+
+
+@torch.no_grad()
+def change(q: Tensor, k: Tensor, v: Tensor, asking: Asking, appearance: Appearance, how: Infusion) -> Tensor:
+    """What the reference changes of a layer's attention, for layers whose attention somebody else computes, in whatever way."""
+    return attention(q, k, v, asking, appearance, how) - F.scaled_dot_product_attention(q, k, v)
 
 
 @torch.no_grad()
 def attention_after(
-    out: Tensor, project: Callable[[Tensor], Tensor], q: Tensor, k: Tensor, asking: Asking, appearance: Appearance, how: Infusion
+    out: Tensor, project: Callable[[Tensor], Tensor], q: Tensor, asking: Asking, appearance: Appearance, how: Infusion
 ) -> Tensor:
-    """The same upon a layer's finished result (rows, tokens, channels), where somebody else computes all of the layer.
+    """The form `output` upon a layer's finished result (rows, tokens, channels), whoever computed it.
 
-    The projection is affine and the weights of a blend sum to 1, so blending its results is projecting the blend. But heads are mixed by
-    then, so all of them take the mean of their shares.
+    The projection is affine and the weights of a blend sum to 1, so blending its results is projecting the blend; but heads are mixed by
+    then, and must share one gate.
     """
+    if how.feature == "qk_per_head" or how.form != "output":
+        raise ValueError("a gate per head, and the other forms, need the heads apart: use attention()")
     taking = take(q, asking, appearance, how)
     if taking is None:
         return out
-    seen, share = _from_reference(q, k, taking, how)
-    seen = project(rearrange(seen, "r h n d -> r n (h d)"))
-    return _put(out, taking.rows, blend(out[taking.rows], seen, share.mean(1)[..., None]))
+    seen = project(rearrange(attend(q[taking.rows], taking.appearance.v, taking, how), "r h n d -> r n (h d)"))
+    return _put(out, taking.rows, blend(out[taking.rows], seen, taking.amount[:, 0, :, None]))
 
 
 def take(q: Tensor, asking: Asking, appearance: Appearance, how: Infusion) -> Taking | None:
@@ -150,9 +153,9 @@ def amount(matched: Match, rival: Match | None, asking: Asking, appearance: Appe
         taken = taken * weight_at(appearance.weight, matched.index[..., :1])[..., 0]
     if rival is not None:  # ours: a place that is more like the reference's background takes nothing of its subject
         taken = taken * (matched.similarity > rival.similarity)
-    shares = [weight for weight in asking.rows if weight]  # ours: the negative prompt's rows take a share
-    if any(weight != 1 for weight in shares):
-        taken = taken * torch.tensor(shares, device=taken.device)[:, None, None]
+    for row, weight in enumerate(weight for weight in asking.rows if weight):  # ours: the negative prompt's rows take a share
+        if weight != 1:
+            taken[row] *= weight
     if asking.yields is not None:  # ours: only on the figure, and not where prompt and reference prompt disagree
         rows = active(asking.rows)
         taken = taken * asking.yields[rows if rows is not None else slice(0, 0)][:, None]
@@ -193,22 +196,6 @@ def _put(base: Tensor, rows: Rows, infused: Tensor) -> Tensor:
 
 
 # ---- the forms
-
-
-def _from_reference(q: Tensor, k: Tensor, taking: Taking, how: Infusion) -> tuple[Tensor, Tensor]:
-    """A_app, and the share a of it in the blend: δM, or in the joint form δM·Z_app / (Z_base + δM·Z_app) of every head."""
-    q, k = q[taking.rows], k[taking.rows]
-    seen = attend(q, taking.appearance.v, taking, how)
-    if how.form != "joint":
-        return seen, taking.amount
-    size = pieces(how.budget, 4 * q.shape[0] * q.shape[1] * max(k.shape[2], taking.appearance.tokens))
-    shares = []
-    for start, some in zip(range(0, q.shape[2], size), q.split(size, 2), strict=True):
-        some = some.float() * q.shape[-1] ** -0.5
-        own = (some @ k.float().transpose(-1, -2)).logsumexp(-1)
-        theirs = some @ taking.appearance.k.float().transpose(-1, -2) + _said(taking, slice(start, start + size), how, torch.float32)
-        shares.append((theirs.logsumexp(-1) - own).sigmoid())
-    return seen, joined(shares, 2)
 
 
 def _joint(q: Tensor, k: Tensor, v: Tensor, taking: Taking, how: Infusion) -> Tensor:

@@ -54,10 +54,14 @@ class Seal:
         self.cache = AppearanceCache(self.settings.cache_mb * MEGABYTE) if cache is None else cache
         self.tell = tell or (lambda done, total: None)
         self.layers = Layers(find_sites(pipe.unet))
+        if not self.layers.sites:
+            raise ValueError("SeAl finds no attention layers in this U-Net. Is it compiled? Give it as it was before.")
+        self.notes: list[str] = []  # what the user should read of all runs
         self.run: Run | None = None
         self.runs = 0
         self._undo: list[Undo] = []
         self._weights = ""
+        self._contradicts = False  # whether c_app says anything else than the prompts
         self._call: dict[str, Any] = {}  # the conditioning of the current model call, for the reference pass
 
     # ---- install and remove
@@ -84,6 +88,7 @@ class Seal:
     def _close_run(self) -> None:
         if self.run is not None:
             self.run.close()
+            self.notes += [note for note in self.run.notes if note not in self.notes]
         self.run, self._call = None, {}
 
     # ---- what the pipeline calls
@@ -108,7 +113,7 @@ class Seal:
         self._call = {"sample": sample, "context": encoder_hidden_states, "kwargs": kwargs, "rows": rows, "original": original}
         run = self.run or self._start(t, rows, sample)
         lam = run.bridging(t) if self.settings.enabled else 0.0
-        if not lam or self.appearance_prompt is None:
+        if not lam or not self._contradicts:
             with run.step(t, rows, size_of(sample)):
                 return original(sample, timestep, encoder_hidden_states, *args, **kwargs)
         return self._with_appearance_rows(run, original, lam, t, sample, timestep, encoder_hidden_states, *args, **kwargs)
@@ -151,6 +156,10 @@ class Seal:
         if self.per_image and len(shared) != images:
             raise ValueError(f"the pipeline draws {images} images, but there are references for {len(shared)}")
         references = [[one] for one in shared] if self.per_image else shared
+        if self.appearance_prompt is not None:
+            told = self._call["context"][[row.kind == CONDITIONAL for row in rows]]
+            app, _ = self._appearance_context([row.image for row in rows if row.kind == CONDITIONAL], told, self._call["kwargs"])
+            self._contradicts = not torch.equal(app.to(told), told)
         figure = None if self.figure is None or not self.settings.on_figure else self.figure.to(sample)
         bodies = [None if body is None else Body.of(body) for body in self.bodies]
         run = Run(self.settings, references, self.cache, self._key, levels, self.layers, seeds=self.seeds, watch=self.watch, figure=figure,

@@ -53,12 +53,9 @@ class Run:
     ):
         self.settings, self.levels, self.layers, self.watch = settings, tuple(levels), layers, watch
         self.figure, self.bodies, self.guidance = figure, list(bodies), guidance
-        shared = [one for one in references if isinstance(one, Encoded)]
-        each = [list(group) for group in references if not isinstance(group, Encoded)]
-        if shared and ((settings.noise == "noised" and settings.seed_policy == "image") or len({key(i) for i in range(images)}) > 1):
-            each = [shared] * images  # each image reads for itself, since it reads with other words or other noise
-        self.references: list[list[Encoded]] = each or [shared]
-        self.reading = Reading(settings, self.references, cache, key, self.levels, tuple(seeds), layers, self.note)
+        self.references: list[list[Encoded]] = [list(group) for group in references if not isinstance(group, Encoded)]
+        self.references = self.references or [[one for one in references if isinstance(one, Encoded)]]
+        self._cache, self._key, self._seeds, self._images = cache, key, tuple(seeds), images
         self.blocks = settings.block_weights()
         self.lam = settings.lambda_schedule()
         self.low_pass = settings.low_pass()
@@ -72,7 +69,12 @@ class Run:
 
     def read_references(self, host: Host) -> None:
         """Fill the cache with what the U-Net sees of each reference at T_app."""
-        self.entries = self.reading.entries(host)
+        settings, images = self.settings, range(self._images)
+        alone = settings.noise == "noised" and settings.seed_policy == "image"
+        if len(self.references) < len(images) and (alone or len(set(map(self._key, images))) > 1):
+            self.references = self.references * len(images)  # each image reads for itself, since it reads with other words or other noise
+        reading = Reading(settings, self.references, self._cache, self._key, self.levels, self._seeds, self.layers, self.note)
+        self.entries = reading.entries(host)
 
     def note(self, sentence: str) -> None:
         """Something the user should read, once."""

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from seal_ext.core.cache import Entry
-from seal_ext.core.infusion import Asking, attention, attention_after, negative_share
+from seal_ext.core.infusion import Asking, attention, attention_after, change, negative_share
 from seal_ext.core.limbs import guide
 from seal_ext.core.matching import Appearance, Match, row_by_row, subject_tokens, to_tokens, together, token_grid
 from seal_ext.core.schedule import Progress
@@ -25,9 +25,8 @@ if TYPE_CHECKING:
 
 Watch = Callable[["Step", Site, Match, Tensor], None]
 SPLIT = "Another extension splits the picture's batch inside the U-Net. SeAl leaves those parts alone."
-MERGED = ("Tokens are merged (ToMe). In such layers SeAl cannot tell where a token lies: *Only on the figure*, the Δ-gate and the limb "
-          "guide do nothing there.")  # fmt: skip
-SHARED = "Another extension computes attention in layers where SeAl works. There {}."
+MERGED = ("Tokens are merged (ToMe), or an extension changes how many tokens a layer has. There SeAl does not know what is where: *Only on "
+          "the figure*, the Δ-gate and the limb guide do nothing.")  # fmt: skip
 
 
 @dataclass
@@ -68,31 +67,26 @@ class Step:
             return call.own()
         how, q = replace(self.infusion, block=weight), call.q()
         given = self.asking(call.site, q, call.hidden), self.appearance(call.site, q), how
-        by_heads = how.form != "output" or how.feature == "qk_per_head"
-        if call.is_plain and by_heads:
-            k, v = call.kv()
-            return call.out(attention(q, k, v, *given).to(call.hidden.dtype))
-        # The paper's own form needs only the layer's finished result, in which every optimisation and extension has had its part.
-        if not call.is_plain:
-            self.name_what_is_lost()
-        k = call.kv()[0] if how.form == "joint" else q
-        return attention_after(call.own(), lambda x: call.project(x.to(call.hidden.dtype)), q, k, *given)
+        if how.form == "output" and how.feature != "qk_per_head":
+            # The paper's own form needs only the layer's finished result, in which every optimisation and extension has had its part.
+            return attention_after(call.own(), call.project, q, *given)
+        k, v = call.kv()
+        dtype = v.dtype
+        if call.layers.upcast:
+            q, k, v = q.float(), k.float(), v.float()
+        with call.exactly():
+            seen = attention(q, k, v, *given).to(dtype)
+            plain = None if call.is_plain else F.scaled_dot_product_attention(q, k, v).to(dtype)
+        # Where somebody else has a hand in the layer, his result stands, and what the reference changes of the host's is added.
+        return call.out(seen) if plain is None else call.own() + call.out(seen) - call.out(plain)
 
-    def upon(self, site: Site, base: Tensor, q: Tensor, k: Tensor, hidden: Tensor) -> Tensor:
-        """Another extension's attention (rows, heads, tokens, dim) of these q and k, infused."""
+    def upon(self, site: Site, base: Tensor, q: Tensor, k: Tensor, v: Tensor, hidden: Tensor) -> Tensor:
+        """Another extension's attention (rows, heads, tokens, dim) of these q, k and v, and what the reference changes of the host's."""
         weight = self.weight(site)
         if not weight or len(q) != len(self.rows):
             return base
-        self.name_what_is_lost(heads=True)
         how = replace(self.infusion, block=weight)
-        return attention(q, k, k, self.asking(site, q, hidden), self.appearance(site, q), how, base=base)
-
-    def name_what_is_lost(self, heads: bool = False) -> None:
-        """Say what another extension's attention leaves no room for."""
-        if self.infusion.form == "kv":
-            self.run.note(SHARED.format("*Blend* `kv` works as `output`"))
-        if self.infusion.feature == "qk_per_head" and not heads:
-            self.run.note(SHARED.format("all heads share one gate"))
+        return base + change(q, k, v, self.asking(site, q, hidden), self.appearance(site, q), how)
 
     # ---- what a layer asks with, and what it finds
 
@@ -117,7 +111,7 @@ class Step:
         """What the figure's place and the Δ-gate leave of the infusion, for every row's tokens."""
         maps = [m for m in (self.run.figure, self.yields) if m is not None]
         grid = token_grid(tokens, *self.latent)
-        if grid is None and (maps or any(self.run.bodies)):
+        if grid is None and (maps or (self.run.settings.limbs and any(self.run.bodies))):
             self.run.note(MERGED)
         if grid is None or not maps:
             return None

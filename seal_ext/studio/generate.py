@@ -104,15 +104,16 @@ def _draw(studio, job: Job, seeds: Sequence[int], settings: Settings, reference,
         images = [(image * 255).round().clip(0, 255).astype(np.uint8) for image in np.nan_to_num(drawn)]
         if seal is not None:
             _explain(seal, watch, images, settings, result)
+    if seal is not None:
+        result.notes += [note for note in seal.notes if note not in result.notes]
     result.images += images
 
 
 def _explain(seal: Seal, watch: MatchWatch, images: list[np.ndarray], settings: Settings, result: Result) -> None:
-    """Before the run is closed: its maps, and what it has to say."""
+    """Before the run is closed: its maps."""
     run = seal.run
     if run is None:
         return
-    result.notes += [note for note in run.notes if note not in result.notes]
     height, width = images[0].shape[:2]
     if watch.index is not None:
         shown, _, _ = seal.references[0].on_canvas(height, width)

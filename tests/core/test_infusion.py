@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seal_ext.core.blocks import Blocks
-from seal_ext.core.infusion import FORMS, Asking, Infusion, active, attention, attention_after, negative_share
+from seal_ext.core.infusion import FORMS, Asking, Infusion, active, attention, attention_after, change, negative_share
 from seal_ext.core.matching import FEATURES, Appearance, feature_of, match, row_by_row, together
 
 FEW = settings(max_examples=25, deadline=None)
@@ -34,12 +34,7 @@ class Layer:
         self.base = F.scaled_dot_product_attention(self.q, self.k, self.v)
 
     def infused(self, how, rows=ALL, appearance=None, **more):
-        asking = Asking(rows, self.hidden, **more)
-        return attention(self.q, self.k, self.v, asking, appearance or self.appearance, how, base=self.base)
-
-    def whole(self, how, rows=ALL, **more):
-        """The same, and A_base is made of q, k and v."""
-        return attention(self.q, self.k, self.v, Asking(rows, self.hidden, **more), self.appearance, how)
+        return attention(self.q, self.k, self.v, Asking(rows, self.hidden, **more), appearance or self.appearance, how)
 
     def to(self, dtype):
         """The same layer in another precision; its plain result is computed anew."""
@@ -64,9 +59,9 @@ def open_gate(**more):
 def test_nothing_to_infuse_is_plain_attention_to_the_bit(seed, kind, k, delta):
     layer = Layer(seed, kind)
     for how in (Infusion(0.2, 0.0, feature=kind, top_k=k), Infusion(1.0, delta, feature=kind, top_k=k)):
-        assert layer.infused(how) is layer.base
-    assert layer.infused(open_gate(feature=kind, top_k=k), rows=(0.0,) * ROWS) is layer.base
-    assert layer.infused(open_gate(feature=kind, top_k=k), appearance=layer.appearance.only(torch.zeros(KEYS) > 0)) is layer.base
+        assert torch.equal(layer.infused(how), layer.base)
+    assert torch.equal(layer.infused(open_gate(feature=kind, top_k=k), rows=(0.0,) * ROWS), layer.base)
+    assert torch.equal(layer.infused(open_gate(feature=kind, top_k=k), appearance=layer.appearance.only(torch.zeros(KEYS) > 0)), layer.base)
 
 
 @FEW
@@ -179,9 +174,9 @@ ROUNDING = {torch.float16: 5e-3, torch.bfloat16: 4e-2, torch.float32: 1e-5, torc
 def test_every_precision_infuses_what_single_precision_infuses(dtype, k, form):
     layer, how, more = Layer(1, dtype=dtype), open_gate(top_k=k, delta=0.7, form=form), dict(rows=(1.0, 0.5, 0.0, 1.0))
     single, more["yields"] = layer.to(torch.float32), torch.ones(ROWS, TOKENS)
-    out = layer.whole(how, **more)
+    out = layer.infused(how, **more)
     assert out.dtype == dtype and out.device == layer.q.device
-    torch.testing.assert_close(out.float(), single.whole(how, **more), rtol=0, atol=ROUNDING[dtype])
+    torch.testing.assert_close(out.float(), single.infused(how, **more), rtol=0, atol=ROUNDING[dtype])
     # The cache may hold the reference in half precision, whatever the model runs in.
     stored, coarse = layer.to(torch.float16).appearance, max(ROUNDING[dtype], ROUNDING[torch.float16])
     out = layer.infused(how, appearance=stored)
@@ -200,26 +195,22 @@ def test_after_the_projection_it_is_the_same(seed, kind, k):
 
     with torch.no_grad():
         asking = Asking(rows, layer.hidden)
-        out = attention_after(merged(layer.base), project, layer.q, layer.k, asking, layer.appearance, how)
+        out = attention_after(merged(layer.base), project, layer.q, asking, layer.appearance, how)
         torch.testing.assert_close(out, merged(layer.infused(how, rows)), rtol=1e-4, atol=1e-4)
 
 
-def test_after_the_projection_heads_share_the_mean_of_their_gates():
-    layer, how = Layer(1, "qk_per_head"), Infusion(0.2, 0.8, feature="qk_per_head")
-    shown = []
-    asking = Asking(ALL, watch=lambda matched, amount: shown.append(amount))
-    seen = layer.infused(open_gate(feature="qk_per_head")).transpose(1, 2).flatten(2)  # nothing but the reference
-    base = layer.base.transpose(1, 2).flatten(2)
-    out = attention_after(base, torch.nn.Identity(), layer.q, layer.k, asking, layer.appearance, how)
-    share = shown[0].mean(1)[..., None]
-    torch.testing.assert_close(out, base + share * (seen - base), rtol=1e-4, atol=1e-5)
+@pytest.mark.parametrize("how", [open_gate(feature="qk_per_head"), open_gate(form="joint"), open_gate(form="kv")])
+def test_after_the_projection_heads_cannot_be_told_apart(how):
+    layer = Layer(1, how.feature)
+    with pytest.raises(ValueError, match="heads apart"):
+        attention_after(layer.hidden, torch.nn.Identity(), layer.q, Asking(ALL, layer.hidden), layer.appearance, how)
 
 
 @FEW
 @given(SEED, KIND)
 def test_keys_and_values_take_the_matched_ones(seed, kind):
     layer = Layer(seed, kind)
-    out = layer.whole(open_gate(top_k=1, feature=kind, form="kv"), (1.0, 0.0, 1.0, 1.0))
+    out = layer.infused(open_gate(top_k=1, feature=kind, form="kv"), (1.0, 0.0, 1.0, 1.0))
     torch.testing.assert_close(out[1], layer.base[1])
     index = match(feature_of(kind, layer.q, layer.hidden), layer.appearance.feature).index[..., 0]
     for row in (0, 2, 3):
@@ -234,7 +225,7 @@ def test_one_softmax_is_the_blend_whose_share_attention_settles(seed, kind, k, d
     layer, shown = Layer(seed, kind), []
     how = Infusion(0.1, delta, form="joint", feature=kind, top_k=k, budget=budget)
     rows, watch = (1.0, 0.0, 0.5, 1.0), lambda matched, amount: shown.append((matched.index, amount))
-    out = layer.whole(how, rows, watch=watch)
+    out = layer.infused(how, rows, watch=watch)
     torch.testing.assert_close(out[1], layer.base[1])
     index, amount = shown[0]
     for part, row in enumerate((0, 2, 3)):
@@ -247,15 +238,22 @@ def test_one_softmax_is_the_blend_whose_share_attention_settles(seed, kind, k, d
         both = own.sum(-1) + theirs.sum(-1)
         wanted = (own @ layer.v[row] + theirs @ layer.appearance.v[0]) / both[..., None]
         torch.testing.assert_close(out[row], wanted, rtol=1e-4, atol=1e-4)
-    # Somebody else's result in the place of A_base, the layer's own here: the same share of every head, and the same picture.
-    torch.testing.assert_close(layer.infused(how, rows), out, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_changes_is_told_apart(form):
+    """Upon somebody else's attention that is the host's own, it makes the same picture; rows that take no part do not change at all."""
+    layer, how, rows = Layer(1), open_gate(form=form, delta=0.7), (1.0, 0.0, 0.5, 1.0)
+    changed = change(layer.q, layer.k, layer.v, Asking(rows, layer.hidden), layer.appearance, how)
+    torch.testing.assert_close(layer.base + changed, layer.infused(how, rows), rtol=1e-5, atol=1e-6)
+    assert not changed[1].any() and changed[0].any()
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_nothing_to_infuse_is_the_layers_own_attention(form):
     layer = Layer(1)
-    assert torch.equal(layer.whole(open_gate(delta=0.0, form=form)), layer.base)
-    assert torch.equal(layer.whole(open_gate(form=form), (0.0,) * ROWS), layer.base)
+    assert torch.equal(layer.infused(open_gate(delta=0.0, form=form)), layer.base)
+    assert torch.equal(layer.infused(open_gate(form=form), (0.0,) * ROWS), layer.base)
 
 
 @pytest.mark.parametrize("guidance", [1.0, 1.5, 3.0, 4.0, 7.0, 12.0, 30.0])

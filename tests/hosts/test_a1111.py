@@ -260,15 +260,15 @@ def test_another_extensions_forward_is_reached_in_every_layer(app, model, monkey
     reached.clear()
     drawn, p = draw(app, model, "a cat", settings)
     readings = 7  # the cache is warm, and every layer of every call comes through
-    assert plain <= sum(reached) <= plain + readings and torch.allclose(drawn, before, rtol=0.2, atol=2.0)
-    assert bool(p.comments) == bool(settings.get("form") == "kv" or "feature" in settings)
+    assert plain <= sum(reached) <= plain + readings and torch.allclose(drawn, before, rtol=1e-3, atol=1e-3) and not p.comments
     monkeypatch.setattr(webui.CrossAttention, "forward", theirs(0.2))
     assert not torch.allclose(draw(app, model, "a cat", settings)[0], drawn, atol=0.1)
 
 
-def test_the_hosts_own_optimisations_and_hypernetworks_take_part(app, model, named, monkeypatch):
+@pytest.mark.parametrize("package", ["modules.sd_hijack_optimizations", "modules.hypernetworks.hypernetwork"])
+def test_the_hosts_own_optimisations_and_hypernetworks_take_part(app, model, named, monkeypatch, package):
     before, _ = draw(app, model, "a cat", {})
-    scope = {"__name__": "modules.sd_hijack_optimizations", "own": webui.CrossAttention.forward}
+    scope = {"__name__": package, "own": webui.CrossAttention.forward}
     exec("def forward(self, x, context=None, mask=None, **kwargs):\n return own(self, x, context, mask)", scope)
     monkeypatch.setattr(webui.CrossAttention, "forward", scope["forward"])
     assert torch.equal(draw(app, model, "a cat", {})[0], before)
@@ -350,12 +350,16 @@ def test_a_cut_patch_does_nothing_even_if_somebody_wrapped_it(model):
         ours = vars(sites[site])["forward"]
         undo_theirs = layers.wrap(sites[site], "forward", lambda own: lambda *args, **kwargs: 2 * own(*args, **kwargs))
         with patched.answering(lambda call: 3 * call.own()):
-            assert torch.equal(sites[site](x), 6 * plain)
+            assert torch.equal(sites[site](x), 6 * plain) and torch.equal(sites[site](x=x, context=None), 6 * plain)
         assert torch.equal(sites[site](x), 2 * plain)
     assert torch.equal(ours(x), plain) and torch.equal(sites[site](x), 2 * plain)
     undo_theirs()
     with patched.answering(lambda call: 3 * call.own()):
         assert torch.equal(sites[site](x), plain)
+    vars(sites[site])["forward"] = ours  # as others undo: by putting back what they found
+    assert not layers.is_patched(sites[site])
+    with layers.Layers(sites) as again, again.answering(lambda call: 3 * call.own() if call.is_plain else call.own()):
+        assert torch.equal(sites[site](x), 3 * plain)
 
 
 def test_marks_of_a_control_net():

@@ -289,6 +289,6 @@ def _infused(run: Run, layers: Layers, site: Site, replaced: Callable, seen: Map
         out = replaced(q, k, v, extra)
         if layers.answer is None or run.now is None:  # SeAl takes no part in this call
             return out
-        return run.now.upon(site, heads(out), heads(q), heads(k), seen["hidden"]).transpose(1, 2).flatten(2)
+        return run.now.upon(site, heads(out), heads(q), heads(k), heads(v), seen["hidden"]).transpose(1, 2).flatten(2)
 
     return attention

@@ -163,8 +163,10 @@ class Session:
         if self.closed:
             return
         self.closed = True
-        self.end_pass()
-        undo_all(self.undo)
+        try:
+            self.end_pass()
+        finally:
+            undo_all(self.undo)
 
 
 def host_pass() -> type[SamplingPass]:
