@@ -1,20 +1,16 @@
 """The embedded model as one thing: its four networks, its file, and a sampler."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from bench.model.adapter import Adapter
-from bench.model.autoencoder import AutoencoderKL
+from bench.model.networks import Adapter, AutoencoderKL, TextEncoder, UNet
 from bench.model.shape import Shape
-from bench.model.text import TextEncoder
-from bench.model.unet import UNet
-from seal_ext.studio.checkpoint import read_description
-
-ADAPTER = "adapter."
+from seal_ext.studio import keys
+from seal_ext.studio.checkpoint import fill, filled, ldm_state, read_adapter, read_description
 
 
 def alphas_cumprod(shape: Shape) -> Tensor:
@@ -24,58 +20,38 @@ def alphas_cumprod(shape: Shape) -> Tensor:
 
 
 class Embedded(nn.Module):
-    """U-Net, autoencoder, text encoder and T2I-Adapter of one shape; images are in [-1, 1], latents are scaled.
-
-    The module tree is LDM's, so that `state_dict()` is a single-file SD1 checkpoint. The adapter, which has a file
-    of its own, moves and trains with the rest but stays out of it.
-    """
+    """U-Net, autoencoder, text encoder and T2I-Adapter of one shape; images are in [-1, 1], latents are scaled."""
 
     def __init__(self, shape: Shape):
         super().__init__()
         self.shape = shape
-        self.model = nn.ModuleDict({"diffusion_model": UNet(shape)})
-        self.first_stage_model = AutoencoderKL(shape)
-        self.cond_stage_model = nn.ModuleDict({"transformer": TextEncoder(shape)})
-        self.adapter = Adapter(shape)
+        self.unet, self.vae, self.text, self.adapter = UNet(shape), AutoencoderKL(shape), TextEncoder(shape), Adapter(shape)
         self.register_buffer("alphas", alphas_cumprod(shape), persistent=False)
 
-    @property
-    def unet(self) -> UNet:
-        return self.model["diffusion_model"]
+    def ldm_state(self) -> dict[str, Tensor]:
+        """A single-file SD1 checkpoint's weights; the adapter has a file of its own."""
+        return ldm_state(self.unet, self.vae, self.text)
 
-    @property
-    def vae(self) -> AutoencoderKL:
-        return self.first_stage_model
-
-    @property
-    def text(self) -> TextEncoder:
-        return self.cond_stage_model["transformer"]
-
-    def state_dict(self, *args, **kwargs) -> dict[str, Tensor]:
-        state = super().state_dict(*args, **kwargs)
-        return {name: tensor for name, tensor in state.items() if not name.startswith(ADAPTER)}
-
-    def load_state_dict(self, state: Mapping[str, Tensor], **kwargs):
-        adapter = {ADAPTER + name: tensor for name, tensor in self.adapter.state_dict().items()}
-        return super().load_state_dict({**state, **adapter}, **kwargs)
+    def adapter_state(self) -> dict[str, Tensor]:
+        return keys.to_ldm(self.adapter.state_dict(), keys.adapter_names())
 
     def save(self, checkpoint: Path, tokenizer: Path, adapter: Path | None = None) -> None:
         """Write `checkpoint` and its `.yaml`, which will name the `tokenizer` folder, and the adapter's file if asked."""
         checkpoint = Path(checkpoint)
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        save_file(_plain(self.state_dict()), checkpoint)
+        save_file(_plain(self.ldm_state()), checkpoint)
         checkpoint.with_suffix(".yaml").write_text(self.shape.ldm_yaml(str(Path(tokenizer).absolute())), encoding="utf-8")
         if adapter is not None:
-            save_file(_plain(self.adapter.state_dict()), adapter)
+            save_file(_plain(self.adapter_state()), adapter)
 
     @classmethod
     def load(cls, checkpoint: Path, adapter: Path | None = None) -> "Embedded":
         """Open a checkpoint that `save` or the extension's `expand` wrote; without its file the adapter is untrained."""
         description, tokenizer = read_description(checkpoint)
         model = cls(Shape.from_files(description, tokenizer))
-        model.load_state_dict(load_file(checkpoint))
+        fill(checkpoint, model.unet, model.vae, model.text)
         if adapter is not None:
-            model.adapter.load_state_dict(load_file(adapter))
+            filled(model.adapter, read_adapter(adapter)[1], adapter)
         return model.eval()
 
     @classmethod

@@ -117,6 +117,11 @@ class Shape:
         }
         return {"model": {"target": "ldm.models.diffusion.ddpm.LatentDiffusion", "params": params}}
 
+    @property
+    def params(self) -> dict:
+        """The part of the description that speaks of the networks."""
+        return self.ldm("")["model"]["params"]
+
     def ldm_yaml(self, tokenizer: str) -> str:
         return yaml.safe_dump(self.ldm(tokenizer), sort_keys=False)
 

@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import torch
+from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
 from bench.model.embedded import Embedded
@@ -140,6 +141,8 @@ def batches(pool: Latents, tokenizer: Tokenizer, steps: Iterable[int], device: t
 def train_denoiser(trainer: Trainer, model: Embedded, pool: Latents, tokenizer: Tokenizer, device: torch.device, logfile: Path,
                    every: int, between: Callable[[int], None]) -> None:  # fmt: skip
     """Train until the budget is spent; `between` is called every `every` steps, for new data, sheets and weights."""
+    if device.type == "cpu":  # there the backward pass of torch's fused attention costs more than that of the plain products
+        trainer.module.unet.set_attn_processor(AttnProcessor())
     generator = torch.Generator().manual_seed(trainer.step + 1)
     alphas = model.alphas.to(device)
     running: dict[str, float] = {}

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bench.model.networks import TextEncoder
 from bench.model.shape import Shape
-from bench.model.text import TextEncoder
 from bench.model.tokenizer import Tokenizer
 from bench.seeds import TRAIN
 from bench.world.captions import Caption, write_captions, write_pair_captions

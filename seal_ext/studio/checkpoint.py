@@ -169,23 +169,45 @@ def load_diffusers(
     checkpoint = Path(checkpoint)
     description, folder = read_description(checkpoint)
     params = description["model"]["params"]
-    state = _split(_weights(checkpoint), (keys.UNET, keys.VAE, keys.TEXT), checkpoint)
-    unet_config, vae_config = keys.unet_config(params), keys.vae_config(params)
+    unet, vae = diffusers.UNet2DConditionModel(**keys.unet_config(params)), diffusers.AutoencoderKL(**keys.vae_config(params))
     text = transformers.CLIPTextModel(transformers.CLIPTextConfig.from_pretrained(str(folder), local_files_only=True))
-    # Since transformers 5 this model's own names begin one level further in.
-    prefix = "text_model." if any(name.startswith("text_model.") for name in text.state_dict()) else ""
+    fill(checkpoint, unet, vae, text)
 
-    def ready(module: Any, weights: Mapping[str, Tensor], source: Path) -> Any:
-        return filled(module, weights, source).to(device, dtype).eval().requires_grad_(False)
+    def ready(module: Any) -> Any:
+        return module.to(device, dtype).eval().requires_grad_(False)
 
     return Components(
-        unet=ready(diffusers.UNet2DConditionModel(**unet_config), keys.unet_state(state[0], unet_config["layers_per_block"]), checkpoint),
-        vae=ready(diffusers.AutoencoderKL(**vae_config), keys.vae_state(state[1], len(vae_config["block_out_channels"])), checkpoint),
-        text_encoder=ready(text, {prefix + name: tensor for name, tensor in state[2].items()}, checkpoint),
+        unet=ready(unet),
+        vae=ready(vae),
+        text_encoder=ready(text),
         tokenizer=transformers.CLIPTokenizer.from_pretrained(str(folder), local_files_only=True),
         scheduler=diffusers.DDIMScheduler(**keys.scheduler_config(params)),
-        adapter=None if adapter is None else ready(*read_adapter(Path(adapter)), Path(adapter)),
+        adapter=None if adapter is None else ready(filled(*read_adapter(Path(adapter)), Path(adapter))),
     )
+
+
+def _parts(unet: Any, vae: Any, text: Any) -> list[tuple[str, Any, dict[str, str]]]:
+    """A checkpoint's networks: how their names begin in it, and how LDM's go on where diffusers' do."""
+    # Since transformers 5 the text encoder's own names begin one level further in.
+    inner = "text_model." if any(name.startswith("text_model.") for name in text.state_dict()) else ""
+    return [(keys.UNET, unet, keys.unet_names(unet.config)), (keys.VAE, vae, keys.vae_names(vae.config)), (keys.TEXT, text, {"": inner})]
+
+
+def fill(checkpoint: Path, unet: Any, vae: Any, text: Any) -> None:
+    """Give diffusers' and transformers' networks the weights of an LDM checkpoint."""
+    parts = _parts(unet, vae, text)
+    states = _split(_weights(checkpoint), [prefix for prefix, _, _ in parts], checkpoint)
+    for (_, network, names), state in zip(parts, states, strict=True):
+        filled(network, keys.to_diffusers(state, names), checkpoint)
+
+
+def ldm_state(unet: Any, vae: Any, text: Any) -> dict[str, Tensor]:
+    """The networks' weights as an LDM checkpoint holds them: what `fill` reads."""
+    return {
+        prefix + name: tensor
+        for prefix, network, names in _parts(unet, vae, text)
+        for name, tensor in keys.to_ldm(network.state_dict(), names).items()
+    }
 
 
 def read_adapter(path: Path) -> tuple[Any, dict[str, Tensor]]:
@@ -197,7 +219,7 @@ def read_adapter(path: Path) -> tuple[Any, dict[str, Tensor]]:
     width, inputs = state["conv_in.weight"].shape[:2]
     channels = [width, 2 * width, 4 * width, 4 * width]
     module = diffusers.T2IAdapter(in_channels=inputs // 64, channels=channels, num_res_blocks=keys.ADAPTER_BLOCKS, downscale_factor=8)
-    return module, keys.adapter_state(state)
+    return module, keys.to_diffusers(state, keys.adapter_names())
 
 
 def _weights(path: Path) -> dict[str, Tensor]:

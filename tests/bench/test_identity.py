@@ -34,7 +34,7 @@ def studio(tmp_path_factory):
     bpe.write(folder / "tokenizer", bpe.train(c.text for c in task.prompts), TINY)
     model = Embedded(TINY)
     for name, parameter in model.named_parameters():
-        if "out.2" in name or "proj_out" in name:  # LDM's zero starts would hide what attention does
+        if "conv_out" in name or "proj_out" in name:  # LDM's zero starts would hide what attention does
             torch.nn.init.normal_(parameter, std=0.1)
     files = Expanded(folder / "tiny.safetensors", folder / "tiny.yaml", folder / "tokenizer", folder / "adapter.safetensors")
     model.save(files.checkpoint, files.tokenizer, files.adapter)

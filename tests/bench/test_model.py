@@ -57,8 +57,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def ours(folder) -> Embedded:
-    model = Embedded.load(folder / "tiny.safetensors", folder / "adapter.safetensors")
-    return model.to(memory_format=torch.channels_last)
+    return Embedded.load(folder / "tiny.safetensors", folder / "adapter.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +69,7 @@ def theirs(folder) -> ck.Components:
 def packed(folder, ours, tmp_path_factory) -> Path:
     shards = tmp_path_factory.mktemp("shards")
     description = (folder / "tiny.yaml").read_text()
-    ck.pack(ours.state_dict(), ours.adapter.state_dict(), description, folder / "tokenizer", shards, name="tiny")
+    ck.pack(ours.ldm_state(), ours.adapter_state(), description, folder / "tokenizer", shards, name="tiny")
     return shards
 
 
@@ -79,11 +78,12 @@ def close(a: torch.Tensor, b: torch.Tensor, tolerance: float = 1e-4) -> bool:
 
 
 def test_names_are_sd1s(ours):
-    names = ours.state_dict().keys()
+    names = ours.ldm_state().keys()
     assert {prefix + name for prefix, part in SD1_KEYS.items() for name in part.split()} <= names
-    assert len(ours.unet.input_blocks) + 1 + len(ours.unet.output_blocks) == 25
     # SD1's U-Net has 686 weights, whatever its widths.
     assert sum(name.startswith("model.diffusion_model.") for name in names) == 686
+    blocks = {tuple(name.split(".")[2:4]) for name in names if "put_blocks" in name}
+    assert blocks == {(side, str(number)) for side in ("input_blocks", "output_blocks") for number in range(12)}
     assert not [name for name in names if "adapter" in name or name.startswith("alphas")]
 
 
@@ -111,7 +111,7 @@ def test_epsilon_is_diffusers(ours, theirs, size, hinted):
         features = ours.adapter(hint) if hinted else None
         if hinted:
             assert all(close(a, b) for a, b in zip(features, theirs.adapter(hint), strict=True))
-        epsilon = ours.unet(x.to(memory_format=torch.channels_last), t, context, features)
+        epsilon = ours.unet(x, t, context, features)
         residuals = None if features is None else [feature.clone() for feature in features]
         expected = theirs.unet(x, t, context, down_intrablock_additional_residuals=residuals).sample
     assert expected.std() > 0.1
@@ -163,13 +163,13 @@ def test_gradients_reach_every_weight_under_autocast():
         context = model.text(torch.randint(0, 700, (1, 77)))
         epsilon = model.unet(torch.randn(1, 4, 8, 8), torch.tensor([500]), context, features)
     epsilon.float().square().mean().backward()
-    image, _, logvar = model.vae(torch.randn(1, 3, 32, 32))
-    (image.square().mean() + logvar.mean()).backward()
+    mean, logvar = model.vae.encode(torch.randn(1, 3, 32, 32))
+    (model.vae.decode(mean).square().mean() + logvar.mean()).backward()
     assert not [name for name, parameter in model.named_parameters() if parameter.grad is None]
 
 
 def test_shards_hold_halves(tmp_path, ours):
-    state = ours.state_dict()
+    state = ours.ldm_state()
     paths = shard(state, tmp_path, limit=2**20)
     assert len(paths) > 1 and all(path.stat().st_size <= 2**20 for path in paths)
     back = assemble(tmp_path, read_manifest(tmp_path)["weights"]["model"])
@@ -178,7 +178,7 @@ def test_shards_hold_halves(tmp_path, ours):
 
 
 def test_shards_hold_bytes_within_half_a_step(tmp_path, ours):
-    state = ours.state_dict()
+    state = ours.ldm_state()
     paths = shard(state, tmp_path, bits=8)
     assert sum(path.stat().st_size for path in paths) < 1.25 * sum(tensor.numel() for tensor in state.values())
     back = assemble(tmp_path, read_manifest(tmp_path)["weights"]["model"])
@@ -197,7 +197,8 @@ def test_expanding_gives_the_model_back_and_then_rests(tmp_path, packed, ours):
     assert times == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     assert ck.read_description(first.checkpoint)[1] == first.tokenizer == tmp_path / "models" / "tiny-tokenizer"
     again = Embedded.load(first.checkpoint, first.adapter)
-    assert all(torch.equal(tensor, ours.state_dict()[name].half().float()) for name, tensor in again.state_dict().items())
+    was = ours.ldm_state()
+    assert all(torch.equal(tensor, was[name].half().float()) for name, tensor in again.ldm_state().items())
     ck.load_diffusers(first.checkpoint, first.adapter)
 
 
