@@ -32,8 +32,8 @@ def draw_in_context(model: Model, cases: Cases) -> torch.Tensor:
     """Right halves of two-panel canvases whose left half is, at every step, the reference at that step's noise."""
     reference = model.encode(cases.reference.picture.image)
     right, left_noise = model.noise(cases.seeds), model.noise(cases.seeds + (1 << 42))
-    alphas, width = model.network.alphas, right.shape[-1]
-    stride = model.network.shape.timesteps // STEPS
+    alphas, width = model.pipe.scheduler.alphas_cumprod, right.shape[-1]
+    stride = len(alphas) // STEPS
 
     def at(rows: torch.Tensor, t: int) -> torch.Tensor:
         a = alphas[max(t, 0)]

@@ -1,4 +1,4 @@
-"""What every measurement of methods shares: the studio, columns of figures batch by batch, and the figures of a method from them."""
+"""What every measurement of methods shares: columns of figures batch by batch, and the figures of a method from them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import cv2
 import torch
 
 from bench.cases import SIZE
-from bench.drawing import Model, expanded
+from bench.drawing import Model, open_model
 from bench.judge.reading import Judge
 from bench.metrics.bootstrap import Interval, mean, ratio, recovered, recovered_difference
 from bench.world.sheet import grid, save_png
-from seal_ext.studio.checkpoint import EMBEDDED, Expanded, load_diffusers
+from seal_ext.studio.checkpoint import EMBEDDED
 
-from .methods import TUNING, Drawn, Studio
+from .methods import TUNING, Drawn
 from .scores import score
 from .tasks import TASKS, Task
 
@@ -26,16 +26,8 @@ ROOT = Path(__file__).resolve().parents[2]
 BATCH = 8
 FEW = 8  # pictures of every case but `pose`
 CACHE = Path("out/identity")
-Method = Callable[[Studio, Task], Drawn]
+Method = Callable[[Model, Task], Drawn]
 Columns = dict[str, torch.Tensor]  # one row an image
-
-
-def open_studio(files: Expanded | None = None) -> Studio:
-    """The committed model, or another one's files, ready to draw with any method."""
-    files = files or expanded()
-    pipe = load_diffusers(files.checkpoint, files.adapter).pipeline()
-    pipe.set_progress_bar_config(disable=True)
-    return Studio(pipe, Model(files))
 
 
 def weights_name() -> str:
@@ -71,7 +63,7 @@ class Measurement:
 
     def __init__(self):
         self.folder = CACHE / fingerprint()
-        self.studio: Studio | None = None
+        self.model: Model | None = None
         self.judge: Judge | None = None
 
     def columns(self, case: str, name: str, method: Method, seeds: range) -> Columns:
@@ -93,13 +85,13 @@ class Measurement:
         path = self._path(case, name, seeds)
         if path.exists():
             return json.loads(path.read_text(encoding="utf-8"))
-        if self.studio is None:
-            self.studio, self.judge = open_studio(), Judge.load()
+        if self.model is None:
+            self.model, self.judge = open_model(), Judge.load()
         print(f"{case}: {name}, seeds {seeds.start}:{seeds.stop}", file=sys.stderr, flush=True)
         task = TASKS[case](torch.arange(seeds.start, seeds.stop))
-        drawn = method(self.studio, task)
-        result = score(self.studio, self.judge, task, drawn)
-        save_png(grid([self.studio.model.decode(drawn.latents)]), path.with_suffix(".png"))
+        drawn = method(self.model, task)
+        result = score(self.model, self.judge, task, drawn)
+        save_png(grid([self.model.decode(drawn.latents)]), path.with_suffix(".png"))
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(".part")
         unfinished.write_text(json.dumps(result), encoding="utf-8")

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.drawing import GUIDANCE, STEPS, Model
+from bench.drawing import Model, sample
 from bench.peers.ctrl_x import ctrl_x
 from bench.peers.hooks import Hooks
 from bench.peers.masactrl import masactrl
@@ -41,19 +41,8 @@ class Drawn:
     matches: dict[tuple[str, float], Tensor] | None = None  # (site, t) → index of the matched reference token, (images, tokens)
 
 
-@dataclass
-class Studio:
-    """The pipeline that all methods draw with, and the model as the bench reads it."""
-
-    pipe: object
-    model: Model
-
-    def draw(self, task: Task, hints: Tensor) -> Tensor:
-        prompts = [caption.text for caption in task.prompts]
-        noise = self.model.noise(task.seeds)
-        images = self.pipe(prompts, image=hints, num_inference_steps=STEPS, guidance_scale=GUIDANCE, latents=noise, output_type="latent",
-                           negative_prompt=[""] * len(prompts), height=hints.shape[-2], width=hints.shape[-1])  # fmt: skip
-        return images.images
+def sampled(model: Model, task: Task, hints: Tensor) -> Tensor:
+    return sample(model.pipe, [caption.text for caption in task.prompts], hints, model.noise(task.seeds))
 
 
 class _Counting:
@@ -73,32 +62,32 @@ class _Counting:
         self.hook.remove()
 
 
-def none(studio: Studio, task: Task) -> Drawn:
+def none(model: Model, task: Task) -> Drawn:
     start = time.perf_counter()
-    with _Counting(studio.pipe.unet) as counting:
-        latents = studio.draw(task, task.skeleton())
+    with _Counting(model.pipe.unet) as counting:
+        latents = sampled(model, task, task.skeleton())
     return Drawn(latents, None, time.perf_counter() - start, counting.rows)
 
 
-def peer(make: Callable[[], Callable], masked: bool = False, statistics: bool = False) -> Callable[[Studio, Task], Drawn]:
+def peer(make: Callable[[], Callable], masked: bool = False, statistics: bool = False) -> Callable[[Model, Task], Drawn]:
     """A peer on its hooks, with the references of the task."""
 
-    def method(studio: Studio, task: Task) -> Drawn:
+    def method(model: Model, task: Task) -> Drawn:
         start = time.perf_counter()
-        latents = studio.model.encode(task.reference.picture.image)
-        changed = adain_blocks(studio.pipe.unet) if statistics else []
+        latents = model.encode(task.reference.picture.image)
+        changed = adain_blocks(model.pipe.unet) if statistics else []
         seen = task.reference_mask().float() if masked else None
-        with _Counting(studio.pipe.unet) as counting, Hooks(studio.pipe, latents, seen, make(), changed):
-            drawn = studio.draw(task, task.skeleton())
+        with _Counting(model.pipe.unet) as counting, Hooks(model.pipe, latents, seen, make(), changed):
+            drawn = sampled(model, task, task.skeleton())
         return Drawn(drawn, None, time.perf_counter() - start, counting.rows)
 
     return method
 
 
-def seal(settings: Settings, align: bool = True, bridge: bool = True, watch: bool = True) -> Callable[[Studio, Task], Drawn]:
+def seal(settings: Settings, align: bool = True, bridge: bool = True, watch: bool = True) -> Callable[[Model, Task], Drawn]:
     """SeAl: AnchorAlign on the structures, then infusion and Delta-Bridge."""
 
-    def method(studio: Studio, task: Task) -> Drawn:
+    def method(model: Model, task: Task) -> Drawn:
         start = time.perf_counter()
         hints, moved, references = task.skeleton(), None, references_of(task)
         structures = aligned_with(references, hints, replace(settings, align=align))
@@ -113,10 +102,10 @@ def seal(settings: Settings, align: bool = True, bridge: bool = True, watch: boo
 
         told = task.reference_prompts if bridge else None
         cache = AppearanceCache(2**31)
-        host = Seal(studio.pipe, references, settings, per_image=True, appearance_prompt=told, cache=cache, figure=figure,
+        host = Seal(model.pipe, references, settings, per_image=True, appearance_prompt=told, cache=cache, figure=figure,
                     watch=watching if watch else None, bodies=[structure.joints for structure in structures])  # fmt: skip
-        with _Counting(studio.pipe.unet) as counting, host:
-            drawn = studio.draw(task, hints)
+        with _Counting(model.pipe.unet) as counting, host:
+            drawn = sampled(model, task, hints)
         return Drawn(drawn, moved, time.perf_counter() - start, counting.rows, found)
 
     return method
@@ -155,7 +144,7 @@ PAPER = Settings(enabled=True, form="output", tau_early=0.15, tau_late=0.15, del
 TUNING = Path(__file__).resolve().parents[1] / "tuning.json"
 
 
-def tried_seal(tau: tuple = (), delta: tuple = (), **knobs) -> Callable[[Studio, Task], Drawn]:
+def tried_seal(tau: tuple = (), delta: tuple = (), **knobs) -> Callable[[Model, Task], Drawn]:
     """SeAl with other settings; τ and δ as pairs, early and late."""
     for name, pair in (("tau", tau), ("delta", delta)):
         if pair:
@@ -173,7 +162,7 @@ SOURCES = {
 }
 
 
-def _of_source(name: str) -> Callable[..., Callable[[Studio, Task], Drawn]]:
+def _of_source(name: str) -> Callable[..., Callable[[Model, Task], Drawn]]:
     source = SOURCES[name]
     return lambda **knobs: peer(lambda: source(**knobs), masked=bool(knobs.get("masked")), statistics="adain" in name)
 
@@ -209,7 +198,7 @@ def best_knobs(name: str, path: Path = TUNING) -> dict:
     return {k: tuple(v) if isinstance(v, list) else v for k, v in knobs.items()}
 
 
-def table(tuned: Settings = TUNED) -> dict[str, Callable[[Studio, Task], Drawn]]:
+def table(tuned: Settings = TUNED) -> dict[str, Callable[[Model, Task], Drawn]]:
     """All methods by name; peers' own knobs stand at what tuning found."""
     peers = {name: MAKE[name](**best_knobs(name)) for name in SOURCES}
     return {

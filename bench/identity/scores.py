@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.cases import SIZE
+from bench.drawing import Model
 from bench.judge.reading import Judge, Reading
 from bench.metrics.identity import identity_error
 from bench.metrics.leak import background_distance, background_leaked
@@ -20,7 +21,7 @@ from bench.world.render import body
 from bench.world.truth import ATTRIBUTE, attributes, correspondence
 from seal_ext.core.matching import subject_tokens
 
-from .methods import Drawn, Studio
+from .methods import Drawn
 from .tasks import Task, after
 
 GRID = SIZE // 8  # tokens along a side of the finest layers
@@ -28,11 +29,11 @@ CHANGED_ON = {"top colour": ("top",), "coat colour": ("body", "legs", "head", "t
 MATCHED_AT = 0.5  # of the matches on the finest layers, the share of the steps around which they are scored
 
 
-def score(studio: Studio, judge: Judge, task: Task, drawn: Drawn) -> dict[str, list[float]]:
+def score(model: Model, judge: Judge, task: Task, drawn: Drawn) -> dict[str, list[float]]:
     """All columns of a batch; sums of answers and of questions where images ask different numbers of questions."""
-    image = studio.model.decode(drawn.latents)
+    image = model.decode(drawn.latents)
     truth = task.truth(drawn.moved)
-    ceiling = studio.model.through_vae(truth.image)
+    ceiling = model.through_vae(truth.image)
     subject = truth.region > 0
     reading = judge.read(image)
     facts = attributes(task.identities, task.poses, task.settings, truth)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bench.cli import Parser, seed_range
-from bench.drawing import STEPS
+from bench.drawing import STEPS, Model, open_model
 from bench.metrics.bootstrap import ratio
 from bench.metrics.match import chance, matched
 from bench.world.render import body
@@ -23,8 +23,8 @@ from seal_ext.layers import Site
 from seal_ext.reference import Reference
 from seal_ext.run import Step
 
-from .measurement import Measurement, Method, batches, figures, open_studio
-from .methods import TUNED, Studio, none, seal
+from .measurement import Measurement, Method, batches, figures
+from .methods import TUNED, none, sampled, seal
 from .scores import GRID, kept_places
 from .tasks import TASKS, Task
 
@@ -52,14 +52,14 @@ def sweeps(measurement: Measurement, seeds: range) -> dict[str, list[dict]]:
     return rows
 
 
-def matching(studio: Studio, seeds: range) -> list[dict]:
+def matching(model: Model, seeds: range) -> list[dict]:
     """How often a token of the subject finds its place: by feature, layer and step, with the share that blind choice would get."""
     table = []
     for feature in FEATURES:
         sums: dict[tuple[str, float], list[tuple[Tensor, Tensor, Tensor]]] = {}
         for rows in batches(seeds):
             task = TASKS[CASE](torch.tensor(rows))
-            for place, sum_ in _watched(studio, task, feature).items():
+            for place, sum_ in _watched(model, task, feature).items():
                 sums.setdefault(place, []).append(sum_)
         for (site, t), parts in sums.items():
             found, asked, blind = (torch.cat(part) for part in zip(*parts, strict=True))
@@ -68,7 +68,7 @@ def matching(studio: Studio, seeds: range) -> list[dict]:
     return table
 
 
-def _watched(studio: Studio, task: Task, feature: str) -> dict[tuple[str, float], tuple[Tensor, Tensor, Tensor]]:
+def _watched(model: Model, task: Task, feature: str) -> dict[tuple[str, float], tuple[Tensor, Tensor, Tensor]]:
     target, mask = body(task.identities, task.poses, task.camera), task.reference_mask().float()
     truths = {}  # of every grid: the correspondence, the places that were kept of the reference, what blind choice would find
     found = {}
@@ -88,9 +88,9 @@ def _watched(studio: Studio, task: Task, feature: str) -> dict[tuple[str, float]
                        delta_late=HARDLY, top_k=1)  # fmt: skip
     shown = zip(task.reference.picture.image, task.reference_mask(), strict=True)
     references = [Reference.of(image, drawn=seen.numpy()).found("drawn") for image, seen in shown]
-    host = Seal(studio.pipe, references, settings, per_image=True, cache=AppearanceCache(2**31), watch=watch)
+    host = Seal(model.pipe, references, settings, per_image=True, cache=AppearanceCache(2**31), watch=watch)
     with host:
-        studio.draw(task, task.skeleton())
+        sampled(model, task, task.skeleton())
     return found
 
 
@@ -98,7 +98,7 @@ def measure(seeds: range) -> dict:
     measurement = Measurement()
     result = {"seeds": [seeds.start, seeds.stop], "steps": STEPS, "sweeps": sweeps(measurement, seeds)}
     print("matching", file=sys.stderr, flush=True)
-    return result | {"matching": matching(measurement.studio or open_studio(), seeds)}
+    return result | {"matching": matching(measurement.model or open_model(), seeds)}
 
 
 def main(argv: list[str]) -> int:

@@ -17,10 +17,11 @@ from pathlib import Path
 import torch
 
 from bench.cli import Parser, UserError, chosen, seed_range
+from bench.drawing import open_model
 from bench.judge.reading import Judge
 from bench.writing import write_text
 
-from .measurement import Columns, Method, batches, columns_of, figures, open_studio, weights_name
+from .measurement import Columns, Method, batches, columns_of, figures, weights_name
 from .methods import MAKE, SOURCES, TUNED, TUNING, best_knobs, read_trials
 from .scores import score
 from .tasks import TASKS
@@ -108,14 +109,14 @@ class Bench:
     """One case's pictures without a reference, drawn once, and every trial beside them."""
 
     def __init__(self, seeds: range):
-        self.seeds, self.studio, self.judge = seeds, open_studio(), Judge.load()
+        self.seeds, self.model, self.judge = seeds, open_model(), Judge.load()
         self.tasks: dict[str, list] = {}
         self.none: dict[str, Columns] = {}
 
     def columns(self, case: str, method: Method) -> Columns:
         if case not in self.tasks:
             self.tasks[case] = [TASKS[case](torch.tensor(rows)) for rows in batches(self.seeds)]
-        return columns_of(score(self.studio, self.judge, task, method(self.studio, task)) for task in self.tasks[case])
+        return columns_of(score(self.model, self.judge, task, method(self.model, task)) for task in self.tasks[case])
 
     def figures(self, case: str, method: Method) -> tuple[dict[str, float], dict[str, float]]:
         if case not in self.none:

@@ -1,32 +1,26 @@
-"""The embedded model as one thing: its four networks, its file, and a sampler."""
+"""The embedded model as training has it: its four networks, and its files."""
 
-from collections.abc import Callable
 from pathlib import Path
 
-import torch
+from diffusers import DDIMScheduler
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from bench.model.networks import Adapter, AutoencoderKL, TextEncoder, UNet
+from bench.model.networks import AutoencoderKL, new_adapter, new_text, new_unet
 from bench.model.shape import Shape
 from seal_ext.studio import keys
 from seal_ext.studio.checkpoint import fill, filled, ldm_state, read_adapter, read_description
 
 
-def alphas_cumprod(shape: Shape) -> Tensor:
-    """What share of the variance is still signal after each step: SD's schedule, linear in the root of beta."""
-    betas = torch.linspace(shape.linear_start**0.5, shape.linear_end**0.5, shape.timesteps, dtype=torch.float64) ** 2
-    return (1 - betas).cumprod(0).float()
-
-
 class Embedded(nn.Module):
-    """U-Net, autoencoder, text encoder and T2I-Adapter of one shape; images are in [-1, 1], latents are scaled."""
+    """U-Net, autoencoder, text encoder and T2I-Adapter of one shape."""
 
     def __init__(self, shape: Shape):
         super().__init__()
         self.shape = shape
-        self.unet, self.vae, self.text, self.adapter = UNet(shape), AutoencoderKL(shape), TextEncoder(shape), Adapter(shape)
-        self.register_buffer("alphas", alphas_cumprod(shape), persistent=False)
+        self.unet, self.vae, self.text, self.adapter = new_unet(shape), AutoencoderKL(shape), new_text(shape), new_adapter(shape)
+        # What share of the variance is still signal after each step.
+        self.register_buffer("alphas", DDIMScheduler(**keys.scheduler_config(shape.params)).alphas_cumprod, persistent=False)
 
     def ldm_state(self) -> dict[str, Tensor]:
         """A single-file SD1 checkpoint's weights; the adapter has a file of its own."""
@@ -54,61 +48,7 @@ class Embedded(nn.Module):
             filled(model.adapter, read_adapter(adapter)[1], adapter)
         return model.eval()
 
-    @classmethod
-    def assembled(cls, shape: Shape, denoiser: nn.Module, vae: nn.Module) -> "Embedded":
-        """The bundle around networks that live elsewhere, as in training; nothing is copied."""
-        model = cls.__new__(cls)
-        nn.Module.__init__(model)
-        model.shape, model.vae = shape, vae
-        model.unet, model.text, model.adapter = denoiser.unet, denoiser.text, denoiser.adapter
-        model.register_buffer("alphas", alphas_cumprod(shape), persistent=False)
-        return model
-
-    def encode(self, image: Tensor) -> Tensor:
-        return self.vae.encode(image)[0] * self.shape.scale_factor
-
-    def decode(self, latent: Tensor) -> Tensor:
-        return self.vae.decode(latent / self.shape.scale_factor)
-
 
 def _plain(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Independent, ordinarily laid out tensors: the file format knows no memory format."""
     return {name: tensor.detach().float().cpu().contiguous() for name, tensor in state.items()}
-
-
-def steps_of(shape: Shape, steps: int) -> list[int]:
-    """SD's DDIM steps, from noise to image: evenly spaced from the start, moved up by one."""
-    stride = shape.timesteps // steps
-    return [i * stride + 1 for i in reversed(range(steps))]
-
-
-@torch.no_grad()
-def sample(
-    model: Embedded,
-    tokens: Tensor,
-    empty: Tensor,
-    noise: Tensor,
-    steps: int,
-    guidance: float,
-    hint: Tensor | None = None,
-    keep: Callable[[int, Tensor], None] | None = None,
-) -> Tensor:
-    """DDIM from `noise` [B, 4, h, w] to a scaled latent; `keep(t, latent)` may rewrite the latent after each step.
-
-    One row of `empty` tokens, or of the hint, serves a whole batch. The hint's features steer both sides of the guidance, as in the hosts.
-    """
-    x, count = noise, len(noise)
-    context = torch.cat([model.text(empty).expand(count, -1, -1), model.text(tokens)])
-    features = None if hint is None else [f.expand(count, -1, -1, -1).repeat(2, 1, 1, 1) for f in model.adapter(hint)]
-    order = steps_of(model.shape, steps)
-    for i, t in enumerate(order):
-        epsilon = model.unet(torch.cat([x, x]), torch.full((len(context),), t, device=x.device), context, features).to(x.dtype)
-        without, with_text = epsilon.chunk(2)
-        epsilon = without + guidance * (with_text - without)
-        now = model.alphas[t]
-        then = model.alphas[order[i + 1] if i + 1 < steps else 0]  # SD ends at the first step's noise, not at none
-        clean = (x - (1 - now).sqrt() * epsilon) / now.sqrt()
-        x = then.sqrt() * clean + (1 - then).sqrt() * epsilon
-        if keep is not None:
-            keep(t, x)
-    return x

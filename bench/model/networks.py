@@ -1,4 +1,4 @@
-"""The networks of the embedded model: diffusers' and transformers' own, built from a shape, with plain tensors in and out."""
+"""The networks of the embedded model, untrained: diffusers' and transformers' own, built from a shape."""
 
 import diffusers
 import torch
@@ -11,19 +11,40 @@ from seal_ext.studio import keys
 LAST = ("conv2", "proj_out", "conv_out")  # the last layer of every branch, and of all
 
 
-class UNet(diffusers.UNet2DConditionModel):
-    """Predicts the noise in a latent: 12 input blocks, a middle and 12 output blocks for SD1's multipliers."""
+def new_unet(shape: Shape) -> diffusers.UNet2DConditionModel:
+    unet = diffusers.UNet2DConditionModel(**keys.unet_config(shape.params))
+    for name, parameter in unet.named_parameters():
+        if name.split(".")[-2] in LAST:  # a branch starts as nothing, as in LDM
+            nn.init.zeros_(parameter)
+    return unet
 
-    def __init__(self, shape: Shape):
-        super().__init__(**keys.unet_config(shape.params))
-        for name, parameter in self.named_parameters():
-            if name.split(".")[-2] in LAST:  # a branch starts as nothing, as in LDM
-                nn.init.zeros_(parameter)
 
-    def forward(self, x: Tensor, t: Tensor, context: Tensor, adapter: list[Tensor] | None = None) -> Tensor:
-        """The noise in `x` at steps `t`; `adapter` holds one feature per level, added where the level ends."""
-        features = None if adapter is None else list(adapter)  # which diffusers empties
-        return super().forward(x, t, context, down_intrablock_additional_residuals=features).sample
+def new_text(shape: Shape) -> transformers.CLIPTextModel:
+    # Where a text ends matters only to what CLIP compares with pictures.
+    text = transformers.CLIPTextModel(transformers.CLIPTextConfig(**shape.clip_config(shape.vocab - 2, shape.vocab - 1)))
+    # CLIP's own scales: residual branches shrink with depth so that their sum does not grow. transformers shrinks what goes into attention
+    # instead of what comes out, and begins with larger positions.
+    shrink = (2 * shape.text_layers) ** -0.5
+    with torch.no_grad():
+        text.embeddings.position_embedding.weight.mul_(0.5)
+        for attention in (layer.self_attn for layer in text.encoder.layers):
+            attention.out_proj.weight.mul_(shrink)
+            for part in (attention.q_proj, attention.k_proj, attention.v_proj):
+                part.weight.div_(shrink)
+    return text
+
+
+def new_adapter(shape: Shape) -> diffusers.T2IAdapter:
+    """A T2I-Adapter: features for each U-Net level from a hint in [0, 1], [B, 3, H, W].
+
+    The ControlNet extension infers everything from the file: `conv_in.weight` gives 8*8*3 = 192 input channels and the first width c
+    (the others are 2c, 4c, 4c), `body.0.block2.weight` the kernel 1, and no `down_opt.op.weight` says that resolution is halved by
+    averaging.
+    """
+    c = shape.width
+    if shape.channels != (c, 2 * c, 4 * c, 4 * c):
+        raise ValueError(f"an adapter's widths are c, 2c, 4c, 4c; the U-Net has {shape.channels}")
+    return diffusers.T2IAdapter(in_channels=3, channels=list(shape.channels), num_res_blocks=keys.ADAPTER_BLOCKS, downscale_factor=8)
 
 
 class AutoencoderKL(diffusers.AutoencoderKL):
@@ -39,38 +60,3 @@ class AutoencoderKL(diffusers.AutoencoderKL):
 
     def decode(self, z: Tensor) -> Tensor:
         return super().decode(z).sample
-
-
-class TextEncoder(transformers.CLIPTextModel):
-    """Token ids [B, 77] to hidden states [B, 77, context]: the last ones, after the final layer norm."""
-
-    def __init__(self, shape: Shape):
-        # Where a text ends matters only to what CLIP compares with pictures.
-        super().__init__(transformers.CLIPTextConfig(**shape.clip_config(shape.vocab - 2, shape.vocab - 1)))
-        # CLIP's own scales: residual branches shrink with depth so that their sum does not grow. transformers shrinks what goes into
-        # attention instead of what comes out, and begins with larger positions.
-        shrink = (2 * shape.text_layers) ** -0.5
-        with torch.no_grad():
-            self.embeddings.position_embedding.weight.mul_(0.5)
-            for attention in (layer.self_attn for layer in self.encoder.layers):
-                attention.out_proj.weight.mul_(shrink)
-                for part in (attention.q_proj, attention.k_proj, attention.v_proj):
-                    part.weight.div_(shrink)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        return super().forward(tokens).last_hidden_state
-
-
-class Adapter(diffusers.T2IAdapter):
-    """T2I-Adapter: features for each U-Net level from a hint in [0, 1], [B, 3, H, W].
-
-    The ControlNet extension infers everything from the file: `conv_in.weight` gives 8*8*3 = 192 input channels and the first width c
-    (the others are 2c, 4c, 4c), `body.0.block2.weight` the kernel 1, and no `down_opt.op.weight` says that resolution is halved by
-    averaging.
-    """
-
-    def __init__(self, shape: Shape):
-        c = shape.width
-        if shape.channels != (c, 2 * c, 4 * c, 4 * c):
-            raise ValueError(f"an adapter's widths are c, 2c, 4c, 4c; the U-Net has {shape.channels}")
-        super().__init__(in_channels=3, channels=list(shape.channels), num_res_blocks=keys.ADAPTER_BLOCKS, downscale_factor=8)

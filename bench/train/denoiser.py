@@ -36,7 +36,8 @@ class Denoiser(nn.Module):
 
     def forward(self, noisy: Tensor, t: Tensor, tokens: Tensor, hint: Tensor, hinted: Tensor) -> Tensor:
         features = [f * hinted[:, None, None, None] for f in self.adapter(hint)]
-        return self.unet(noisy, t, self.text(tokens), features)
+        context = self.text(tokens).last_hidden_state
+        return self.unet(noisy, t, context, down_intrablock_additional_residuals=features).sample
 
 
 def turned(name: str, parameter: nn.Parameter) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
+from diffusers import DDIMScheduler
 
-from bench.model.embedded import Embedded, sample
+from bench.drawing import sample
 from bench.model.shape import Shape
 from bench.model.tokenizer import Tokenizer
 from bench.seeds import DEVELOPMENT
@@ -13,6 +14,8 @@ from bench.world.render import body, render
 from bench.world.scene import sample_subjects
 from bench.world.sheet import grid
 from bench.world.structure import draw_structure
+from seal_ext.studio import keys
+from seal_ext.studio.checkpoint import Components
 
 COUNT = 8
 
@@ -28,11 +31,12 @@ def sample_sheet(denoiser: torch.nn.Module, vae: torch.nn.Module, shape: Shape, 
     skeleton = draw_structure("skeleton", subjects.identities, parts, size)
     captions = [c.text for c in write_captions(seeds, subjects.identities, subjects.poses, subjects.settings, 1.0)]
 
-    model = Embedded.assembled(shape, denoiser, vae).to(device).eval()
-    tokens, empty = tokenizer.encode(captions).to(device), tokenizer.encode([""]).to(device)
+    scheduler = DDIMScheduler(**keys.scheduler_config(shape.params))
+    pipe = Components(denoiser.unet, None, denoiser.text, tokenizer.clip, scheduler, denoiser.adapter).pipeline()
+    pipe.set_progress_bar_config(disable=True)
     noise = torch.randn(COUNT, shape.latent, 16, 16, generator=torch.Generator().manual_seed(0)).to(device)
     rows = [skeleton, truth]
-    for hint in (skeleton.to(device), None):
-        latent = sample(model, tokens, empty, noise, 20, 4.0, hint)
-        rows.append((model.decode(latent).cpu() + 1) / 2)
+    for strength in (1.0, 0.0):
+        latent = sample(pipe, captions, skeleton.to(device), noise, strength=strength)
+        rows.append((vae.decode(latent / shape.scale_factor).cpu() + 1) / 2)
     return grid(rows)

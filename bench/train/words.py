@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.model.networks import TextEncoder
+from bench.model.networks import new_text
 from bench.model.shape import Shape
 from bench.model.tokenizer import Tokenizer
 from bench.seeds import TRAIN
@@ -37,11 +37,11 @@ class Pupil(nn.Module):
 
     def __init__(self, shape: Shape):
         super().__init__()
-        self.text = TextEncoder(shape)
+        self.text = new_text(shape)
         self.readers = nn.ModuleDict({name: nn.Linear(shape.context, len(words) + 1) for name, words in FACTS.items()})
 
     def forward(self, tokens: Tensor, place: Tensor) -> dict[str, Tensor]:
-        hidden = self.text(tokens)[torch.arange(len(tokens), device=tokens.device), place]
+        hidden = self.text(tokens).last_hidden_state[torch.arange(len(tokens), device=tokens.device), place]
         return {name: reader(hidden) for name, reader in self.readers.items()}
 
 

@@ -128,7 +128,7 @@ class Components:
     """The parts of a diffusers pipeline."""
 
     unet: "diffusers.UNet2DConditionModel"
-    vae: "diffusers.AutoencoderKL"
+    vae: "diffusers.AutoencoderKL | None"  # only latents are drawn without
     text_encoder: "transformers.CLIPTextModel"
     tokenizer: "transformers.CLIPTokenizer"
     scheduler: "diffusers.DDIMScheduler"
@@ -138,7 +138,7 @@ class Components:
         """The adapter's pipeline where there is an adapter, else the plain one."""
         import diffusers
 
-        parts = {k: v for k, v in vars(self).items() if v is not None}
+        parts = {k: v for k, v in vars(self).items() if k != "adapter" or v is not None}
         kind = diffusers.StableDiffusionPipeline if self.adapter is None else diffusers.StableDiffusionAdapterPipeline
         return kind(**parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
 

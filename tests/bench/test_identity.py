@@ -1,14 +1,13 @@
 """The identity measurement: its cases mean what they say, and every method draws from the same things."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 
+from bench import drawing
 from bench.cli import UserError, run
-from bench.drawing import open_model
+from bench.drawing import Model, open_model
 from bench.identity import methods, report
-from bench.identity.measurement import figures, open_studio
+from bench.identity.measurement import figures
 from bench.identity.scores import score
 from bench.identity.tasks import TASKS, after
 from bench.judge.network import Network
@@ -26,24 +25,24 @@ TINY = Shape(width=32, head=16, context=32, text_layers=1, text_heads=2, vae_wid
 
 
 @pytest.fixture(scope="module")
-def studio(tmp_path_factory):
+def model(tmp_path_factory):
     """An untrained model: its pictures mean nothing, but every method must get through with it."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("model")
     task = TASKS["pose"](torch.arange(8))
     bpe.write(folder / "tokenizer", bpe.train(c.text for c in task.prompts), TINY)
-    model = Embedded(TINY)
-    for name, parameter in model.named_parameters():
+    untrained = Embedded(TINY)
+    for name, parameter in untrained.named_parameters():
         if "conv_out" in name or "proj_out" in name:  # LDM's zero starts would hide what attention does
             torch.nn.init.normal_(parameter, std=0.1)
     files = Expanded(folder / "tiny.safetensors", folder / "tiny.yaml", folder / "tokenizer", folder / "adapter.safetensors")
-    model.save(files.checkpoint, files.tokenizer, files.adapter)
-    return open_studio(files)
+    untrained.save(files.checkpoint, files.tokenizer, files.adapter)
+    return Model(files)
 
 
 @pytest.fixture
 def few_steps(monkeypatch):
-    monkeypatch.setattr(methods, "STEPS", 4)
+    monkeypatch.setattr(drawing, "STEPS", 4)
 
 
 def test_every_case_shows_one_subject_twice_in_different_places():
@@ -98,7 +97,7 @@ def test_two_cameras_in_turn_are_one():
     assert after(None, half) is half and after(half, None) is half
 
 
-def test_anchor_align_brings_a_misaligned_structure_to_its_reference(studio):
+def test_anchor_align_brings_a_misaligned_structure_to_its_reference(model):
     task = TASKS["misaligned"](SEEDS[:8])
     _, moved = methods.moved_by(methods.aligned_with(methods.references_of(task), task.skeleton(), methods.TUNED))
     before, now = task.truth().alpha.sum((1, 2)), task.truth(moved).alpha.sum((1, 2))
@@ -107,19 +106,19 @@ def test_anchor_align_brings_a_misaligned_structure_to_its_reference(studio):
 
 
 @pytest.mark.parametrize("name", list(methods.table()))
-def test_every_method_draws_and_leaves_the_pipeline_as_it_was(studio, few_steps, name):
+def test_every_method_draws_and_leaves_the_pipeline_as_it_was(model, few_steps, name):
     task = TASKS["pose"](SEEDS[:2])
-    before = methods.none(studio, task).latents
-    drawn = methods.table()[name](studio, task)
+    before = methods.none(model, task).latents
+    drawn = methods.table()[name](model, task)
     assert drawn.latents.shape == before.shape and torch.isfinite(drawn.latents).all() and drawn.rows >= 16
-    assert torch.equal(methods.none(studio, task).latents, before)
+    assert torch.equal(methods.none(model, task).latents, before)
     if name not in ("none", "seal_no_infusion"):
         assert not torch.equal(drawn.latents, before)
 
 
-def test_scores_have_a_row_an_image(studio, few_steps):
+def test_scores_have_a_row_an_image(model, few_steps):
     task = TASKS["conflict"](SEEDS[:2])
-    columns = score(studio, Judge(Network()), task, methods.table()["seal"](studio, task))
+    columns = score(model, Judge(Network()), task, methods.table()["seal"](model, task))
     assert {len(column) for column in columns.values()} == {2}
     assert {"identity", "pattern", "structure", "matched", "conflict_success", "others"} <= set(columns)
 
@@ -127,11 +126,11 @@ def test_scores_have_a_row_an_image(studio, few_steps):
 @pytest.mark.skipif(not (EMBEDDED / "manifest.json").exists(), reason="the weights are not in this tree")
 def test_the_truth_scores_full_marks_and_wrong_pictures_do_not():
     task, judge = TASKS["pose"](SEEDS[:8]), Judge.load()
-    studio = SimpleNamespace(model=open_model())  # nothing is drawn
+    model = open_model()
     truth = task.truth().image
 
     def scored(image):
-        columns = score(studio, judge, task, methods.Drawn(studio.model.encode(image), None, 1.0, 16))
+        columns = score(model, judge, task, methods.Drawn(model.encode(image), None, 1.0, 16))
         return {name: torch.tensor(column) for name, column in columns.items()}
 
     stranger = scored(truth.roll(1, 0))  # other characters in other places

@@ -12,6 +12,7 @@ from bench.cases import make_cases
 from bench.cli import run
 from bench.drawing import Model, open_model
 from bench.judge.reading import Judge
+from bench.model.embedded import Embedded
 from bench.model_card import GOALS
 from bench.seeds import DEVELOPMENT, FINAL
 from bench.writing import write_text
@@ -27,7 +28,7 @@ def files():
 
 @needs_weights
 def test_the_files_come_back_from_the_networks_bit_by_bit(files):
-    network = Model(files).network
+    network = Embedded.load(files.checkpoint, files.adapter)
     for path, state in ((files.checkpoint, network.ldm_state()), (files.adapter, network.adapter_state())):
         kept = load_file(path)
         assert kept.keys() == state.keys()
@@ -38,17 +39,18 @@ def test_the_files_come_back_from_the_networks_bit_by_bit(files):
 def test_every_network_of_the_files_knows_its_trade(files):
     """Names that went to wrong places would load as well, but say nothing: each network has to take its share of the error away."""
     model, cases = Model(files), make_cases(torch.arange(20, 28))
-    network, image = model.network, cases.truth.picture.image
+    pipe, image = model.pipe, cases.truth.picture.image
     latent = model.encode(image)
     assert (model.decode(latent) - image).abs().mean() < 0.05
     noise = model.noise(cases.seeds)
 
     def error(t: int, texts: list[str], hint: torch.Tensor | None) -> float:
-        alpha = network.alphas[t]
+        alpha = pipe.scheduler.alphas_cumprod[t]
         noisy = alpha.sqrt() * latent + (1 - alpha).sqrt() * noise
-        features = None if hint is None else network.adapter(hint)
-        with torch.no_grad():
-            epsilon = network.unet(noisy, torch.full((len(latent),), t), network.text(model.tokenizer.encode(texts)), features)
+        ids = pipe.tokenizer(texts, padding="max_length", return_tensors="pt").input_ids
+        features = None if hint is None else pipe.adapter(hint)
+        context = pipe.text_encoder(ids).last_hidden_state
+        epsilon = pipe.unet(noisy, t, context, down_intrablock_additional_residuals=features).sample
         return float((epsilon - noise).square().mean())
 
     said, hint = [c.text for c in cases.prompts], cases.truth.skeleton

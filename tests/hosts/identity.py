@@ -10,9 +10,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from bench.drawing import GUIDANCE, STEPS
-from bench.identity.measurement import open_studio
-from bench.identity.methods import Studio, aligned_with, moved_by, none, peer, references_of, seal
+from bench.drawing import GUIDANCE, STEPS, Model
+from bench.identity.methods import aligned_with, moved_by, none, peer, references_of, seal
 from bench.identity.tasks import TASKS, Task
 from bench.metrics.bootstrap import recovered
 from bench.metrics.identity import identity_error
@@ -28,18 +27,18 @@ WITHIN = 3.0  # points of identity that two hosts may be apart
 Column = dict[str, torch.Tensor]
 
 
-def studio_of(webui) -> Studio:
+def model_of(webui) -> Model:
     """What the bench draws with, on the very files that the WebUI has; without the judge, since identity needs only the truth."""
     place = Place(webui.data)
     checkpoint, description, adapter = place.weights
-    return open_studio(Expanded(checkpoint, description, place.tokenizer, adapter))
+    return Model(Expanded(checkpoint, description, place.tokenizer, adapter))
 
 
 class Cases:
     """One case of the bench, drawn by the bench and by a WebUI."""
 
     def __init__(self, webui, name: str = "pose", cases: int = CASES):
-        self.webui, self.studio = webui, studio_of(webui)
+        self.webui, self.model = webui, model_of(webui)
         self.task: Task = TASKS[name](torch.arange(FINAL.start, FINAL.start + cases))
         self.hints = self.task.skeleton()
         self.references = [picture_of(image) for image in self.task.reference.picture.image]
@@ -61,7 +60,7 @@ class Cases:
             "reference_adain": lambda: peer(lambda: reference_adain(fidelity), statistics=True),
             "reference_adain+attn": lambda: peer(lambda: reference_adain_attn(fidelity), statistics=True),
         }
-        return self.studio.model.decode(make[name]()(self.studio, self.task).latents)
+        return self.model.decode(make[name]()(self.model, self.task).latents)
 
     # ---- the WebUI
 
@@ -116,7 +115,7 @@ class Cases:
     def _errors(self, pictures: torch.Tensor, moved) -> Column:
         truth = self.task.truth(moved)
         subject = truth.region > 0
-        ceiling = self.studio.model.through_vae(truth.image)
+        ceiling = self.model.through_vae(truth.image)
         return {"error": identity_error(pictures, truth.image, subject), "ceiling": identity_error(ceiling, truth.image, subject)}
 
 
