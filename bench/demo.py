@@ -14,9 +14,9 @@ import torch
 from bench.cases import NAMED, SIZE, Shot, shoot, writer
 from bench.cli import Parser, UserError, run
 from bench.demo_page import page
+from bench.identity.scores import errors
+from bench.identity.tasks import after
 from bench.judge.reading import WEIGHTS, Judge
-from bench.metrics.identity import identity_error
-from bench.metrics.pattern import pattern_error
 from bench.metrics.text import facts_found
 from bench.seeds import DEVELOPMENT
 from bench.world.background import sample_settings
@@ -80,11 +80,9 @@ class Scene:
     aligned: Aligned
 
     def truth(self, moved: bool) -> Picture:
-        camera = self.camera
-        if moved:
-            scale, shift = self.aligned.alignment.scale, torch.tensor([self.aligned.alignment.shift]) / SIZE
-            camera = Camera(camera.scale * scale, camera.shift * scale + shift)
-        return render(self.who, self.shot.poses, self.shot.settings, SIZE, camera)
+        found = self.aligned.alignment
+        by = Camera(torch.tensor([found.scale]), torch.tensor([found.shift]) / SIZE) if moved else None
+        return render(self.who, self.shot.poses, self.shot.settings, SIZE, after(self.camera, by))
 
 
 @dataclass
@@ -145,13 +143,7 @@ def draw(studio: Studio, scene: Scene, method: str, reference: Reference, steps:
 def measure(studio: Studio, judge: Judge | None, scene: Scene, moved: bool, image: np.ndarray) -> dict[str, float]:
     """The picture's errors, those of the truth through the autoencoder, and how many of the prompt's words are right."""
     truth, drawn = scene.truth(moved), as_tensor(image)[None]
-    subject, ceiling = truth.region > 0, through_vae(studio, truth.image)
-    figures = {
-        "identity": float(identity_error(drawn, truth.image, subject)),
-        "identity_vae": float(identity_error(ceiling, truth.image, subject)),
-        "pattern": float(pattern_error(drawn, truth.image, truth.region)),
-        "pattern_vae": float(pattern_error(ceiling, truth.image, truth.region)),
-    }
+    figures = {name: float(error) for name, error in errors(drawn, truth, through_vae(studio, truth.image)).items()}
     if judge is not None:
         facts = attributes(scene.who, scene.shot.poses, scene.shot.settings, truth)
         found, asked = facts_found(judge.read(drawn), [scene.prompt.facts], facts)

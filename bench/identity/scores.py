@@ -17,7 +17,7 @@ from bench.metrics.structure import silhouette_iou
 from bench.metrics.text import facts_found
 from bench.world.anatomy import REGION
 from bench.world.background import light_up, paint_background
-from bench.world.render import body
+from bench.world.render import Picture, body
 from bench.world.truth import ATTRIBUTE, attributes, correspondence
 from seal_ext.core.matching import subject_tokens
 
@@ -41,10 +41,7 @@ def score(model: Model, judge: Judge, task: Task, drawn: Drawn) -> dict[str, lis
     leaked, could_leak = background_leaked(reading.attributes["background"], task.settings.background, task.reference.settings.background)
     place = light_up(paint_background(task.reference.settings, SIZE, SIZE), task.reference.settings)
     columns = {
-        "identity": identity_error(image, truth.image, subject),
-        "identity_vae": identity_error(ceiling, truth.image, subject),
-        "pattern": pattern_error(image, truth.image, truth.region),
-        "pattern_vae": pattern_error(ceiling, truth.image, truth.region),
+        **errors(image, truth, ceiling),
         "sharpness": _steepness(image, subject),
         "sharpness_truth": _steepness(ceiling, subject),
         "structure": silhouette_iou(reading.silhouette, subject),
@@ -61,6 +58,15 @@ def score(model: Model, judge: Judge, task: Task, drawn: Drawn) -> dict[str, lis
     if any(task.changed):
         columns |= _conflict(task, reading, image, truth.image, ceiling, truth.region)
     return {name: column.float().tolist() for name, column in columns.items()}
+
+
+def errors(image: Tensor, truth: Picture, ceiling: Tensor) -> dict[str, Tensor]:
+    """How far a picture and the ceiling, the truth through the autoencoder, are from the truth."""
+    columns = {}
+    for name, shown in (("", image), ("_vae", ceiling)):
+        columns["identity" + name] = identity_error(shown, truth.image, truth.region > 0)
+        columns["pattern" + name] = pattern_error(shown, truth.image, truth.region)
+    return columns
 
 
 def _steepness(image: Tensor, subject: Tensor) -> Tensor:

@@ -20,11 +20,10 @@ from seal_ext.core.cache import AppearanceCache
 from seal_ext.core.matching import Match, subject_tokens, token_grid
 from seal_ext.hosts.diffusers import Seal
 from seal_ext.layers import Site
-from seal_ext.reference import Reference
 from seal_ext.run import Step
 
 from .measurement import Measurement, Method, batches, figures
-from .methods import TUNED, none, sampled, seal
+from .methods import TUNED, none, references_of, sampled, seal
 from .scores import GRID, kept_places
 from .tasks import TASKS, Task
 
@@ -86,10 +85,7 @@ def _watched(model: Model, task: Task, feature: str) -> dict[tuple[str, float], 
 
     settings = replace(TUNED, feature=feature, blocks="mid up", start=0.0, end=1.0, tau_early=0.0, tau_late=0.0, delta_early=HARDLY,
                        delta_late=HARDLY, top_k=1)  # fmt: skip
-    shown = zip(task.reference.picture.image, task.reference_mask(), strict=True)
-    references = [Reference.of(image, drawn=seen.numpy()).found("drawn") for image, seen in shown]
-    host = Seal(model.pipe, references, settings, per_image=True, cache=AppearanceCache(2**31), watch=watch)
-    with host:
+    with Seal(model.pipe, references_of(task), settings, per_image=True, cache=AppearanceCache(2**31), watch=watch):
         sampled(model, task, task.skeleton())
     return found
 

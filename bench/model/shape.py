@@ -59,18 +59,9 @@ class Shape:
         return tuple(self.width * m for m in self.multipliers)
 
     @property
-    def vae_channels(self) -> tuple[int, ...]:
-        return tuple(self.vae_width * m for m in self.vae_multipliers)
-
-    @property
     def downscale(self) -> int:
         """Image pixels per latent cell, along one side."""
         return 2 ** (len(self.vae_multipliers) - 1)
-
-    @property
-    def attention_levels(self) -> tuple[bool, ...]:
-        """SD1 attends on every level but the coarsest."""
-        return (True,) * (len(self.multipliers) - 1) + (False,)
 
     def _as(self, names: dict[str, str]) -> dict:
         """Some numbers under their names in a file, where tuples are lists."""
@@ -82,7 +73,7 @@ class Shape:
         unet = self._as(UNET) | {
             "image_size": 32,
             "out_channels": self.latent,
-            "attention_resolutions": [2**i for i, on in enumerate(self.attention_levels) if on][::-1],
+            "attention_resolutions": [2**i for i in reversed(range(len(self.multipliers) - 1))],  # every level but the coarsest
             "use_spatial_transformer": True,
             "transformer_depth": 1,
             "use_checkpoint": False,
