@@ -10,6 +10,7 @@ import torch
 from bench.cases import SIZE
 from bench.cli import UserError
 from seal_ext.studio.checkpoint import EMBEDDED, CheckpointError, Expanded, expand, load_diffusers
+from seal_ext.studio.models import quiet
 
 STEPS, GUIDANCE = 20, 4.0
 CHUNK = 16
@@ -31,6 +32,7 @@ class Model:
     """The expanded embedded model's pipeline with what a bench needs of it, in chunks that fit anywhere."""
 
     def __init__(self, files: Expanded):
+        quiet()
         self.pipe = load_diffusers(files.checkpoint, files.adapter).pipeline()
         self.pipe.set_progress_bar_config(disable=True)
         self.vae, self.factor = self.pipe.vae, self.pipe.vae.config.scaling_factor

@@ -174,8 +174,7 @@ def load_diffusers(
     fill(checkpoint, unet, vae, text)
 
     def ready(module: Any) -> Any:
-        # diffusers' own `to` warns of layers that are to stay float32, and there are none.
-        return nn.Module.to(module, device, dtype).eval().requires_grad_(False)
+        return module.to(device, dtype).eval().requires_grad_(False)
 
     return Components(
         unet=ready(unet),
