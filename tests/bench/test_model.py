@@ -242,7 +242,7 @@ def test_diffusers_loading_is_strict(tmp_path, folder):
     first = "model.diffusion_model.input_blocks.0.0.weight"
     for change, words in (
         ({"model_ema.decay": torch.zeros(1)}, "unexpected model_ema.decay"),
-        ({first: None}, "misses, for UNet2DConditionModel, conv_in.weight"),
+        ({first: None}, "lacks, for UNet2DConditionModel, conv_in.weight"),
         ({first: torch.zeros(32, 4, 1, 1)}, "wrongly shaped conv_in.weight"),
         ({"first_stage_model.loss.logvar": torch.zeros(1)}, "for AutoencoderKL, unexpected loss.logvar"),
     ):
