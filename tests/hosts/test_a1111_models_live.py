@@ -50,7 +50,9 @@ def test_a_refiner_is_infused_as_well(webui):
 
 def test_hires_with_another_checkpoint(webui):
     asked = SMALL | HIRES | dict(hr_checkpoint_name="tiny-sd1-other")
-    plain, once, both = (webui.draw(given, **asked)[0] for given in (None, seal(hires=False, **OPEN, form="output"), seal(**OPEN, form="output")))
+    plain, once, both = (
+        webui.draw(given, **asked)[0] for given in (None, seal(hires=False, **OPEN, form="output"), seal(**OPEN, form="output"))
+    )
     assert apart(plain, once) > 1 and apart(once, both) > 1 and not complaints(webui)
     assert np.array_equal(plain, webui.draw(**asked)[0])
 
