@@ -1,8 +1,8 @@
-"""Where the model itself sees the subject, during one look at the picture: the hooks; the mathematics is in the core."""
+"""Where the model itself sees the subject, during one look at the picture; the mathematics is in the core."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from seal_ext.core.grabcut import from_probability
 from seal_ext.core.noise import reference_noise
 from seal_ext.core.pixels import Pixels
 from seal_ext.core.subject import Way
+from seal_ext.layers import AttentionCall, Layers, find_sites
 from seal_ext.studio.models import Studio
 
 LOOKS_AT = 400  # of 1000 timesteps: shapes are settled, and words still matter
@@ -41,24 +42,12 @@ def subject_heat(studio: Studio, picture: Pixels, prompt: str, words: str | None
     kept = float(studio.pipe.scheduler.alphas_cumprod[LOOKS_AT])
     noise = reference_noise([0], latent.shape[1:]).to(latent)
     seen: list[Tensor] = []
-    hooks = [
-        module.register_forward_pre_hook(_watching(seen, positions), with_kwargs=True)
-        for name, module in unet.named_modules() if name.endswith("attn2")
-    ]  # fmt: skip
-    try:
+
+    def look(call: AttentionCall) -> Tensor:
+        seen.append(attention_on(call.q(), call.kv()[0], positions, call.module.scale))
+        return call.own()
+
+    with Layers(find_sites(unet, "cross")) as layers, layers.answering(look):
         t = torch.tensor(LOOKS_AT, device=unet.device)
         unet(kept**0.5 * latent + (1 - kept) ** 0.5 * noise, t, **studio.conditioning(prompt, 1, size, size))
-    finally:
-        for hook in hooks:
-            hook.remove()
     return on_picture(heat(seen, (latent.shape[-2], latent.shape[-1])), inside)
-
-
-def _watching(seen: list[Tensor], positions: Sequence[int]) -> Callable[[Any, Any, Any], None]:
-    def look(module: Any, args: Any, kwargs: Any) -> None:
-        hidden = args[0] if args else kwargs["hidden_states"]
-        context = kwargs.get("encoder_hidden_states") if len(args) < 2 else args[1]
-        q, k = (x.unflatten(-1, (module.heads, -1)).transpose(1, 2) for x in (module.to_q(hidden), module.to_k(context)))
-        seen.append(attention_on(q, k, positions, module.scale))
-
-    return look

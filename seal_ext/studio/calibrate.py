@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from seal_ext.core.canvas import as_tensor, fit
 from seal_ext.core.mask import Box, subject_of
 from seal_ext.core.matching import FEATURES, feature_of, match, subject_tokens, token_grid
 from seal_ext.core.noise import reference_input, reference_noise
-from seal_ext.layers import Site, find_sites
+from seal_ext.layers import AttentionCall, Layers, Site, find_sites
 from seal_ext.settings import Settings
 from seal_ext.studio.cli import Bar, Parser, UserError, add_model, add_reference, add_settings, read_settings
 from seal_ext.studio.generate import Progress
@@ -116,35 +116,30 @@ def measure(
         alpha, sigma = float(alphas[t]) ** 0.5, (1 - float(alphas[t])) ** 0.5
         first = reference_input(latents[:1], None if noise == "clean" else random[:1], sigma, alpha)
         batch = torch.cat([first, alpha * latents[1:] + sigma * random[1:]])
-        hooks = [
-            module.register_forward_pre_hook(_counting(tallies, site, t, copies, inside, latents.shape[-2:]), with_kwargs=True)
-            for site, module in find_sites(unet).items() if site.part != "down"
-        ]  # fmt: skip
-        try:
+        count = _counting(tallies, t, copies, inside, latents.shape[-2:])
+        sites = {site: module for site, module in find_sites(unet).items() if site.part != "down"}
+        with Layers(sites) as layers, layers.answering(count):
             unet(batch, torch.tensor(t, device=unet.device), **told)
-        finally:
-            for hook in hooks:
-                hook.remove()
     progress(1.0, "measuring")
     return tallies
 
 
-def _counting(tallies: Tallies, site: Site, t: int, copies: list[Copy], mask: Tensor, latent: Sequence[int]):
+def _counting(tallies: Tallies, t: int, copies: list[Copy], mask: Tensor, latent: Sequence[int]) -> Callable[[AttentionCall], Tensor]:
     """Row 0 is the reference, the others are its copies; nothing of a layer is kept but counts."""
 
-    def count(module, args, kwargs):
-        hidden = args[0] if args else kwargs["hidden_states"]
-        grid = token_grid(hidden.shape[1], *latent)
+    def count(call: AttentionCall) -> Tensor:
+        hidden, grid = call.hidden, token_grid(call.hidden.shape[1], *latent)
         if grid is None:
-            return
+            return call.own()
         subject = subject_tokens(mask[None].float(), grid)[0]
-        q, k = (x.unflatten(-1, (module.heads, -1)).transpose(1, 2) for x in (module.to_q(hidden[1:]), module.to_k(hidden[:1])))
+        q, k = call.q()[1:], call.kv()[0][:1]
         for kind in FEATURES:
             key = feature_of(kind, k, hidden[:1])[:, :, subject.to(k.device)]
             found = match(feature_of(kind, q, hidden[1:]), key)
-            tally = tallies.setdefault((site, kind, t), Tally(grid))
+            tally = tallies.setdefault((call.site, kind, t), Tally(grid))
             for row, copy in enumerate(copies):
                 _add(tally, copy, found.index[row, ..., 0].cpu(), found.similarity[row].cpu(), subject)
+        return call.own()
 
     return count
 

@@ -56,14 +56,19 @@ def test_maps_come_one_a_picture_and_only_on_request(studio, reference):
 def test_a_structure_steers(studio, reference):
     bars = np.zeros((64, 64, 3), np.uint8)
     bars[:, 20:40] = 255
-    structure = anchor_align(None, bars, JOB.size, room=0.05)
+    structure = anchor_align(None, bars, JOB.size, room=0.05, **ON.alignment())
     plain, steered = (generate.generate(studio, JOB, ON, reference, given).images[0] for given in (None, structure))
     assert (plain != steered).any()
 
 
 def test_without_an_adapter_a_structure_is_refused(studio):
     with pytest.raises(UserError, match="--adapter"):
-        generate.generate(Studio(studio.pipe), JOB, ON, structure=anchor_align(None, np.zeros((64, 64, 3), np.uint8), JOB.size, room=0.05))
+        generate.generate(
+            Studio(studio.pipe),
+            JOB,
+            ON,
+            structure=anchor_align(None, np.zeros((64, 64, 3), np.uint8), JOB.size, room=0.05, **ON.alignment()),
+        )
 
 
 def test_progress_rises_to_the_end_and_can_stop_the_run(studio, reference):
