@@ -29,8 +29,8 @@ class Command:
 
 
 COMMANDS = {
-    "test": Command("lint, then the tests; arguments go to pytest. `test hosts`: inside the WebUI that SEAL_WEBUI names",
-                    ("studio", "dev"), (("ruff", "check"), ("pytest",))),
+    "test": Command("lint, format and types, then the tests; arguments go to pytest. `test hosts`: inside the WebUI that SEAL_WEBUI names",
+                    ("studio", "dev"), (("ruff", "check"), ("ruff", "format", "--check"), ("mypy",), ("pytest",))),
     "bench": Command("measure: a report's name, then its arguments", ("studio",), (("bench",),), first="a report, such as `model`"),
     "demo": Command("draw one character in three poses, measured against the truth", ("studio",), (("bench.demo",),)),
     "train": Command("train the embedded model, or resume", ("studio",), (("bench.train",),)),

@@ -11,5 +11,5 @@ def missing() -> list[str]:
 
 
 if __name__ == "__main__" and (packages := missing()):
-    print(f"SeAl needs {' and '.join(packages)}, which a WebUI usually brings, and will not run before that is installed there. "
-          "SeAl does not install it, because that could change the version of other packages.")  # fmt: skip
+    print(f"SeAl needs {' and '.join(packages)}, which a WebUI usually brings. Install it in the WebUI's Python, and SeAl will run. "
+          "SeAl does not install it by itself, because that could change the versions of other packages.")  # fmt: skip

@@ -9,12 +9,12 @@ def megabytes(text: str) -> int:
     """A whole number of megabytes in range."""
     number = int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else -1
     if not 0 <= number <= MOST:
-        raise argparse.ArgumentTypeError(f"is a whole number of megabytes from 0 to {MOST}, not {text[:40]!r}")
+        raise argparse.ArgumentTypeError(f"give a whole number of megabytes from 0 to {MOST}, not {text[:40]!r}")
     return number
 
 
 def preload(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seal-cache-mb", type=megabytes, default=None, metavar="MB",
-                        help="SeAl: memory for references where neither the run nor the WebUI's Settings say otherwise")  # fmt: skip
+                        help="SeAl: memory for references, unless the run or the WebUI's Settings say otherwise")  # fmt: skip
     parser.add_argument("--seal-store", type=str, default=None, metavar="FOLDER",
-                        help="SeAl: where the reference pictures that runs used are kept; else a folder in the WebUI's data")  # fmt: skip
+                        help="SeAl: the folder for reference pictures; if not given, one in the WebUI's data")  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,9 +17,11 @@ from bench.world.raster import rasterise
 from bench.world.render import Camera, body
 from bench.world.structure import draw_skeleton
 from bench.world.words import POSE
+from seal_ext.core.control_map import from_control_map
 from seal_ext.core.geometry import RULES, align
+from seal_ext.core.mask import Subject, subject_of
+from seal_ext.core.pixels import AlignError
 from seal_ext.core.skeleton import read_skeleton
-from seal_ext.core.subject import AlignError, Subject, from_control_map, subject_of
 
 SIZE = 128
 # What is known of the reference, and what of the structure.
@@ -60,8 +62,8 @@ def _pairs(mask_a: np.ndarray, map_a: np.ndarray, mask_b: np.ndarray, map_b: np.
     skeleton, silhouette = from_control_map(map_b), subject_of(mask_b, "silhouette")
     pairs = []
     for mask, pose_map in ((mask_a, map_a), _portrait(mask_a, map_a)):
-        subject, joints = subject_of(mask, "mask", keep="all"), read_skeleton(pose_map)
-        posed = subject.with_pose(joints) if joints else None
+        subject, joints = subject_of(mask, "mask", every=True), read_skeleton(pose_map)
+        posed = replace(subject, skeleton=joints) if joints else None
         pairs += [(subject, silhouette), (subject, skeleton), (posed, skeleton) if posed else None]
     return pairs
 
@@ -84,7 +86,7 @@ def measure(seeds: range, person: bool) -> Errors:
 
 
 def _scale(reference: Subject, structure: Subject, rule: str) -> tuple[float, str]:
-    """The rule's scale, undisturbed by what a canvas would have no room for: it is as large as the reference's own image."""
+    """The rule's scale. The canvas is as large as the reference's own image, so that nothing is shrunk to fit."""
     found = align(reference, structure, reference.size, "Crop and Resize", rule=rule, fit=False)
     # The structure has another size when the reference is a portrait: its own resize is part of the scale.
     width, height = structure.size

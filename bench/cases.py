@@ -28,6 +28,12 @@ class Shot:
     picture: Picture
     structure: torch.Tensor
 
+    @classmethod
+    def of(cls, seeds: torch.Tensor, identities: Identities, poses: Poses, settings: Settings) -> Shot:
+        figures = [(identities, body(identities, poses))]
+        structure = draw_structures(usual_structure(seeds, identities.person, GIVEN), figures, SIZE)
+        return cls(poses, settings, figures[0][1], compose(figures, settings, SIZE), structure)
+
 
 @dataclass(frozen=True)
 class Cases:
@@ -44,15 +50,9 @@ class Cases:
         return len(self.seeds)
 
 
-def shoot(seeds: torch.Tensor, identities: Identities, size: int = SIZE) -> Shot:
+def shoot(seeds: torch.Tensor, identities: Identities) -> Shot:
     """Every subject in the pose and the setting that its seed gives."""
-    return shot(seeds, identities, sample_poses(seeds, identities), sample_settings(seeds), size)
-
-
-def shot(seeds: torch.Tensor, identities: Identities, poses: Poses, settings: Settings, size: int = SIZE) -> Shot:
-    figures = [(identities, body(identities, poses))]
-    structure = draw_structures(usual_structure(seeds, identities.person, GIVEN), figures, size)
-    return Shot(poses, settings, figures[0][1], compose(figures, settings, size), structure)
+    return Shot.of(seeds, identities, sample_poses(seeds, identities), sample_settings(seeds))
 
 
 def writer(identities: Identities, shot: Shot, row: int, named: tuple[str, ...]) -> Writer:
@@ -60,26 +60,26 @@ def writer(identities: Identities, shot: Shot, row: int, named: tuple[str, ...])
     return Writer(facts_of(identities, shot.poses, shot.settings, row), lambda name: name in named, lambda options: options[0])
 
 
-def prompts_for(identities: Identities, shot: Shot, named: tuple[str, ...] = NAMED) -> list[Caption]:
+def prompts_for(identities: Identities, shot: Shot) -> list[Caption]:
     captions = []
     for row in range(len(identities)):
-        w = writer(identities, shot, row, named)
+        w = writer(identities, shot, row, NAMED)
         text = w.sentence()
         captions.append(Caption(text, dict(w.said)))
     return captions
 
 
-def pair_prompts_for(identities: Identities, left: Shot, right: Shot, named: tuple[str, ...] = NAMED) -> list[str]:
+def pair_prompts_for(identities: Identities, left: Shot, right: Shot) -> list[str]:
     texts = []
     for row in range(len(identities)):
-        writers = [writer(identities, shot, row, named) for shot in (left, right)]
+        writers = [writer(identities, shot, row, NAMED) for shot in (left, right)]
         subject = writers[0].subject()
         texts.append(f"two pictures of {subject}: {'; '.join(', '.join(w.where()) for w in writers)}")
     return texts
 
 
-def make_cases(seeds: torch.Tensor, size: int = SIZE) -> Cases:
+def make_cases(seeds: torch.Tensor) -> Cases:
     """One subject a seed; its reference picture is taken elsewhere, in another pose."""
     identities = sample_identities(seeds)
-    reference, truth = shoot(seeds + (1 << 41), identities, size), shoot(seeds, identities, size)
+    reference, truth = shoot(seeds + (1 << 41), identities), shoot(seeds, identities)
     return Cases(seeds, identities, reference, truth, prompts_for(identities, truth), pair_prompts_for(identities, reference, truth))

@@ -3,7 +3,7 @@
 import argparse
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NoReturn
 
 from bench.seeds import DEVELOPMENT, FINAL, FORMER, OPEN
@@ -50,3 +50,25 @@ def seed_range(text: str, final: bool, tuning: bool = False) -> range:
     if not any(split.start <= seeds.start and seeds.stop <= split.stop for split in splits):
         raise UserError(f"seeds {text} are out of range; {valid}")
     return seeds
+
+
+def add_seeds(parser: argparse.ArgumentParser, about: str) -> None:
+    """`--seeds`, and `--final` for those of the final test."""
+    parser.add_argument("--seeds", metavar="A:B", help=about)
+    parser.add_argument("--final", action="store_true", help="use test seeds, which nothing is tuned on")
+
+
+def chosen_seeds(options: argparse.Namespace, count: int) -> range:
+    """The seeds that were named; if none were, the first `count` of the split."""
+    start = (FINAL if options.final else DEVELOPMENT).start
+    return seed_range(options.seeds or f"{start}:{start + count}", options.final)
+
+
+def chosen(text: str, known: Iterable[str], what: str) -> list[str]:
+    """The names in a comma-separated text, all of them known."""
+    names, known = [name for name in text.split(",") if name], list(known)
+    if unknown := [name for name in names if name not in known]:
+        raise UserError(f"unknown {what} {unknown[0]!r}; one of {', '.join(known)}")
+    if not names:
+        raise UserError(f"no {what} is named; one of {', '.join(known)}")
+    return names

@@ -14,9 +14,9 @@ import torch
 from bench.cases import NAMED, SIZE, Shot, shoot, writer
 from bench.cli import Parser, UserError, run
 from bench.demo_page import page
+from bench.identity.scores import errors
+from bench.identity.tasks import after
 from bench.judge.reading import WEIGHTS, Judge
-from bench.metrics.identity import identity_error
-from bench.metrics.pattern import pattern_error
 from bench.metrics.text import facts_found
 from bench.seeds import DEVELOPMENT
 from bench.world.background import sample_settings
@@ -28,17 +28,19 @@ from bench.world.sheet import to_bytes
 from bench.world.structure import draw_structure
 from bench.world.truth import attributes
 from bench.world.words import BACKGROUND, COLOUR, POSE
+from seal_ext.core.anchor_align import Aligned
 from seal_ext.core.cache import AppearanceCache
-from seal_ext.core.geometry import Alignment
-from seal_ext.core.subject import AlignError, subject_of
-from seal_ext.hosts.diffusers import as_tensor
+from seal_ext.core.canvas import as_tensor
+from seal_ext.core.mask import subject_of
+from seal_ext.core.pixels import AlignError
+from seal_ext.reference import Reference
 from seal_ext.settings import Settings
 from seal_ext.studio import checkpoint
 from seal_ext.studio.align import align_structure
 from seal_ext.studio.cli import Bar
 from seal_ext.studio.cli import UserError as StudioError
 from seal_ext.studio.drawing import boxes_overlay
-from seal_ext.studio.generate import Job, Reference, Result, generate
+from seal_ext.studio.generate import Job, Result, generate
 from seal_ext.studio.models import Studio, open_studio
 from seal_ext.studio.pictures import write_picture
 
@@ -74,16 +76,13 @@ class Scene:
     camera: Camera
     prompt: Caption
     reference_prompt: str | None  # where the prompt contradicts the reference
-    found: Alignment
-    given: np.ndarray  # the structure as it is, and as AnchorAlign moves it
-    aligned: np.ndarray
+    given: Aligned  # the structure as it is, and as AnchorAlign moves it
+    aligned: Aligned
 
     def truth(self, moved: bool) -> Picture:
-        camera = self.camera
-        if moved:
-            scale, shift = self.found.scale, torch.tensor([self.found.shift]) / SIZE
-            camera = Camera(camera.scale * scale, camera.shift * scale + shift)
-        return render(self.who, self.shot.poses, self.shot.settings, SIZE, camera)
+        found = self.aligned.alignment
+        by = Camera(torch.tensor([found.scale]), torch.tensor([found.shift]) / SIZE) if moved else None
+        return render(self.who, self.shot.poses, self.shot.settings, SIZE, after(self.camera, by))
 
 
 @dataclass
@@ -121,14 +120,14 @@ def scenes_of(seed: int, who: Identities, reference: Reference) -> list[Scene]:
         camera = Camera(torch.tensor([scale]), torch.tensor([shift]))
         parts = body(who, poses, camera)
         skeleton = draw_structure("skeleton", who, parts, SIZE)
-        given = to_bytes(skeleton[0]).numpy()
-        found, aligned = align_structure(reference.subject, given, (SIZE, SIZE), ON, "skeleton")
+        given, aligned = (align_structure(reference, to_bytes(skeleton[0]).numpy(), (SIZE, SIZE), wanted, "skeleton")
+                          for wanted in (replace(ON, align=False), ON))  # fmt: skip
         agreeing = None
         for kind, wearing in (("agrees", who), ("contradicts", tops(who))):
             shot = Shot(poses, settings, parts, render(wearing, poses, settings, SIZE, camera), skeleton)
             words = writer(wearing, shot, 0, NAMED)
             prompt = Caption(words.sentence(), dict(words.said))
-            scenes.append(Scene(f"{number + 1}-{kind}", pose, wearing, shot, camera, prompt, agreeing, found, given, aligned))
+            scenes.append(Scene(f"{number + 1}-{kind}", pose, wearing, shot, camera, prompt, agreeing, given, aligned))
             agreeing = prompt.text
     return scenes
 
@@ -144,13 +143,7 @@ def draw(studio: Studio, scene: Scene, method: str, reference: Reference, steps:
 def measure(studio: Studio, judge: Judge | None, scene: Scene, moved: bool, image: np.ndarray) -> dict[str, float]:
     """The picture's errors, those of the truth through the autoencoder, and how many of the prompt's words are right."""
     truth, drawn = scene.truth(moved), as_tensor(image)[None]
-    subject, ceiling = truth.region > 0, through_vae(studio, truth.image)
-    figures = {
-        "identity": float(identity_error(drawn, truth.image, subject)),
-        "identity_vae": float(identity_error(ceiling, truth.image, subject)),
-        "pattern": float(pattern_error(drawn, truth.image, truth.region)),
-        "pattern_vae": float(pattern_error(ceiling, truth.image, truth.region)),
-    }
+    figures = {name: float(error) for name, error in errors(drawn, truth, through_vae(studio, truth.image)).items()}
     if judge is not None:
         facts = attributes(scene.who, scene.shot.poses, scene.shot.settings, truth)
         found, asked = facts_found(judge.read(drawn), [scene.prompt.facts], facts)
@@ -183,7 +176,7 @@ def make(seed: int, steps: int, studio: Studio, judge: Judge | None, out: Path, 
     """Draws, measures and writes everything; the page's path."""
     who, shot = reference_shot(seed)
     picture = to_bytes(shot.picture.image[0]).numpy()
-    reference = Reference(picture, subject_of((shot.picture.region[0] > 0).numpy(), "truth", keep="all"))
+    reference = Reference(picture, subject=subject_of((shot.picture.region[0] > 0).numpy(), "truth", every=True))
     scenes, cache, outcomes = scenes_of(seed, who, reference), AppearanceCache(1 << 30), {}
     plan = [(scene, method) for scene in scenes for method in METHODS]
     for done, (scene, method) in enumerate(plan):
@@ -210,7 +203,7 @@ def save(out: Path, picture: np.ndarray, scenes: list[Scene], outcomes: dict[tup
     """All pictures, under the names by which the page finds them."""
     write_picture(picture, out / "reference.png")
     for scene in scenes:
-        write_picture(boxes_overlay(scene.aligned, picture, scene.found), out / f"{scene.name}-structure.png")
+        write_picture(boxes_overlay(scene.aligned.map, picture, scene.aligned.alignment), out / f"{scene.name}-structure.png")
         write_picture(to_bytes(scene.truth(True).image[0]).numpy(), out / f"{scene.name}-truth.png")
         for method in METHODS:
             write_picture(outcomes[scene.name, method].image, out / f"{scene.name}-{method}.png")
@@ -230,7 +223,7 @@ def main(argv: list[str]) -> int:
     if options.character not in DEVELOPMENT:
         raise UserError(f"--character is {options.character}; development seeds are {DEVELOPMENT.start} to {DEVELOPMENT.stop - 1}")
     if not FEWEST <= options.steps <= 200:
-        raise UserError(f"--steps is {options.steps}; it lies between {FEWEST} and 200")
+        raise UserError(f"--steps is {options.steps}; it must lie between {FEWEST} and 200")
     began, bar = time.monotonic(), Bar()
     try:
         studio = opened(options.model)

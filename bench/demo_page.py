@@ -17,7 +17,7 @@ COLUMNS = {  # of every scene: title and one plain sentence
     "none": ("Without SeAl", "Prompt and pose alone: the model invents a character."),
     "align": ("AnchorAlign alone", "The pose moved to the reference's place and size; still nobody in particular."),
     "infusion": ("Infusion alone", "Appearance is drawn from the reference, but the pose stays where it was."),
-    "bridge": ("Delta-Bridge alone", "Steered towards what the prompt says and the reference does not; it looks nothing up."),
+    "bridge": ("Delta-Bridge alone", "Steered towards what the prompt says and the reference does not; it never looks at the reference."),
     "seal": ("With SeAl", "All three together."),
     "truth": ("The right answer", "The same character, rendered by the world itself in this pose."),
 }  # fmt: skip
@@ -127,7 +127,7 @@ def _told(scene: Scene) -> dict[str, tuple[str, str]]:
 
 
 def _maps(scene: Scene) -> str:
-    says = "Every place shows the piece of the reference that it found most alike; grey ones take nothing."
+    says = "Every place shows the piece of the reference that it resembles most; grey places take nothing."
     shown = [_figure(f"{scene.name}-match.png", "Match", says)]
     if scene.reference_prompt is not None:
         says = "Where the two prompts disagree, and the reference therefore yields to the words."
@@ -136,7 +136,7 @@ def _maps(scene: Scene) -> str:
 
 
 def _alignment(scene: Scene) -> str:
-    found = scene.found
+    found = scene.aligned.alignment
     size = f"{found.scale:.2f} times as large" if abs(found.scale - 1) > 0.01 else "at its own size"
     where = f"AnchorAlign draws the pose {size} and puts its {found.anchor} where the reference's {found.anchor} is."
     return " ".join([where, *found.reasons])

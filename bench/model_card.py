@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from seal_ext.studio.checkpoint import EMBEDDED
+
+FIGURES = EMBEDDED / "figures.json"  # what the page says, for whoever compares with it
 GOALS = {
     "attribute_accuracy": ("named attributes that the judge finds", 0.90),
     "silhouette_iou": ("silhouette against the truth, IoU", 0.85),
@@ -53,5 +56,5 @@ def page(report: dict, split: str) -> str:
         lines.append(f"| {what} | {value} | {low} – {high} | {goal:g} |")
     weak = sorted(report["judge_by_attribute"].items(), key=lambda item: item[1])[:3]
     lines += ["", "The judge's weakest answers: " + ", ".join(f"{name} {share:.3f}" for name, share in weak) + ".", ""]
-    lines += ["It draws only what its world holds; it is a measuring instrument, and no use for anything else."]
+    lines += ["It draws only what its world holds. It is a measuring instrument and of no use for anything else."]
     return "\n".join(lines) + "\n"

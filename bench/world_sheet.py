@@ -10,6 +10,7 @@ import torch
 
 from bench.cases import SIZE, prompts_for, shoot
 from bench.cli import Parser, UserError, seed_range
+from bench.drawing import open_model
 from bench.seeds import DEVELOPMENT
 from bench.world.identity import sample_identities
 from bench.world.sheet import grid, to_bytes
@@ -37,15 +38,13 @@ def draw_sheet(seeds: range, with_model: bool = True) -> torch.Tensor:
     shots = [shoot(rows + (k << 42), who) for k in range(1, POSES + 1)]
     prompts = [prompts_for(who, shot) for shot in shots]
     columns = [reference.picture.image]
+    model = open_model() if with_model else None
     for shot, captions in zip(shots, prompts, strict=True):
         columns += [shot.structure, shot.picture.image]
-        if with_model:
-            from bench.model_report import open_model
-
-            model = open_model()[0]
+        if model:
             latents = model.draw([c.text for c in captions], shot.structure, model.noise(rows))
             columns.append(model.decode(latents))
-    per_pose = 3 if with_model else 2
+    per_pose = 3 if model else 2
     lines = []
     for i in range(len(who)):
         lines.append(grid([torch.stack([c[i] for c in columns])]))

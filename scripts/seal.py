@@ -51,7 +51,7 @@ class SealScript(scripts.Script):
             self.page = drawn = accordion.draw(InputAccordion, self.elem_id, "img2img" if is_img2img else "txt2img")
         except Exception as error:  # without its arguments, SeAl would be given those of all other scripts
             errors.report("SeAl's page could not be drawn", exc_info=True)
-            return absent.draw(f"SeAl cannot draw its page in this WebUI ({error}). Its API works without.", self.elem_id)
+            return absent.draw(f"SeAl cannot show its controls in this WebUI ({error}). Its API works.", self.elem_id)
         self.infotext_fields, self.paste_field_names = drawn.infotext_fields, drawn.paste_field_names
         return drawn.components
 
@@ -64,34 +64,37 @@ class SealScript(scripts.Script):
         try:
             asked = session.for_inner_pass(p, xyz.changed(p, request.parse(args)))
             if asked.settings.enabled:
-                controlnet.align_units(session.begin(p, asked))
+                for note in asked.settings.notes:
+                    p.comment(note)
+                begun = session.begin(p, asked)
+                begun.align(controlnet.align_units(p, begun.references, begun.settings, begun.note))
         except SettingsError as refusal:
             session.end(p)
             session.refuse(p, str(refusal))
         except Exception as error:
             session.end(p)
             errors.report("SeAl could not begin", exc_info=True)
-            session.refuse(p, f"SeAl could not begin because of an error ({type(error).__name__}: {str(error)[:200]}).")
+            session.refuse(p, f"SeAl could not start because of an error ({type(error).__name__}: {str(error)[:200]}).")
 
     def process_batch(self, p, *args, **kwargs):
-        seal = session.of(p)
-        if seal is not None:
-            p.extra_generation_params.update(seal.infotext() | controlnet.infotext(seal))
+        begun = session.of(p)
+        if begun is not None:
+            p.extra_generation_params.update(begun.infotext() | controlnet.infotext(begun.structures))
 
     def process_before_every_sampling(self, p, *args, **kwargs):
-        seal = session.of(p)
-        if seal is not None:
-            seal.before_sampling(kwargs.get("x"))
+        begun = session.of(p)
+        if begun is not None:
+            begun.before_sampling(kwargs.get("x"))
 
     def post_sample(self, p, *args):
-        seal = session.of(p)
-        if seal is not None:
-            seal.end_pass()
+        begun = session.of(p)
+        if begun is not None:
+            begun.end_pass()
 
     def postprocess(self, p, processed, *args):
-        seal = session.of(p)
-        if seal is not None:
-            seal.add_pictures(processed)
+        begun = session.of(p)
+        if begun is not None:
+            begun.add_pictures(processed)
             session.end(p)
 
 
@@ -102,7 +105,7 @@ def add_routes(demo, app):
 
 if not lacking:
     try:
-        # Once, at import, and never for a single run: they do nothing while no generation has a Seal.
+        # Once, at import, and never for a single run: they do nothing while no generation has a Session.
         script_callbacks.on_cfg_denoiser(session.on_cfg_denoiser)
         script_callbacks.on_cfg_denoised(session.on_cfg_denoised)
         script_callbacks.on_before_ui(xyz.register)

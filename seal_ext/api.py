@@ -9,25 +9,26 @@ import base64
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from . import __version__
-from .core.geometry import CROP, FILL, LARGEST_CANVAS, STRETCH
-from .core.geometry import align as aligned
-from .core.subject import LARGEST_SIDE, AlignError, from_control_map
-from .core.warping import apply
+from .core.anchor_align import anchor_align
+from .core.canvas import CROP, FILL, LARGEST_CANVAS, STRETCH
+from .core.pixels import LARGEST_SIDE, AlignError
 from .hosts.webui import process_state
-from .request import MOST_PIXELS, PICTURES, Asked, label, opened, parse, png, standing, subject, whole
+from .reference import Reference, png
+from .request import MOST_PIXELS, PICTURES, label, looked, opened, parse
 from .request import schema as run_schema
-from .settings import BY_NAME, Setting, SettingsError, refuse_unknown
+from .settings import Setting, Settings, SettingsError, refuse_unknown
 
-VERSION = 1  # of the routes
+VERSION = 2  # of the routes
 CANVAS = (
     Setting("width", 512, "Width", "Of the picture that will be drawn.", low=16, high=LARGEST_CANVAS),
     Setting("height", 512, "Height", "Of the picture that will be drawn.", low=16, high=LARGEST_CANVAS),
-    Setting("resize_mode", CROP, "Resize mode", "How ControlNet will fit the structure into it.", choices=(STRETCH, CROP, FILL)),
+    Setting("resize_mode", CROP, "Resize mode", "How ControlNet will fit the structure into the picture.", choices=(STRETCH, CROP, FILL)),
     Setting("kind", "auto", "Kind", "What the structure shows; auto tells a skeleton from anything else.",
             choices=("auto", "skeleton", "edges")),
 )  # fmt: skip
@@ -65,11 +66,11 @@ def version() -> dict:
     return {"version": __version__, "api": VERSION}
 
 
-def schema() -> dict:
+def schema() -> dict[str, Any]:
     """The object of a run as JSON schema; under `$defs` what the routes take."""
-    run = run_schema()
+    run: dict[str, Any] = run_schema()
     one = {name: run["properties"][name] | {"anyOf": run["properties"][name]["anyOf"][:1]} for name in PICTURES}
-    one["structure"] = one["reference"] | {"title": "Structure", "description": "A map such as ControlNet takes it, in base64."}
+    one["structure"] = one["reference"] | {"title": "Structure", "description": "A map as ControlNet takes it, in base64."}
 
     def route(pictures: Sequence[str], names: Sequence[str], own: Sequence[Setting]) -> dict:
         rows = {name: one[name] for name in pictures} | {name: run["properties"][name] for name in names}
@@ -95,47 +96,42 @@ def empty_cache() -> dict:
 
 def mask(given: object) -> dict:
     """Where the character is on a reference, as a run would find it."""
-    asked, settings, _ = _read(given, SHOWN, OF_MASK, ())
-    found, reasons = subject(asked, settings.mask_source)
-    seen = whole(asked) if found is None else found
-    return {"mask": _base64(seen.mask.astype(np.uint8) * 255), "found": None if found is None else found.source, "box": asdict(seen.box),
-            "share": float(seen.mask.mean()), "cut": list(seen.cut), "reasons": [*reasons, *seen.reasons]}  # fmt: skip
+    reference, settings, _ = _read(given, SHOWN, OF_MASK, ())
+    seen = reference.seen
+    return {"mask": _base64(seen.mask.astype(np.uint8) * 255), "found": seen.source if seen.known else None, "box": asdict(seen.box),
+            "share": float(seen.mask.mean()), "cut": list(seen.cut), "reasons": [*settings.notes, *seen.reasons]}  # fmt: skip
 
 
-def align(given: object) -> dict:
+def align(given: Any) -> dict[str, Any]:
     """A structure where AnchorAlign puts it for a reference, as a run does it with a ControlNet unit without a preprocessor."""
-    asked, settings, canvas = _read(given, COMPARED, OF_ALIGN, CANVAS)
+    reference, settings, canvas = _read(given, COMPARED, OF_ALIGN, CANVAS)
     structure = _sized(opened(_single(given, "structure"), "structure"), "structure")
     if canvas["width"] * canvas["height"] > MOST_PIXELS:
-        raise SettingsError("width", f"Width (width) times height (height) is at most {MOST_PIXELS >> 20} megapixels.")
-    found, reasons = subject(asked, settings.mask_source)
-    reference = standing(asked, found)
-    if reference is None:
-        raise SettingsError("mask_source", "Mask (mask_source): where the reference's character stands is not known; draw a mask.")
-    kind = None if canvas["kind"] == "auto" else canvas["kind"]
+        raise SettingsError("width", f"Width (width) times height (height) must be at most {MOST_PIXELS >> 20} megapixels.")
+    kind, size = None if canvas["kind"] == "auto" else canvas["kind"], (canvas["width"], canvas["height"])
     rgb = np.ascontiguousarray(structure[..., :3])
     try:
-        shown = from_control_map(rgb, kind, keep="all" if kind == "edges" else "large")
-        size = canvas["width"], canvas["height"]
-        how = aligned(reference, shown, size, canvas["resize_mode"], FILL, **settings.alignment())
-        moved = apply(rgb, how, kind)
+        aligned = anchor_align(reference.standing, rgb, size, canvas["resize_mode"], FILL, kind, room=settings.room, **settings.alignment())
     except AlignError as error:
         raise SettingsError("structure", f"{label('structure')}: {error}") from error
+    how, reasons = aligned.alignment, () if reference.seen.known else reference.seen.reasons
     boxes = {"reference": asdict(how.reference_box), "structure": asdict(how.structure_box), "aligned": asdict(how.aligned_box)}
-    return {"image": _base64(moved), "boxes": boxes, "scale": how.scale, "shift": list(how.shift), "rule": how.rule, "anchor": how.anchor,
-            "reasons": [*reasons, *how.reasons]}  # fmt: skip
+    return {"image": _base64(aligned.map), "known": aligned.moves, "boxes": boxes, "scale": how.scale, "shift": list(how.shift),
+            "rule": how.rule, "anchor": how.anchor, "reasons": [*settings.notes, *reasons, *how.reasons]}  # fmt: skip
 
 
-def _read(given: object, pictures: Sequence[str], names: Sequence[str], own: Sequence[Setting]) -> tuple[Asked, object, dict]:
-    """One reference with what comes beside it, the settings, and the route's own values."""
+def _read(
+    given: object, pictures: Sequence[str], names: Sequence[str], own: Sequence[Setting]
+) -> tuple[Reference, Settings, dict[str, Any]]:
+    """One reference with what comes beside it and its subject, the settings, and the route's own values."""
     if not isinstance(given, Mapping):
-        raise SettingsError("", "The request's body is a JSON object of names and values.")
+        raise SettingsError("", "The request's body must be a JSON object of names and values.")
     refuse_unknown(given, (*pictures, *names, *(setting.name for setting in own)))
-    values = {name: BY_NAME[name].checked(given[name]) for name in names if name in given}
+    values = {name: given[name] for name in names if name in given}
     parsed = parse([{name: _single(given, name) for name in pictures if name in PICTURES} | values])
-    asked = parsed.references[0]
-    _sized(asked.rgb, "reference")
-    return asked, parsed.settings, {setting.name: setting.checked(given.get(setting.name, setting.default)) for setting in own}
+    _sized(parsed.references[0].pixels, "reference")
+    reference = looked(parsed.references[0], parsed.settings.mask_source)
+    return reference, parsed.settings, {row.name: row.checked(given.get(row.name, row.default)) for row in own}
 
 
 def _single(given: Mapping, name: str) -> object:
@@ -146,13 +142,13 @@ def _single(given: Mapping, name: str) -> object:
     if value is None or value == "":
         raise SettingsError(name, f"{label(name)} is missing: give a picture in base64.")
     if not isinstance(value, str):
-        raise SettingsError(name, f"{label(name)} is one picture in base64, not a {type(value).__name__}.")
+        raise SettingsError(name, f"{label(name)} must be one picture in base64, not a {type(value).__name__}.")
     return value
 
 
 def _sized(picture: np.ndarray, name: str) -> np.ndarray:
     if min(picture.shape[:2]) < 2 or max(picture.shape[:2]) > LARGEST_SIDE:
-        raise SettingsError(name, f"{label(name)} has from 2 to {LARGEST_SIDE} pixels a side.")
+        raise SettingsError(name, f"{label(name)} must have from 2 to {LARGEST_SIDE} pixels a side.")
     return picture
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 
 from .core.matching import Match, subject_tokens, token_grid
-from .run import CONDITIONAL, Site
+from .layers import Site
+from .run import CONDITIONAL, Step
 
 PAPER = 96  # grey level of what was not taken from the reference
 
@@ -14,20 +15,26 @@ PAPER = 96  # grey level of what was not taken from the reference
 class MatchWatch:
     """Remembers what the finest layer found in the reference at the last step."""
 
-    def __init__(self):
-        self.seal = None  # whatever has the run
-        self.index = self.amount = None
+    def __init__(self) -> None:
+        self.index: torch.Tensor | None = None
+        self.amount: torch.Tensor | None = None
         self.images: list[int] = []
 
-    def __call__(self, site: Site, match: Match, amount: torch.Tensor) -> None:
+    def __call__(self, step: Step, site: Site, match: Match, amount: torch.Tensor) -> None:
         tokens = amount.shape[-1]
         if self.index is not None and tokens < self.index.shape[-1]:
             return
-        now = self.seal.run.now
-        taking = [row for row, weight in zip(now.rows, now.weights, strict=True) if weight]
+        taking = [row for row, weight in zip(step.rows, step.weights, strict=True) if weight]
         rows = [i for i, row in enumerate(taking) if row.kind == CONDITIONAL]
         self.index, self.amount = match.index[rows, 0, :, 0], amount[rows].mean(1)
         self.images = [taking[i].image for i in rows]
+
+    def maps(self, reference: torch.Tensor, mask: torch.Tensor | None) -> list[np.ndarray]:
+        """What every image found in the reference, as `match_map` draws it; nothing where nobody looked."""
+        if self.index is None or self.amount is None:
+            return []
+        found = dict(zip(self.images, zip(self.index, self.amount, strict=True), strict=True))
+        return [match_map(reference, mask, *found[image]) for image in sorted(found)]
 
 
 def match_map(reference: torch.Tensor, mask: torch.Tensor | None, index: torch.Tensor, amount: torch.Tensor) -> np.ndarray:

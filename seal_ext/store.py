@@ -15,11 +15,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-from .request import MOST_PIXELS, Asked, png
+from .reference import Reference, png
+from .request import MOST_PIXELS
 
 HASH = re.compile(r"[0-9a-f]{16}")
 FILE = re.compile(r"[0-9a-f]{16}\.png")
@@ -38,37 +40,37 @@ class Store:
     folder: Path
     budget: Callable[[], int]  # bytes; 0 keeps nothing
 
-    def keep(self, asked: Asked) -> None:
+    def keep(self, reference: Reference) -> None:
         """Keep a reference, or renew its place; OSError where the folder does not allow it."""
-        if self.find(asked.hash) is not None:
+        if self.find(reference.hash) is not None:
             return
         room = self.budget()
-        content = _written(asked) if room > 0 else b""
+        content = _written(reference) if room > 0 else b""
         if not content or len(content) > room:
             self.trim()
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         self.trim(len(content), 1)
-        handle, part = tempfile.mkstemp(".part", f"{asked.hash}.", self.folder)
+        handle, part = tempfile.mkstemp(".part", f"{reference.hash}.", self.folder)
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(content)
-            Path(part).replace(self.folder / f"{asked.hash}.png")
+            Path(part).replace(self.folder / f"{reference.hash}.png")
         except BaseException:
             Path(part).unlink(missing_ok=True)
             raise
 
-    def find(self, name: str) -> Asked | None:
+    def find(self, name: str) -> Reference | None:
         """The reference with this hash, if it is here and sound; it counts as used now."""
         if not isinstance(name, str) or not HASH.fullmatch(name):
             return None
         path = self.folder / f"{name}.png"
-        asked = _read(path)
-        if asked is None or asked.hash != name:
+        reference = _read(path)
+        if reference is None or reference.hash != name:
             return None
         with suppress(OSError):  # gone meanwhile, or somebody else's file: it was read all the same
             os.utime(path)
-        return asked
+        return reference
 
     def trim(self, bytes: int = 0, files: int = 0) -> None:
         """Make room for so much more: what was not used for longest goes."""
@@ -99,31 +101,30 @@ class Store:
         return sorted(found)
 
 
-def _written(asked: Asked) -> bytes:
+def _written(reference: Reference) -> bytes:
     chunks, file = PngImagePlugin.PngInfo(), io.BytesIO()
-    for (name, _), picture in ((DRAWN, asked.drawing()), (POSE, asked.posture())):
+    for (name, _), picture in ((DRAWN, reference.drawing()), (POSE, reference.posture())):
         if picture is not None:
             chunks.add(name, png(picture))
-    asked.picture().save(file, "PNG", pnginfo=chunks, compress_level=4)
+    reference.picture().save(file, "PNG", pnginfo=chunks, compress_level=4)
     return file.getvalue()
 
 
-def _read(path: Path) -> Asked | None:
+def _read(path: Path) -> Reference | None:
     """The reference in a file, or None for one that is missing, broken, too large or of another kind."""
     try:
         if path.is_symlink() or not path.is_file() or path.stat().st_size > MOST_BYTES:
             return None
-        array, chunks = _opened(path, "RGB", "RGBA")
+        pixels, chunks = _opened(path, "RGB", "RGBA")
         drawn, pose = (_opened(io.BytesIO(chunks[name]), mode)[0] if name in chunks else None for name, mode in (DRAWN, POSE))
-        alpha = array[..., 3] if array.shape[2] == 4 else None
-        return Asked(np.ascontiguousarray(array[..., :3]), alpha, None if drawn is None else drawn > 127, pose)
+        return Reference(pixels, None if drawn is None else drawn > 127, pose)
     except Exception:  # a decoder may raise anything on somebody's bytes, and all of it means: not one of ours
         return None
 
 
-def _opened(file: object, *modes: str) -> tuple[np.ndarray, dict[bytes, bytes]]:
+def _opened(file: Any, *modes: str) -> tuple[np.ndarray, dict[bytes, bytes]]:
     """A PNG file of one of these kinds, and its private chunks."""
     with Image.open(file, formats=("PNG",)) as image:
         if image.mode not in modes or image.width * image.height > MOST_PIXELS:
             raise ValueError(f"a picture of the kind {image.mode} and {image.size} pixels")
-        return np.asarray(image), {name: content for name, content, *_ in image.private_chunks}
+        return np.asarray(image), {name: content for name, content, *_ in vars(image).get("private_chunks", ())}

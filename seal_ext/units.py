@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 MOST = 64  # ControlNet offers far fewer
 
 
 @dataclass(frozen=True)
 class Units:
-    """Numbers of units, or all units except these. What was not yet there when somebody chose is not left out by `all but`."""
+    """Numbers of units, or all units except these. `all but` includes units that are added later."""
 
     numbers: frozenset[int] = frozenset()
     but: bool = True
@@ -30,7 +31,7 @@ class Units:
         return cls(frozenset(map(int, numbers)), but)
 
     def ticked(self, shown: Iterable[int], ticks: Iterable[int]) -> Units:
-        """With the ticks somebody set on the units that are shown; of the others nothing was said."""
+        """With the ticks that somebody set on the units shown; all others stay as they were."""
         left = {number for number in shown if number not in set(ticks)}
         others = {number for number in range(MOST) if not self.wants(number)} - set(shown) if self.but else set()
         return Units(frozenset(left | others))
@@ -38,3 +39,8 @@ class Units:
     def __str__(self) -> str:
         listed = " ".join(map(str, sorted(self.numbers)))
         return listed if not self.but else f"all but {listed}" if self.numbers else "all"
+
+
+def is_ready(unit: Any) -> bool:
+    """Whether a unit's picture is the map already, without a preprocessor; the two ControlNets spell that differently."""
+    return str(unit.module).lower() == "none"

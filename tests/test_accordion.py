@@ -11,8 +11,10 @@ import pytest
 from PIL import Image
 
 import seal_ext.ui
+from seal_ext import __version__
 from seal_ext.hosts.webui import process_state
-from seal_ext.request import NAMES, PICTURES, Asked, parse, png, taken
+from seal_ext.reference import Reference, png
+from seal_ext.request import NAMES, PICTURES, parse, taken
 from seal_ext.settings import BY_NAME, PRESETS, Settings, SettingsError, defaults
 from seal_ext.store import Store
 from tests.skeletons import painted
@@ -118,13 +120,26 @@ def test_drawing_it_again_is_the_same(accordion):
     assert ids[0] == ids[1] == ids[2] and ids[0] != [part.elem_id for part in draw(accordion, "img2img").components]
 
 
-def test_a_setting_without_a_heading_is_drawn_all_the_same(accordion, monkeypatch):
-    monkeypatch.setitem(accordion.GROUPS, "AnchorAlign", ())
-    assert draw(accordion).parts["margin"].elem_id.endswith("margin")
+LAYOUT = """mask_source preset strength appearance_prompt align anchor advanced
+group_infusion infusion start end feature threshold tau_early tau_late delta_early delta_late shape clamp rivals on_figure room limbs
+softness top_k form blocks uncond_rows hires hires_factor inner
+group_reference_pass noise seed_policy t_app cache_mb
+group_delta-bridge bridge lam lam_start lam_end lam_shape filter radius repeats gate gate_strength gate_low gate_high
+group_anchoralign alike margin hand_x hand_y hand_scale units
+group_more_pictures show_aligned show_match show_disagreement show_mask
+version"""
+
+
+def test_settings_stand_under_their_headings(accordion):
+    draw(accordion)
+    drawn = [(part.elem_id or "").removeprefix("script_txt2img_seal_") for part in MADE]
+    names = LAYOUT.split()
+    assert [name for name in drawn if name in names] == names and set(BY_NAME) - {"enabled"} <= set(names)
+    assert f"SeAl {__version__}<" in MADE[drawn.index("version")].value
 
 
 def test_a_paste_fills_everything(accordion, store):
-    asked = [Asked(PICTURE, drawn=DRAWN, pose=POSE), Asked(255 - PICTURE, pose=POSE), Asked(PICTURE[::-1].copy())]
+    asked = [Reference(PICTURE, drawn=DRAWN, pose=POSE), Reference(255 - PICTURE, pose=POSE), Reference(PICTURE[::-1].copy())]
     for one in asked:
         process_state.remember(one)
     settings = Settings.parse({"enabled": True, "lam": 2.5, "units": "all but 1", "hand_x": 0.25, "preset": "free"})
@@ -149,6 +164,15 @@ def test_a_paste_without_the_reference_says_so_and_leaves_the_slots(accordion, s
     filled = accordion.pasted({})
     assert filled["lost"]["value"] == "" and "value" not in filled["reference"]
     assert "no longer kept" in accordion.pasted({accordion.REFERENCE_KEY: "../../etc/passwd"})["lost"]["value"]
+
+
+def test_a_paste_names_what_is_read_as_something_else_or_not_at_all(accordion, store):
+    parameters = {"SeAl enabled": "on", "SeAl mask source": "attention", "SeAl lam": "<b>", "SeAl later": "1", "Steps": "20"}
+    drawn = draw(accordion)
+    filled = {id(part): fill(parameters) for part, fill in drawn.infotext_fields}
+    assert filled[id(drawn.parts["mask_source"])] == "auto" and filled[id(drawn.parts["lam"])] == BY_NAME["lam"].default
+    said = filled[id(drawn.parts["lost"])]["value"]
+    assert said.count("<p") == 3 and "Mask (mask_source)" in said and "λ (lam)" in said and "&lt;b&gt;" in said and "SeAl later" in said
 
 
 @pytest.mark.parametrize("brush", [False, True])
@@ -180,7 +204,7 @@ def test_the_preset_moves_what_presets_move(accordion):
 class Host:
     """As much of the WebUI as the accordion asks."""
 
-    structures = staticmethod(lambda units: [])
+    there = staticmethod(lambda: None)
     strange = staticmethod(lambda units: "")
     opened = staticmethod(list)
     prompt_of = staticmethod(lambda picture: (getattr(picture, "info", None) or {}).get("parameters", ""))
@@ -257,7 +281,7 @@ def test_what_was_painted_arrives_with_the_picture(accordion):
     assert np.array_equal(taken(given).drawn, DRAWN) and np.array_equal(taken(given).rgb, PICTURE)
     assert slot.preprocess(SimpleNamespace(read=picture, meta={})) is picture and slot.preprocess(None) is None
     for hostile in (["a list"], {"a": 1}, 7, "no picture"):
-        with pytest.raises(SettingsError, match=r"^Reference \(reference\)"):
+        with pytest.raises(SettingsError, match=r"^Mask \(mask\)"):
             taken(slot.preprocess(SimpleNamespace(read=picture, meta={"seal_painted": hostile})))
 
 

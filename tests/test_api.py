@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 
 import seal_ext
 from seal_ext import api, request
-from seal_ext.core.subject import AlignError
+from seal_ext.core.pixels import AlignError
 from seal_ext.hosts.webui import process_state
 from seal_ext.settings import TABLE, SettingsError
 from seal_ext.store import Store
@@ -80,13 +80,22 @@ def test_a_reference_whose_pose_is_known_is_compared_by_limbs():
     assert stands["rule"] == "limbs" and np.abs(np.subtract(*where)).max() < 4
 
 
+def test_where_nobody_knows_the_character_nothing_moves():
+    noise = text(Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)))
+    for given in (ALIGN | {"mask_source": "whole"}, ALIGN | {"reference": noise, "hand_x": 0.5}):
+        found = api.align(given)
+        assert found["known"] is False and found["scale"] == 1 and found["shift"] == [0, 0] and "draw a mask" in found["reasons"][-1]
+        assert np.array_equal(opened(found["image"]), opened(STRUCTURE))
+    assert api.align(ALIGN)["known"] is True
+
+
 def test_what_a_mask_found():
     found = api.mask({"reference": REFERENCE})
     assert sides(found["box"]) == [24, 12, 40, 52] and found["share"] == pytest.approx(16 * 40 / 64**2) and found["reasons"] == []
     assert opened(found["mask"])[12:52, 24:40].min() == 255 and opened(found["mask"]).shape == (64, 64)
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 40, 3), np.uint8))
     lost = api.mask({"reference": text(noise)})
-    assert lost["found"] is None and lost["share"] == 1 and "was not found" in lost["reasons"][0]
+    assert lost["found"] is None and lost["share"] == 1 and "did not find" in lost["reasons"][0]
     assert api.mask({"reference": REFERENCE, "mask_source": "whole"})["found"] is None
 
 
@@ -104,7 +113,7 @@ REFUSED = [
     (ALIGN | {"resize_mode": "Stretch"}, "resize_mode"), (ALIGN | {"resize_mode": 1}, "resize_mode"), (ALIGN | {"kind": "pose"}, "kind"),
     (ALIGN | {"anchor": "left"}, "anchor"), (ALIGN | {"margin": 1}, "margin"), (ALIGN | {"hand_x": float("nan")}, "hand_x"),
     (ALIGN | {"hand_scale": 0}, "hand_scale"), (ALIGN | {"mask_source": "drawn"}, "mask_source"),
-    (ALIGN | {"mask_source": "whole"}, "mask"),
+    (ALIGN | {"mask": text(Image.new("L", (64, 64)))}, "mask"),
 ]  # fmt: skip
 
 
@@ -165,7 +174,7 @@ def test_the_cache_is_told_and_emptied(tmp_path, monkeypatch):
 def test_a_store_that_cannot_be_written_is_said(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setattr(process_state, "store", Store(tmp_path / "file", lambda: 1 << 20))
-    assert "could not be kept" in process_state.remember(request.taken(REFERENCE)) and process_state.recall("0" * 16) is None
+    assert "could not keep" in process_state.remember(request.taken(REFERENCE)) and process_state.recall("0" * 16) is None
 
 
 class Application:
@@ -191,7 +200,7 @@ def test_routes_are_guarded_and_refuse_as_the_host_does(monkeypatch):
     assert set(app.routes) == {("GET", at + "version"), ("GET", at + "schema"), ("GET", at + "cache"), ("DELETE", at + "cache"),
                                ("POST", at + "align"), ("POST", at + "mask")}  # fmt: skip
     assert all(route.guards == ["guard"] for route in app.routes.values())
-    assert app.routes["GET", at + "version"].answer() == {"version": seal_ext.__version__, "api": 1}
+    assert app.routes["GET", at + "version"].answer() == {"version": seal_ext.__version__, "api": 2}
     assert app.routes["POST", at + "mask"].answer({"reference": REFERENCE})["found"]
     with pytest.raises(app.refusal) as refused:
         app.routes["POST", at + "align"].answer({"reference": REFERENCE})

@@ -73,9 +73,9 @@ def test_unknown_command_as_the_shell_sees_it():
     assert "'nonsense'" in one_line(done.stderr)
 
 
-def test_test_lints_first_and_hands_its_arguments_to_pytest(environment, runner):
+def test_test_checks_first_and_hands_its_arguments_to_pytest(environment, runner):
     assert dev.main(["test", "-k", "geometry"], environment) == 0
-    assert runner.calls[-2:] == [["ruff", "check"], ["pytest", "-k", "geometry"]]
+    assert runner.calls[-4:] == [["ruff", "check"], ["ruff", "format", "--check"], ["mypy"], ["pytest", "-k", "geometry"]]
 
 
 def test_the_demo_hands_its_arguments_on(environment, runner):
@@ -94,8 +94,9 @@ def test_a_path_is_seen_from_where_the_user_stands(environment, runner, tmp_path
     assert runner.calls[-1] == ["seal_ext.install.webui", str(tmp_path / "my webui"), "--remove"]
 
 
-def test_a_lint_error_stops_before_the_tests(environment, runner):
-    runner.failing["ruff"] = 1
+@pytest.mark.parametrize("step", ["ruff check", "ruff format", "mypy"])
+def test_what_a_check_finds_stops_before_the_tests(step, environment, runner):
+    runner.failing[step] = 1
     assert dev.main(["test"], environment) == 1
     assert not runner.ran("pytest")
 

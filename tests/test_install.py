@@ -68,4 +68,7 @@ def test_the_name_and_the_version():
     config = configparser.ConfigParser()
     config.read(ROOT / "metadata.ini", encoding="utf-8")
     assert config.get("Extension", "Name") == "sd-webui-seal" and config.sections() == ["Extension"]
-    assert f'version = "{seal_ext.__version__}"' in (ROOT / "pyproject.toml").read_text()
+    project = (ROOT / "pyproject.toml").read_text()
+    assert 'dynamic = ["version"]' in project and 'version = { attr = "seal_ext.__version__" }' in project
+    releases = re.findall(r"^## \[([\d.]+)\] - \d{4}-\d\d-\d\d$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert releases[0] == seal_ext.__version__

@@ -2,15 +2,19 @@
 
 import base64
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from seal_ext import request
-from seal_ext.request import NAMES, PICTURES, Asked, parse, standing, subject
+from seal_ext.core.cache import fingerprint
+from seal_ext.reference import Reference
+from seal_ext.request import NAMES, PICTURES, looked, parse
 from seal_ext.settings import BY_NAME, Settings, SettingsError
 from tests.skeletons import STANDING, painted
 
@@ -38,20 +42,51 @@ def test_an_object_means_it_and_a_list_says_so():
     assert asked.settings == Settings.parse({"enabled": True, "lam": 2.0}) and np.array_equal(asked.references[0].rgb, NOISE)
     assert not parse([{"reference": PICTURE, "enabled": False}]).settings.enabled
     listed = parse([True, PICTURE, None, None, "free"])
-    assert NAMES[:5] == ("enabled", "reference", "mask", "reference_pose", "preset")
-    assert set(NAMES[4:]) == set(BY_NAME) - {"enabled"} | {"more"} and NAMES[1:4] == tuple(PICTURES)
+    assert NAMES[:5] == ("enabled", *PICTURES, "preset") and NAMES[59] == "more"
+    assert sorted(NAMES) == sorted({*BY_NAME, *PICTURES, "more"})  # every one, and once
     assert listed.settings == Settings.parse({"enabled": True, "preset": "free"}) and listed.references[0].hash == asked.references[0].hash
+
+
+# A call of before 0.2.0 in the positional form.
+RECORDED = [
+    True, PICTURE, None, None, "free", 0.75, "a red cat", True, 0.3, 1.0, "qk", "cosine", 0.5, 0.4, 0.5, 1.0, "linear", True, True, True,
+    0.05, 1.0, 0.0, 0, "joint", "up.3-", 0.3, True, 1.0, False, "clean", "fixed", "every 4", 1024, True, 2.5, 0.0, 0.2, "cosine", "average",
+    1, 2, True, 1.5, 0.2, 1.0, True, "top", "all but 1", 0.25, 0.04, 0.125, 0.0, 1.5, "attention", False, False, False, True, [PICTURE],
+]  # fmt: skip
+
+
+# Whoever calls with a list counts on the place of each name. New ones come last.
+OF_0_1 = """
+enabled reference mask reference_pose preset strength appearance_prompt infusion start end feature threshold tau_early tau_late
+delta_early delta_late shape clamp rivals on_figure room limbs softness top_k form blocks uncond_rows hires hires_factor inner
+noise seed_policy t_app cache_mb bridge lam lam_start lam_end lam_shape filter radius repeats gate gate_strength gate_low
+gate_high align anchor units alike margin hand_x hand_y hand_scale mask_source show_aligned show_match show_disagreement show_mask
+more
+"""
+
+
+def test_no_name_moves():
+    assert list(NAMES[: len(OF_0_1.split())]) == OF_0_1.split()
+
+
+def test_a_recorded_list_means_what_it_meant():
+    asked = {"preset": "free", "strength": 0.75, "appearance_prompt": "a red cat", "feature": "qk", "lam": 2.5, "anchor": "top",
+             "units": "all but 1", "margin": 0.04, "hand_x": 0.125, "hand_scale": 1.5, "show_mask": True}  # fmt: skip
+    again = parse(RECORDED)
+    assert again.settings == Settings.parse({"enabled": True} | asked) and len(again.references) == 2
+    (note,) = again.settings.notes  # `attention` was refused
+    assert "mask_source" in note and again.settings.mask_source == "auto"
 
 
 def test_the_page_has_further_pictures_at_the_end():
     def listed(reference, mask=None, more=()):
         return parse([True, reference, mask, None, *(BY_NAME[name].default for name in NAMES[4:-1]), more])
 
-    assert [asked.hash for asked in listed(PICTURE, more=[PICTURE]).references] == [Asked(NOISE).hash] * 2
+    assert [asked.hash for asked in listed(PICTURE, more=[PICTURE]).references] == [Reference(NOISE).hash] * 2
     assert len(listed(None, more=[PICTURE]).references) == 1
     drawn = listed(PICTURE, Image.new("L", (40, 48), 255), [PICTURE]).references
     assert drawn[0].drawn.all() and drawn[1].drawn is None and np.asarray(drawn[0].drawing()).min() == 255 and drawn[1].drawing() is None
-    laid = [Asked(NOISE, drawn=NOISE[..., 0] > 127, pose=np.asarray(POSE)), Asked(NOISE)]
+    laid = [Reference(NOISE, drawn=NOISE[..., 0] > 127, pose=np.asarray(POSE)), Reference(NOISE)]
     found = listed(PICTURE, more=[one.aside() for one in laid]).references[1:]
     assert np.array_equal(found[0].pose, POSE) and np.array_equal(found[0].alpha > 127, laid[0].drawn) and found[1].hash == laid[1].hash
     broken = laid[1].aside()
@@ -79,11 +114,15 @@ def test_forms_of_a_picture(form):
 
 
 def test_pictures_are_told_apart_by_content():
-    one, other = Asked(NOISE), Asked(255 - NOISE)
+    one, other = Reference(NOISE), Reference(255 - NOISE)
     again = text(Image.fromarray(NOISE), "BMP")
     assert one.hash == parse([{"reference": again}]).references[0].hash != other.hash
-    assert one.hash != Asked(NOISE, drawn=np.ones((48, 40), bool)).hash
+    assert one.hash != Reference(NOISE, drawn=np.ones((48, 40), bool)).hash
     assert np.array_equal(np.asarray(one.picture()), NOISE)
+    # As stores and infotexts of earlier versions name them.
+    alpha, drawn, pose = NOISE[..., 0], NOISE[..., 1] > 127, np.asarray(POSE)
+    whole = Reference(np.dstack([NOISE, alpha]), drawn, pose)
+    assert one.hash == fingerprint(NOISE)[:16] and whole.hash == fingerprint(NOISE, alpha, drawn, pose)[:16]
 
 
 def test_a_brush_and_a_mask():
@@ -107,6 +146,7 @@ def test_a_brush_and_a_mask():
     ({"reference": PICTURE, "reference_pose": text(Image.new("L", (40, 48)))}, "skeleton"),
     ({"reference": PICTURE, "reference_pose": text(painted(size=(192, 192)))}, "192 × 192"),
     ({"reference": [PICTURE] * 2, "reference_pose": [text(POSE), ""]}, "empty place"),
+    ({"reference": {"image": PICTURE, "mask": text(Image.new("L", (96, 48), 255))}}, "the same shape"),
     ({"reference": PICTURE, "lamda": 1}, "lam"), ({"reference": PICTURE, "lam": "1"}, "lam"), ({"reference": PICTURE, "lam": None}, "lam"),
     ({"reference": base64.b64encode(b"GIF89a\\x00").decode()}, "reference"), ({"enabled": 1, "reference": PICTURE}, "enabled"),
 ])  # fmt: skip
@@ -138,17 +178,20 @@ def test_a_pose_is_fitted_to_the_reference():
         assert np.abs(asked.skeleton.points[10] / (40, 48) - STANDING[10]).max() < 0.03
     several = parse([{"reference": [PICTURE] * 2, "reference_pose": [text(POSE), text(painted(scale=0.5, size=(160, 192)))]}]).references
     assert np.allclose(several[1].skeleton.points[10], several[0].skeleton.points[10] / 2, atol=0.5)
-    assert len({Asked(NOISE).hash, *(one.hash for one in several)}) == 3 and Asked(NOISE).skeleton is None
+    assert len({Reference(NOISE).hash, *(one.hash for one in several)}) == 3 and Reference(NOISE).skeleton is None
     assert np.array_equal(np.asarray(several[0].posture()), np.asarray(POSE))
 
 
 def test_where_a_character_stands():
-    posed = parse([{"reference": PICTURE, "reference_pose": text(POSE)}]).references[0]
-    found, _ = subject(parse([{"reference": text(figure())}]).references[0], "auto")
-    assert standing(Asked(NOISE), None) is None and standing(Asked(NOISE), found) is found
-    assert standing(posed, found).mask is found.mask and standing(posed, found).skeleton is posed.skeleton
-    body = standing(posed, None)  # nobody knows but its pose
-    assert body.skeleton.seen.sum() == len(STANDING) and body.size == POSE.size and 0.02 < body.mask.mean() < 0.5
+    posed = looked(parse([{"reference": PICTURE, "reference_pose": text(POSE)}]).references[0], "auto")
+    found = looked(parse([{"reference": text(figure())}]).references[0], "auto")
+    assert not looked(Reference(NOISE), "auto").standing.known and found.standing is found.subject
+    known = replace(posed, subject=found.subject).standing
+    assert known.mask is found.subject.mask and np.array_equal(known.skeleton.points, posed.skeleton.points, equal_nan=True)
+    body = posed.standing  # nobody knows but its pose
+    assert body.known and body.skeleton.seen.sum() == len(STANDING) and body.size == (40, 48) and 0.02 < body.mask.mean() < 0.5
+    with pytest.raises(ValueError, match="looked"):
+        assert Reference(NOISE).standing
 
 
 def test_where_the_subject_is():
@@ -156,11 +199,32 @@ def test_where_the_subject_is():
     asked = parse([{"reference": text(clear)}]).references[0]
     plain = parse([{"reference": text(figure())}]).references[0]
     for one, source in ((asked, "auto"), (asked, "alpha"), (plain, "auto"), (plain, "background")):
-        found, why = subject(one, source)
-        assert found.mask[10:40, 14:26].all() and found.mask.mean() < 0.4 and not why
-    assert subject(plain, "whole") == (None, ())
-    found, why = subject(parse([{"reference": PICTURE}]).references[0], "auto")
-    assert found is None and len(why) == 1 and why[0].endswith(".")
+        found = looked(one, source).subject
+        assert found.mask[10:40, 14:26].all() and found.mask.mean() < 0.4 and found.known and not found.reasons
+    assert looked(plain, "whole").subject.known is False and looked(plain, "whole").subject.reasons == ()
+    found = looked(parse([{"reference": PICTURE}]).references[0], "auto").subject
+    assert not found.known and len(found.reasons) == 1 and found.reasons[0].endswith(".")
     for source in ("alpha", "drawn", "attention"):
         with pytest.raises(SettingsError, match="mask_source"):
-            subject(plain, source)
+            looked(plain, source)
+
+
+def test_a_mask_that_says_nothing_is_refused():
+    """One that is black everywhere, or shows another picture; a brush that nobody used is no mask."""
+    black = parse([{"reference": PICTURE, "mask": text(Image.new("L", (40, 48)))}]).references[0]
+    for source, named in (("auto", r"\(mask\)"), ("drawn", r"\(mask_source\)")):
+        with pytest.raises(SettingsError, match=named):
+            looked(black, source)
+    with pytest.raises(SettingsError, match="30 × 48"):
+        parse([{"reference": PICTURE, "mask": text(Image.new("L", (30, 48), 255))}])
+
+
+def test_a_hidden_colour_reaches_nobody():
+    hidden = Image.new("RGBA", (40, 48), (255, 0, 0, 0))
+    hidden.paste((20, 40, 60, 255), (12, 8, 28, 44))
+    reference = looked(parse([{"reference": text(hidden)}]).references[0], "auto")
+    image, mask, _ = reference.on_canvas(48, 40)
+    assert (image[0, :, :8] == 1).all() and mask.sum() == 16 * 36 and reference.pixels[0, 0].tolist() == [255, 0, 0, 0]
+    floats = Reference.of(torch.rand(4, 8, 8))
+    assert floats.rgb.dtype == np.float32 and torch.allclose(torch.from_numpy(floats.alpha), torch.from_numpy(floats.pixels[..., 3]))
+    assert np.array_equal(Reference.of(hidden).rgb, reference.rgb) and Reference.of(reference) is reference

@@ -3,14 +3,18 @@
 import copy
 import json
 import pickle
+from dataclasses import fields
 from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from seal_ext import __version__
 from seal_ext.core.schedule import Progress
-from seal_ext.settings import ARCHITECTURES, BY_NAME, PRESETS, TABLE, Settings, SettingsError, defaults
+from seal_ext.settings import ARCHITECTURES, BY_NAME, GROUPS, PRESETS, TABLE, Settings, SettingsError, defaults
+from seal_ext.settings.row import BASIC
+from tests.core.test_schedule import over
 
 MANY = settings(max_examples=60, deadline=None)
 TEXTS = {"blocks": ["mid", "up.1-3:0.5 mid", "up:0.25"], "t_app": ["all", "every 3", "at 500 250"], "units": ["all", "all but 1", "0 2"]}
@@ -34,6 +38,8 @@ def some_settings():
 def test_every_row_is_complete_and_unique():
     for keys in ([s.label for s in TABLE], [s.infotext for s in TABLE], [s.name for s in TABLE]):
         assert len(set(keys)) == len(keys) and all(keys)
+    assert [s.kind.__name__ for s in TABLE] == [one.type for one in fields(Settings)][: len(TABLE)]
+    assert {s.group for s in TABLE} == {BASIC, *GROUPS}
     for s in TABLE:
         assert s.help.endswith((".", "!")) and s.checked(s.default) == s.default
         assert s.kind in (bool, int, float, str) and (s.low is None) == (s.high is None) == (s.kind in (bool, str))
@@ -49,10 +55,11 @@ def test_infotext_round_trip(made):
 
 
 def test_infotext_writes_only_what_differs():
+    version = {"SeAl version": __version__}
     assert Settings(strength=0.3).to_infotext() == {}
-    assert Settings(enabled=True).to_infotext() == {"SeAl enabled": "on"}
+    assert Settings(enabled=True).to_infotext() == version | {"SeAl enabled": "on"}
     made = Settings.parse({"enabled": True, "preset": "free", "clamp": False})
-    assert made.to_infotext() == {"SeAl enabled": "on", "SeAl preset": "free", "SeAl clamp": "off"}
+    assert made.to_infotext() == version | {"SeAl enabled": "on", "SeAl preset": "free", "SeAl clamp": "off"}
 
 
 @MANY
@@ -62,9 +69,10 @@ def test_infotext_writes_only_what_differs():
     )
 )
 def test_any_infotext_can_be_pasted(parameters):
-    complaints = []
-    assert isinstance(Settings.from_infotext({**parameters, "Steps": 20}, complaints), Settings)
-    assert all(isinstance(complaint, str) and complaint for complaint in complaints)
+    made = Settings.from_infotext({**parameters, "Steps": 20})
+    assert all(isinstance(note, str) and note for note in made.notes)
+    given_ = [s for s in TABLE if s.infotext in parameters]
+    assert made.notes or [s.read(parameters[s.infotext]) for s in given_] == [getattr(made, s.name) for s in given_]
 
 
 JUNK = (
@@ -135,13 +143,14 @@ def test_settings_are_frozen_and_can_be_copied():
 def test_strength_and_hires_scale_delta():
     late = Progress(19, 20)
     plain, half = Settings(form="output").infusion_at(late), Settings(form="output", strength=0.5).infusion_at(late)
-    assert half.delta == plain.delta / 2 and half.tau == plain.tau and plain.ceiling == 1
+    assert half.delta * half.strength == plain.delta * plain.strength / 2 > 0 and half.tau == plain.tau and plain.ceiling == 1
     assert Settings(strength=0.0).infusion_at(late).idle and Settings(infusion=False).infusion_at(late).idle
     assert Settings(form="output", strength=2.0).infusion_at(late).ceiling == 2
     for boundless in (Settings(form="output", clamp=False), Settings(form="joint")):
         assert boundless.infusion_at(late).ceiling == float("inf")
     assert Settings(hires=False).infusion_at(late, hires=True).idle
-    assert Settings(hires_factor=0.5).infusion_at(late, hires=True).delta == plain.delta / 2
+    fainter = Settings(hires_factor=0.5).infusion_at(late, hires=True)
+    assert fainter.delta * fainter.strength == plain.delta * plain.strength / 2
 
 
 def test_early_is_strict_and_weak_late_is_open_and_strong():
@@ -151,8 +160,8 @@ def test_early_is_strict_and_weak_late_is_open_and_strong():
 
 
 def test_delta_bridge_costs_at_most_two_fifths_of_the_steps_and_nothing_when_off():
-    assert 0 < sum(lam > 0 for lam in Settings().lambda_schedule().over(20)) <= 8
-    assert not any(Settings(bridge=False).lambda_schedule().over(20))
+    assert 0 < sum(lam > 0 for lam in over(Settings().lambda_schedule(), 20)) <= 8
+    assert not any(over(Settings(bridge=False).lambda_schedule(), 20))
 
 
 def test_settings_reach_the_core():

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from seal_ext import store as stores
-from seal_ext.request import Asked
+from seal_ext.reference import Reference
 from seal_ext.store import Store
 from tests.skeletons import painted
 
@@ -25,7 +25,7 @@ def noise(*shape):
 
 def asked(alpha=False, drawn=False, pose=False, size=(21, 19)):
     skeleton = np.asarray(painted(size=(76, 84))) if pose else None
-    return Asked(noise(*size, 3), noise(*size) if alpha else None, noise(*size) > 127 if drawn else None, skeleton)
+    return Reference(noise(*size, 4 if alpha else 3), noise(*size) > 127 if drawn else None, skeleton)
 
 
 @pytest.fixture
@@ -44,16 +44,16 @@ def test_what_is_kept_is_found_by_another_process(store, alpha, drawn, pose):
     given = asked(alpha, drawn, pose)
     store.keep(given)
     again = Store(store.folder, lambda: PLENTY).find(given.hash)
-    assert again.hash == given.hash and np.array_equal(again.rgb, given.rgb) and files(store) == [f"{given.hash}.png"]
+    assert again.hash == given.hash and np.array_equal(again.pixels, given.pixels) and files(store) == [f"{given.hash}.png"]
     assert (again.alpha is not None, again.drawn is not None, again.pose is not None) == (alpha, drawn, pose)
     with Image.open(store.folder / f"{given.hash}.png") as image:  # for any viewer
-        assert np.array_equal(np.asarray(image.convert("RGB")), given.rgb)
+        assert np.array_equal(np.asarray(image.convert("RGB")), given.pixels[..., :3])
 
 
 def test_colours_under_transparency_are_kept(store):
-    given = Asked(noise(20, 20, 3), np.zeros((20, 20), np.uint8))
+    given = Reference(np.dstack([noise(20, 20, 3), np.zeros((20, 20), np.uint8)]))
     store.keep(given)
-    assert np.array_equal(store.find(given.hash).rgb, given.rgb)
+    assert np.array_equal(store.find(given.hash).pixels, given.pixels) and given.rgb.min() == 255
 
 
 @pytest.mark.parametrize("name", ["", "..", "../../etc/passwd", "0" * 15, "0" * 17, "0" * 15 + "G", "0" * 15 + "\n", "A" * 16, None, 7])

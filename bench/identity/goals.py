@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from bench.model_report import FIGURES
+from bench.model_card import FIGURES
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,19 +12,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.model_report import GUIDANCE, STEPS, Model
+from bench.drawing import Model, sample
 from bench.peers.ctrl_x import ctrl_x
 from bench.peers.hooks import Hooks
 from bench.peers.masactrl import masactrl
 from bench.peers.reference_only import adain_blocks, reference_adain, reference_adain_attn, reference_only
 from bench.world.render import Camera
-from seal_ext.core import geometry, warping
-from seal_ext.core import subject as masks
+from seal_ext.core.anchor_align import Aligned, anchor_align
 from seal_ext.core.cache import AppearanceCache
 from seal_ext.core.matching import Match
-from seal_ext.core.skeleton import read_skeleton
-from seal_ext.hosts.diffusers import Picture, Seal
-from seal_ext.run import Site
+from seal_ext.hosts.diffusers import Seal
+from seal_ext.layers import Site
+from seal_ext.reference import Reference
+from seal_ext.run import Step
 from seal_ext.settings import Settings
 
 from .tasks import Task
@@ -41,19 +41,8 @@ class Drawn:
     matches: dict[tuple[str, float], Tensor] | None = None  # (site, t) → index of the matched reference token, (images, tokens)
 
 
-@dataclass
-class Studio:
-    """The pipeline that all methods draw with, and the model as the bench reads it."""
-
-    pipe: object
-    model: Model
-
-    def draw(self, task: Task, hints: Tensor) -> Tensor:
-        prompts = [caption.text for caption in task.prompts]
-        noise = self.model.noise(task.seeds)
-        images = self.pipe(prompts, image=hints, num_inference_steps=STEPS, guidance_scale=GUIDANCE, latents=noise, output_type="latent",
-                           negative_prompt=[""] * len(prompts), height=hints.shape[-2], width=hints.shape[-1])  # fmt: skip
-        return images.images
+def sampled(model: Model, task: Task, hints: Tensor) -> Tensor:
+    return sample(model.pipe, [caption.text for caption in task.prompts], hints, model.noise(task.seeds))
 
 
 class _Counting:
@@ -73,53 +62,50 @@ class _Counting:
         self.hook.remove()
 
 
-def none(studio: Studio, task: Task) -> Drawn:
+def none(model: Model, task: Task) -> Drawn:
     start = time.perf_counter()
-    with _Counting(studio.pipe.unet) as counting:
-        latents = studio.draw(task, task.structure())
+    with _Counting(model.pipe.unet) as counting:
+        latents = sampled(model, task, task.structure())
     return Drawn(latents, None, time.perf_counter() - start, counting.rows)
 
 
-def peer(make: Callable[[], Callable], masked: bool = False, statistics: bool = False) -> Callable[[Studio, Task], Drawn]:
+def peer(make: Callable[[], Callable], masked: bool = False, statistics: bool = False) -> Callable[[Model, Task], Drawn]:
     """A peer on its hooks, with the references of the task."""
 
-    def method(studio: Studio, task: Task) -> Drawn:
+    def method(model: Model, task: Task) -> Drawn:
         start = time.perf_counter()
-        latents = studio.model.encode(task.reference.picture.image)
-        changed = adain_blocks(studio.pipe.unet) if statistics else []
+        latents = model.encode(task.reference.picture.image)
+        changed = adain_blocks(model.pipe.unet) if statistics else []
         seen = task.reference_mask().float() if masked else None
-        with _Counting(studio.pipe.unet) as counting, Hooks(studio.pipe, latents, seen, make(), changed):
-            drawn = studio.draw(task, task.structure())
+        with _Counting(model.pipe.unet) as counting, Hooks(model.pipe, latents, seen, make(), changed):
+            drawn = sampled(model, task, task.structure())
         return Drawn(drawn, None, time.perf_counter() - start, counting.rows)
 
     return method
 
 
-def seal(settings: Settings, align: bool = True, bridge: bool = True, watch: bool = True) -> Callable[[Studio, Task], Drawn]:
+def seal(settings: Settings, align: bool = True, bridge: bool = True, watch: bool = True) -> Callable[[Model, Task], Drawn]:
     """SeAl: AnchorAlign on the structures, then infusion and Delta-Bridge."""
 
-    def method(studio: Studio, task: Task) -> Drawn:
+    def method(model: Model, task: Task) -> Drawn:
         start = time.perf_counter()
-        hints, moved = task.structure(), None
+        hints, moved, references = task.structure(), None, references_of(task)
+        structures = aligned_with(references, hints, replace(settings, align=align))
         if align:
-            hints, moved = anchor_align(task, hints, settings)
-        figure = torch.stack([torch.from_numpy(masks.figure_of(_map(hint), settings.room)) for hint in hints]).float()
+            hints, moved = moved_by(structures)
+        figure = torch.stack([torch.from_numpy(structure.figure) for structure in structures]).float()
         found: dict[tuple[str, float], Tensor] = {}
 
-        def watching(site: Site, match: Match, amount: Tensor) -> None:
+        def watching(step: Step, site: Site, match: Match, amount: Tensor) -> None:
             if match.index.shape[2] == hints.shape[-1] * hints.shape[-2] // 64:
-                found[site.name, host.run.now.t] = match.index[: len(task), 0, :, 0]
+                found[site.name, step.t] = match.index[: len(task), 0, :, 0]
 
-        bodies = [read_skeleton(_map(hint)) for hint in hints]
-        theirs = [read_skeleton(_map(hint)) for hint in task.reference.structure]
-        shown = zip(task.reference.picture.image, task.reference_mask(), theirs, strict=True)
-        pictures = [Picture(image, mask.float(), skeleton=skeleton) for image, mask, skeleton in shown]
         told = task.reference_prompts if bridge else None
         cache = AppearanceCache(2**31)
-        host = Seal(studio.pipe, pictures, settings, per_image=True, appearance_prompt=told, cache=cache, watch=watching if watch else None,
-                    figure=figure, bodies=bodies)  # fmt: skip
-        with _Counting(studio.pipe.unet) as counting, host:
-            drawn = studio.draw(task, hints)
+        host = Seal(model.pipe, references, settings, per_image=True, appearance_prompt=told, cache=cache, figure=figure,
+                    watch=watching if watch else None, bodies=[structure.joints for structure in structures])  # fmt: skip
+        with _Counting(model.pipe.unet) as counting, host:
+            drawn = sampled(model, task, hints)
         return Drawn(drawn, moved, time.perf_counter() - start, counting.rows, found)
 
     return method
@@ -129,19 +115,28 @@ def _map(hint: Tensor) -> np.ndarray:
     return (hint * 255).round().byte().permute(1, 2, 0).numpy()
 
 
-def anchor_align(task: Task, hints: Tensor, settings: Settings) -> tuple[Tensor, Camera]:
-    """The structures on their references, and by what camera the truth follows them."""
+def references_of(task: Task) -> list[Reference]:
+    """The references as a user would give them who knows everything: with a mask drawn, and people with their poses."""
+    poses = [_map(drawn) if person else None for drawn, person in zip(task.reference.structure, task.shown.person.tolist(), strict=True)]
+    shown = zip(task.reference.picture.image, task.reference_mask(), poses, strict=True)
+    return [Reference.of(image, drawn=mask.numpy(), pose=pose).found("drawn") for image, mask, pose in shown]
+
+
+def aligned_with(references: Sequence[Reference], hints: Tensor, settings: Settings, kind: str | None = None) -> list[Aligned]:
+    """The structures on their references. The scale is from the masks, as for most users, who have no pose of their reference."""
     size = hints.shape[-1]
-    aligned, scales, shifts = [], [], []
-    for hint, mask in zip(hints, task.reference_mask(), strict=True):
-        structure = _map(hint)
-        reference = masks.subject_of(mask.numpy(), "drawn")
-        found = geometry.align(reference, masks.from_control_map(structure), (size, size), **settings.alignment())
-        aligned.append(torch.from_numpy(np.ascontiguousarray(warping.apply(structure, found))).permute(2, 0, 1).float() / 255)
-        matrix = np.asarray(found.matrix)
-        scales.append(float(matrix[0, 0]))
-        shifts.append([float(matrix[0, 2]) / size, float(matrix[1, 2]) / size])
-    return torch.stack(aligned), Camera(torch.tensor(scales), torch.tensor(shifts))
+    subjects = [reference.seen if settings.align else None for reference in references]
+    return [anchor_align(subject, _map(hint), (size, size), kind=kind, room=settings.room, **settings.alignment())
+            for subject, hint in zip(subjects, hints, strict=True)]  # fmt: skip
+
+
+def moved_by(structures: Sequence[Aligned]) -> tuple[Tensor, Camera]:
+    """The aligned maps, and by what camera the truth follows them."""
+    maps = [torch.from_numpy(np.ascontiguousarray(structure.map)).permute(2, 0, 1).float() / 255 for structure in structures]
+    matrices = [np.asarray(structure.alignment.matrix) for structure in structures]
+    shifts = [[float(by) / side for by, side in zip(matrix[:, 2], structure.alignment.canvas, strict=True)]
+              for matrix, structure in zip(matrices, structures, strict=True)]  # fmt: skip
+    return torch.stack(maps), Camera(torch.tensor([float(matrix[0, 0]) for matrix in matrices]), torch.tensor(shifts))
 
 
 TUNED = Settings(enabled=True)  # the defaults are what tuning found
@@ -150,7 +145,7 @@ PAPER = Settings(enabled=True, form="output", tau_early=0.15, tau_late=0.15, del
 TUNING = Path(__file__).resolve().parents[1] / "tuning.json"
 
 
-def tried_seal(tau: tuple = (), delta: tuple = (), **knobs) -> Callable[[Studio, Task], Drawn]:
+def tried_seal(tau: tuple = (), delta: tuple = (), **knobs) -> Callable[[Model, Task], Drawn]:
     """SeAl with other settings; τ and δ as pairs, early and late."""
     for name, pair in (("tau", tau), ("delta", delta)):
         if pair:
@@ -168,7 +163,7 @@ SOURCES = {
 }
 
 
-def _of_source(name: str) -> Callable[..., Callable[[Studio, Task], Drawn]]:
+def _of_source(name: str) -> Callable[..., Callable[[Model, Task], Drawn]]:
     source = SOURCES[name]
     return lambda **knobs: peer(lambda: source(**knobs), masked=bool(knobs.get("masked")), statistics="adain" in name)
 
@@ -204,7 +199,7 @@ def best_knobs(name: str, path: Path = TUNING) -> dict:
     return {k: tuple(v) if isinstance(v, list) else v for k, v in knobs.items()}
 
 
-def table(tuned: Settings = TUNED) -> dict[str, Callable[[Studio, Task], Drawn]]:
+def table(tuned: Settings = TUNED) -> dict[str, Callable[[Model, Task], Drawn]]:
     """All methods by name; peers' own knobs stand at what tuning found."""
     peers = {name: MAKE[name](**best_knobs(name)) for name in SOURCES}
     return {

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import torch
 
+from bench.__main__ import main as bench
 from bench.cli import Parser
-from bench.model_report import write_text
 from bench.world.sheet import grid, save_png
+from bench.writing import write_text
 
-from . import report, sweeps
 from .goals import goals, in_context
+from .measurement import FEW, ROOT, Measurement
 from .methods import TUNING, best_knobs, read_trials
 from .tasks import POOLED, TASKS
 
-ROOT = Path(__file__).resolve().parents[2]
 SHOWN = ("none", "reference_only", "reference_adain_attn", "ctrl_x", "masactrl", "seal")
 SHEET_CASES = ("pose", "conflict", "misaligned")
 COLUMNS = {  # key → heading and digits
@@ -31,7 +31,7 @@ def page(result: dict, swept: dict) -> str:
     lines = [
         "# SeAl beside its peers",
         "",
-        f"One run on the embedded model, {result['split']} seeds {first}:{end} for `pose`, the first {report.FEW} for the other cases;",
+        f"One run on the embedded model, {result['split']} seeds {first}:{end} for `pose`, the first {FEW} for the other cases;",
         "the same noise, prompts and structures for all methods. Identity is the share of the colour error against the known right",
         "picture that a method takes away: 0 is a picture without a reference, 100 the truth through the autoencoder. Brackets are 95 %",
         "intervals over cases. Peers stand at the best of their tuning (`bench/tuning.json`), which judged them by identity alone. Times",
@@ -129,7 +129,7 @@ def _tuning() -> list[str]:
     return lines
 
 
-def sheet(measurement: report.Measurement, seeds: range) -> torch.Tensor:
+def sheet(measurement: Measurement, seeds: range) -> torch.Tensor:
     """Reference, structure, truth and the methods' pictures, a few cases side by side."""
     columns, few = [], 3
     for case in SHEET_CASES:
@@ -150,10 +150,10 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     swept_at = options.json.with_name(options.json.stem + "-sweeps.json")
     if not options.given:
-        report.main(["--final", "--json", str(options.json)])
-        sweeps.main(["--json", str(swept_at)])
+        bench(["identity", "--final", "--json", str(options.json)])
+        bench(["sweep", "--json", str(swept_at)])
     result, swept = (json.loads(path.read_text(encoding="utf-8")) for path in (options.json, swept_at))
     write_text(options.folder / "results.md", page(result, swept))
-    save_png(sheet(report.Measurement(), range(*result["seeds"])), options.folder / "results.png")
+    save_png(sheet(Measurement(), range(*result["seeds"])), options.folder / "results.png")
     print(f"{options.folder / 'results.md'} and results.png")
     return 0

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from bench.cases import SIZE
+from bench.drawing import Model
 from bench.judge.reading import Judge, Reading
 from bench.metrics.identity import identity_error
 from bench.metrics.leak import background_distance, background_leaked
@@ -15,11 +17,11 @@ from bench.metrics.structure import silhouette_iou
 from bench.metrics.text import facts_found
 from bench.world.anatomy import REGION
 from bench.world.background import light_up, paint_background
-from bench.world.render import body
+from bench.world.render import Picture, body
 from bench.world.truth import ATTRIBUTE, attributes, correspondence
 from seal_ext.core.matching import subject_tokens
 
-from .methods import Drawn, Studio
+from .methods import Drawn
 from .tasks import Task, after
 
 GRID = SIZE // 8  # tokens along a side of the finest layers
@@ -27,11 +29,11 @@ CHANGED_ON = {"top colour": ("top",), "coat colour": ("body", "legs", "head", "t
 MATCHED_AT = 0.5  # of the matches on the finest layers, the share of the steps around which they are scored
 
 
-def score(studio: Studio, judge: Judge, task: Task, drawn: Drawn) -> dict[str, list[float]]:
+def score(model: Model, judge: Judge, task: Task, drawn: Drawn) -> dict[str, list[float]]:
     """All columns of a batch; sums of answers and of questions where images ask different numbers of questions."""
-    image = studio.model.decode(drawn.latents)
+    image = model.decode(drawn.latents)
     truth = task.truth(drawn.moved)
-    ceiling = studio.model.through_vae(truth.image)
+    ceiling = model.through_vae(truth.image)
     subject = truth.region > 0
     reading = judge.read(image)
     facts = attributes(task.identities, task.poses, task.settings, truth)
@@ -39,10 +41,7 @@ def score(studio: Studio, judge: Judge, task: Task, drawn: Drawn) -> dict[str, l
     leaked, could_leak = background_leaked(reading.attributes["background"], task.settings.background, task.reference.settings.background)
     place = light_up(paint_background(task.reference.settings, SIZE, SIZE), task.reference.settings)
     columns = {
-        "identity": identity_error(image, truth.image, subject),
-        "identity_vae": identity_error(ceiling, truth.image, subject),
-        "pattern": pattern_error(image, truth.image, truth.region),
-        "pattern_vae": pattern_error(ceiling, truth.image, truth.region),
+        **errors(image, truth, ceiling),
         "sharpness": _steepness(image, subject),
         "sharpness_truth": _steepness(ceiling, subject),
         "structure": silhouette_iou(reading.silhouette, subject),
@@ -61,6 +60,15 @@ def score(studio: Studio, judge: Judge, task: Task, drawn: Drawn) -> dict[str, l
     return {name: column.float().tolist() for name, column in columns.items()}
 
 
+def errors(image: Tensor, truth: Picture, ceiling: Tensor) -> dict[str, Tensor]:
+    """How far a picture and the ceiling, the truth through the autoencoder, are from the truth."""
+    columns = {}
+    for name, shown in (("", image), ("_vae", ceiling)):
+        columns["identity" + name] = identity_error(shown, truth.image, truth.region > 0)
+        columns["pattern" + name] = pattern_error(shown, truth.image, truth.region)
+    return columns
+
+
 def _steepness(image: Tensor, subject: Tensor) -> Tensor:
     """How much neighbouring pixels of the subject differ: what a blur takes away."""
     steps = (image.diff(dim=2).abs().sum(1)[:, :, 1:] + image.diff(dim=3).abs().sum(1)[:, 1:]) / 3
@@ -74,11 +82,15 @@ def _match(task: Task, drawn: Drawn) -> tuple[Tensor, Tensor]:
     truth = correspondence(task.reference.parts, target, GRID, GRID)
     times = sorted({t for _, t in drawn.matches}, reverse=True)
     middle = times[round(MATCHED_AT * (len(times) - 1))]
-    # Only the subject's tokens were kept of the reference: their numbers are places in that list.
-    kept = subject_tokens(task.reference_mask().float(), (GRID, GRID))
-    places = torch.stack([torch.nn.functional.pad(row.nonzero()[:, 0], (0, GRID * GRID - int(row.sum()))) for row in kept])
+    places = kept_places(subject_tokens(task.reference_mask().float(), (GRID, GRID)))
     sums = [matched(places.gather(1, index), truth.point, truth.visible) for (_, t), index in drawn.matches.items() if t == middle]
     return torch.stack([s[0] for s in sums]).sum(0), torch.stack([s[1] for s in sums]).sum(0)
+
+
+def kept_places(kept: Tensor) -> Tensor:
+    """Only the subject's tokens (images, tokens) are kept of a reference, and a match is a number in their list: where each of them is."""
+    tokens = kept.shape[1]
+    return torch.stack([F.pad(row.nonzero()[:, 0], (0, tokens - int(row.sum()))) for row in kept])
 
 
 def _conflict(task: Task, reading: Reading, image: Tensor, truth: Tensor, ceiling: Tensor, region: Tensor) -> dict[str, Tensor]:

@@ -2,69 +2,63 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from bench.cli import Parser, seed_range
+from bench.drawing import STEPS, Model, open_model
 from bench.metrics.bootstrap import ratio
 from bench.metrics.match import chance, matched
-from bench.model_report import STEPS, write_text
 from bench.world.render import body
 from bench.world.truth import correspondence
+from bench.writing import write_json
 from seal_ext.core.cache import AppearanceCache
 from seal_ext.core.matching import Match, subject_tokens, token_grid
-from seal_ext.hosts.diffusers import Picture, Seal
-from seal_ext.run import Site
+from seal_ext.hosts.diffusers import Seal
+from seal_ext.layers import Site
+from seal_ext.run import Step
 
-from .methods import TUNED, Studio, seal
-from .report import BATCH, Measurement, figures, open_studio
-from .scores import GRID
+from .measurement import Measurement, Method, batches, figures
+from .methods import TUNED, none, references_of, sampled, seal
+from .scores import GRID, kept_places
 from .tasks import TASKS, Task
 
 CASE, SEEDS = "pose", "0:8"
 WIDE = replace(TUNED, clamp=False)  # or δ above 1 would change nothing
-SWEEPS: dict[str, dict[object, Callable]] = {
+SWEEPS: dict[str, dict[object, Method]] = {
     "tau": {t: seal(replace(TUNED, tau_early=t, tau_late=t)) for t in (0.1, 0.3, 0.5, 0.7, 0.85)},
     "delta": {d: seal(replace(WIDE, delta_early=d, delta_late=d)) for d in (0.25, 0.5, 1.0, 1.5, 2.0)},
     "top_k": {k or "all": seal(replace(TUNED, top_k=k)) for k in (1, 4, 16, 64, 0)},
 }
+BEST = 5  # places where matching is best, which are printed
 FEATURES = ("hidden", "qk")
 HARDLY = 1e-6  # a δ that changes nothing visible, so that matching is looked at on pictures nobody influenced
 
 
 def sweeps(measurement: Measurement, seeds: range) -> dict[str, list[dict]]:
     """Every value of every setting, the others as they are."""
-    none = measurement.columns(CASE, "none", _none(), seeds)
+    without = measurement.columns(CASE, "none", none, seeds)
     rows = {}
     for name, values in SWEEPS.items():
         rows[name] = []
         for value, method in values.items():
-            seen = figures(measurement.columns(CASE, f"seal-{name}-{value}", method, seeds), none)
+            seen = figures(measurement.columns(CASE, f"seal-{name}-{value}", method, seeds), without)
             rows[name].append({"value": value} | {key: seen[key] for key in ("identity", "pattern", "structure", "sharpness")})
     return rows
 
 
-def _none() -> Callable:
-    from .methods import none
-
-    return none
-
-
-def matching(studio: Studio, seeds: range) -> list[dict]:
+def matching(model: Model, seeds: range) -> list[dict]:
     """How often a token of the subject finds its place: by feature, layer and step, with the share that blind choice would get."""
     table = []
     for feature in FEATURES:
         sums: dict[tuple[str, float], list[tuple[Tensor, Tensor, Tensor]]] = {}
-        for rows in torch.arange(seeds.start, seeds.stop).split(BATCH):
-            task = TASKS[CASE](rows)
-            for place, sum_ in _watched(studio, task, feature).items():
+        for rows in batches(seeds):
+            task = TASKS[CASE](torch.tensor(rows))
+            for place, sum_ in _watched(model, task, feature).items():
                 sums.setdefault(place, []).append(sum_)
         for (site, t), parts in sums.items():
             found, asked, blind = (torch.cat(part) for part in zip(*parts, strict=True))
@@ -73,7 +67,7 @@ def matching(studio: Studio, seeds: range) -> list[dict]:
     return table
 
 
-def _watched(studio: Studio, task: Task, feature: str) -> dict[tuple[str, float], tuple[Tensor, Tensor, Tensor]]:
+def _watched(model: Model, task: Task, feature: str) -> dict[tuple[str, float], tuple[Tensor, Tensor, Tensor]]:
     target, mask = body(task.identities, task.poses, task.camera), task.reference_mask().float()
     truths = {}  # of every grid: the correspondence, the places that were kept of the reference, what blind choice would find
     found = {}
@@ -81,35 +75,26 @@ def _watched(studio: Studio, task: Task, feature: str) -> dict[tuple[str, float]
     def truth(grid: tuple[int, int]):
         if grid not in truths:
             known, kept = correspondence(task.reference.parts, target, *grid), subject_tokens(mask, grid)
-            size = grid[0] * grid[1]
-            places = torch.stack([F.pad(row.nonzero()[:, 0], (0, size - int(row.sum()))) for row in kept])
-            truths[grid] = known, places, chance(known.point, known.visible, kept.unflatten(1, grid))
+            truths[grid] = known, kept_places(kept), chance(known.point, known.visible, kept.unflatten(1, grid))
         return truths[grid]
 
-    def watch(site: Site, match: Match, amount: Tensor) -> None:
+    def watch(step: Step, site: Site, match: Match, amount: Tensor) -> None:
         known, places, blind = truth(token_grid(match.index.shape[2], GRID, GRID))
-        found[f"{site.part}.{site.index}", host.run.now.t] = (
+        found[f"{site.part}.{site.index}", step.t] = (
             *matched(places.gather(1, match.index[: len(task), 0, :, 0]), known.point, known.visible), blind)  # fmt: skip
 
     settings = replace(TUNED, feature=feature, blocks="mid up", start=0.0, end=1.0, tau_early=0.0, tau_late=0.0, delta_early=HARDLY,
                        delta_late=HARDLY, top_k=1)  # fmt: skip
-    pictures = [Picture(image, m) for image, m in zip(task.reference.picture.image, mask, strict=True)]
-    host = Seal(studio.pipe, pictures, settings, per_image=True, cache=AppearanceCache(2**31), watch=watch)
-    with host:
-        studio.draw(task, task.structure())
+    with Seal(model.pipe, references_of(task), settings, per_image=True, cache=AppearanceCache(2**31), watch=watch):
+        sampled(model, task, task.structure())
     return found
-
-
-def best_places(table: list[dict], count: int = 5) -> list[dict]:
-    """The places where matching is best."""
-    return sorted(table, key=lambda row: -row["match"]["value"])[:count]
 
 
 def measure(seeds: range) -> dict:
     measurement = Measurement()
     result = {"seeds": [seeds.start, seeds.stop], "steps": STEPS, "sweeps": sweeps(measurement, seeds)}
     print("matching", file=sys.stderr, flush=True)
-    return result | {"matching": matching(measurement.studio or open_studio(), seeds)}
+    return result | {"matching": matching(measurement.model or open_model(), seeds)}
 
 
 def main(argv: list[str]) -> int:
@@ -121,8 +106,8 @@ def main(argv: list[str]) -> int:
     for name, rows in result["sweeps"].items():
         for row in rows:
             print(f"{name:6} {row['value']!s:5} " + "  ".join(f"{k} {row[k]['value']:.3g}" for k in row if k != "value"))
-    for row in best_places(result["matching"]):
+    for row in sorted(result["matching"], key=lambda row: -row["match"]["value"])[:BEST]:
         print(f"match {row['match']['value']:.3f} (chance {row['chance']:.3f}): {row['feature']}, {row['site']}, t = {row['t']:.0f}")
     if options.json:
-        write_text(options.json, json.dumps(result, indent=1) + "\n")
+        write_json(options.json, result)
     return 0

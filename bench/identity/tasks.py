@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from bench.cases import NAMED, SIZE, Shot, prompts_for, shot, writer
+from bench.cases import NAMED, SIZE, Shot, prompts_for, writer
 from bench.world.background import Settings, light_up, paint_background, sample_settings
 from bench.world.captions import Caption, duo_caption
 from bench.world.chance import Chance
@@ -16,10 +16,9 @@ from bench.world.pose import Poses, families_of, sample_poses
 from bench.world.render import Camera, Picture, body, render
 from bench.world.scene import Duo, side_by_side
 from bench.world.structure import GIVEN, draw_structures, usual_structure
-from bench.world.words import BACKGROUND, COAT_COLOURS, COLOUR, KIND, PEOPLE, PERSON_POSE, POSE
+from bench.world.words import BACKGROUND, COAT_COLOURS, COLOUR, KIND, PERSON_POSE, POSE
 
 BUSY = [BACKGROUND.index(name) for name in ("city", "brick wall", "sea", "forest", "meadow")]
-CONFLICT_KINDS = KIND[:PEOPLE]
 
 
 @dataclass(frozen=True)
@@ -106,14 +105,13 @@ def _task(name: str, seeds: torch.Tensor, identities: Identities, *, near: bool 
         theirs = replace(theirs, scale=poses.scale, x=poses.x, y=poses.y, yaw=poses.yaw + 0.3 * (theirs.yaw.abs() - poses.yaw.abs()))
     settings = sample_settings(seeds, background=chance.among("place", _everywhere(len(seeds), places)))
     there = sample_settings(their_seeds, background=_elsewhere(chance, "other place", settings.background, _everywhere(len(seeds), places)))
-    reference = shot(their_seeds, shown, theirs, there)
-    truth = shot(seeds, identities, poses, settings)
+    reference = Shot.of(their_seeds, shown, theirs, there)
+    truth = Shot.of(seeds, identities, poses, settings)
     prompts = prompts_for(identities, truth)
     other = None
     if changed is not None:
         # The best c_app is the prompt but for the words that contradict: its own pose and place, the reference's colour.
-        as_shown = prompts_for(shown, truth)
-        other = [caption.text for caption in as_shown]
+        other = [caption.text for caption in prompts_for(shown, truth)]
     return Task(name, seeds, identities, shown, reference, poses, settings, camera, prompts, other, changed or [""] * len(seeds))
 
 
@@ -184,7 +182,7 @@ def two(seeds: torch.Tensor) -> Task:
     second = replace(second, kind=other)
     poses = sample_poses(seeds + (1 << 43), second)
     duo = side_by_side(seeds, (alone.identities, second), (alone.poses, poses), alone.settings)
-    first, beside = (shot(seeds, who, poses, duo.settings) for who, poses in zip(duo.identities, duo.poses, strict=True))
+    first, beside = (Shot.of(seeds, who, poses, duo.settings) for who, poses in zip(duo.identities, duo.poses, strict=True))
     prompts = [
         duo_caption(writer(alone.identities, first, row, NAMED), writer(second, beside, row, NAMED), left)
         for row, left in enumerate(duo.left.tolist())

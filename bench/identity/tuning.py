@@ -11,17 +11,18 @@ from __future__ import annotations
 import json
 import random
 import sys
-from collections.abc import Callable
 from inspect import signature
 from pathlib import Path
 
 import torch
 
-from bench.cli import Parser, UserError, seed_range
-from bench.model_report import open_model, write_text
+from bench.cli import Parser, UserError, chosen, seed_range
+from bench.drawing import open_model
+from bench.judge.reading import Judge
+from bench.writing import write_text
 
+from .measurement import Columns, Method, batches, columns_of, figures, weights_name
 from .methods import MAKE, SOURCES, TUNED, TUNING, best_knobs, read_trials
-from .report import BATCH, figures, open_studio, weights_name
 from .scores import score
 from .tasks import TASKS
 
@@ -108,17 +109,16 @@ class Bench:
     """One case's pictures without a reference, drawn once, and every trial beside them."""
 
     def __init__(self, seeds: range):
-        self.seeds, self.studio, self.judge = seeds, open_studio(), open_model()[1]
+        self.seeds, self.model, self.judge = seeds, open_model(), Judge.load()
         self.tasks: dict[str, list] = {}
-        self.none: dict[str, dict[str, torch.Tensor]] = {}
+        self.none: dict[str, Columns] = {}
 
-    def columns(self, case: str, method: Callable) -> dict[str, torch.Tensor]:
+    def columns(self, case: str, method: Method) -> Columns:
         if case not in self.tasks:
-            self.tasks[case] = [TASKS[case](rows) for rows in torch.arange(self.seeds.start, self.seeds.stop).split(BATCH)]
-        parts = [score(self.studio, self.judge, task, method(self.studio, task)) for task in self.tasks[case]]
-        return {key: torch.tensor([v for part in parts for v in part[key]]) for key in parts[0]}
+            self.tasks[case] = [TASKS[case](torch.tensor(rows)) for rows in batches(self.seeds)]
+        return columns_of(score(self.model, self.judge, task, method(self.model, task)) for task in self.tasks[case])
 
-    def figures(self, case: str, method: Callable) -> tuple[dict[str, float], dict[str, float]]:
+    def figures(self, case: str, method: Method) -> tuple[dict[str, float], dict[str, float]]:
         if case not in self.none:
             self.none[case] = self.columns(case, MAKE["none"]())
         none = self.none[case]
@@ -133,9 +133,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--again", metavar="A:B", help="no new trials: draw the best of each method on these seeds, too")
     parser.add_argument("--json", type=Path, default=TUNING, metavar="FILE", help="where the trials are kept; those already there count")
     options = parser.parse_args(argv)
-    names = [n for n in (options.methods or ",".join(SPACES)).split(",") if n]
-    if unknown := [n for n in names if n not in SPACES]:
-        raise UserError(f"unknown method {unknown[0]!r}; one of {', '.join(SPACES)}")
+    names = chosen(options.methods or ",".join(SPACES), SPACES, "method")
     if not 1 <= options.trials <= 1000:
         raise UserError("--trials must be 1 to 1000")
     if options.again:

@@ -23,10 +23,6 @@ class Marks:
     both: Tensor  # (batch, part): pixels where reading and truth agree on the part
     either: Tensor
 
-    @property
-    def accuracy(self) -> float:
-        return float(self.right.sum() / self.asked.sum())
-
     def by_attribute(self) -> dict[str, float]:
         shares = self.right.sum(0) / self.asked.sum(0).clamp(min=1)
         return dict(zip(ATTRIBUTE, shares.tolist(), strict=True))

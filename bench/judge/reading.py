@@ -51,10 +51,6 @@ class Judge:
     def load(cls, path: Path | None = None) -> Judge:
         return cls(load_network(path or WEIGHTS))
 
-    def to(self, device: torch.device | str) -> Judge:
-        self.network.to(device)
-        return self
-
     @torch.no_grad()
     def read(self, images: Tensor) -> Reading:
         """Read pictures (batch, 3, height, width) in [0, 1], best at the 128 × 128 px of training."""

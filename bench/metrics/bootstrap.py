@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 DRAWS = 2000
-LEVEL = 0.95
+TAIL = 0.025  # on either side of an interval
 
 Interval = dict[str, float]  # "value", "low", "high"
 
 
-def interval(statistic: Callable[..., Tensor], *columns: Tensor, draws: int = DRAWS, level: float = LEVEL, seed: int = 0) -> Interval:
+def interval(statistic: Callable[..., Tensor], *columns: Tensor) -> Interval:
     """`statistic` of columns with one row a case, and the interval of the same on resampled cases.
 
     `statistic` takes the columns with any leading dimensions before that of the cases: (draws, cases, …). All columns are resampled
@@ -23,12 +23,12 @@ def interval(statistic: Callable[..., Tensor], *columns: Tensor, draws: int = DR
     if not count or any(len(column) != count for column in columns):
         raise ValueError(f"columns of {[len(c) for c in columns]} cases; all need the same number, at least one")
     columns = tuple(column.detach().double().cpu() for column in columns)
-    rows = torch.randint(count, (draws, count), generator=torch.Generator().manual_seed(seed))
+    rows = torch.randint(count, (DRAWS, count), generator=torch.Generator().manual_seed(0))
     value = float(statistic(*columns))
     spread = statistic(*(column[rows] for column in columns))
     spread = spread[spread.isfinite()]
-    tail = (1 - level) / 2
-    low, high = torch.quantile(spread, torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist() if len(spread) else (value, value)
+    ends = torch.tensor([TAIL, 1 - TAIL], dtype=torch.float64)
+    low, high = torch.quantile(spread, ends).tolist() if len(spread) else (value, value)
     return {"value": value, "low": low, "high": high}
 
 
@@ -40,25 +40,20 @@ def _recovered(none: Tensor, method: Tensor, ceiling: Tensor) -> Tensor:
     return 100 * _pooled(none - method, none - ceiling)
 
 
-def mean(values: Tensor, **options) -> Interval:
-    return interval(lambda v: v.mean(-1), values, **options)
+def mean(values: Tensor) -> Interval:
+    return interval(lambda v: v.mean(-1), values)
 
 
-def ratio(above: Tensor, below: Tensor, **options) -> Interval:
+def ratio(above: Tensor, below: Tensor) -> Interval:
     """Σ above / Σ below: shares whose cases ask different numbers of questions."""
-    return interval(_pooled, above, below, **options)
+    return interval(_pooled, above, below)
 
 
-def recovered(none: Tensor, method: Tensor, ceiling: Tensor, **options) -> Interval:
+def recovered(none: Tensor, method: Tensor, ceiling: Tensor) -> Interval:
     """Percent of the way from no reference (0) to the ceiling (100), errors pooled over cases."""
-    return interval(_recovered, none, method, ceiling, **options)
+    return interval(_recovered, none, method, ceiling)
 
 
-def difference(one: Tensor, other: Tensor, **options) -> Interval:
-    """Mean of `one` less mean of `other` on the same cases."""
-    return interval(lambda a, b: (a - b).mean(-1), one, other, **options)
-
-
-def recovered_difference(none: Tensor, one: Tensor, other: Tensor, ceiling: Tensor, **options) -> Interval:
+def recovered_difference(none: Tensor, one: Tensor, other: Tensor, ceiling: Tensor) -> Interval:
     """How many percent more of the way `one` recovers than `other`, on the same cases."""
-    return interval(lambda n, a, b, c: _recovered(n, a, c) - _recovered(n, b, c), none, one, other, ceiling, **options)
+    return interval(lambda n, a, b, c: _recovered(n, a, c) - _recovered(n, b, c), none, one, other, ceiling)

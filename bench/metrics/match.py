@@ -5,9 +5,6 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.world.anatomy import Parts
-from bench.world.raster import rasterise
-
 
 def _token_of(point: Tensor) -> Tensor:
     return point.floor().long()
@@ -34,8 +31,3 @@ def chance(point: Tensor, visible: Tensor, reference: Tensor) -> Tensor:
     place = (y.clamp(0, height - 1) * width + x.clamp(0, width - 1)).flatten(1)
     share = around.gather(1, place) / reference.flatten(1).sum(1, keepdim=True).clamp(min=1)
     return (share * visible.flatten(1)).sum(1)
-
-
-def subject_tokens(parts: Parts, height: int, width: int) -> Tensor:
-    """The tokens whose centre shows the subject: (batch, height, width)."""
-    return rasterise(parts, height, width).slot >= 0

@@ -13,7 +13,6 @@ SLACK = 1
 WINDOW = 13
 # Pixels down and right: four directions, as far as a pattern's period reaches.
 LAGS = [(0, 0), *((y * r // 10, x * r // 10) for r in (4, 8, 12, 20) for y, x in ((0, 10), (10, 0), (7, 7), (7, -7)))]
-TEXTURED = 150.0  # mean squared L*a*b* deviation; roundness, eyes and outlines alone stay below it
 
 
 def _textures(image: Tensor, masks: Tensor) -> Tensor:
@@ -68,10 +67,3 @@ def pattern_error(image: Tensor, truth: Tensor, region: Tensor) -> Tensor:
     placed = (2 * (aligned * inside).sum((1, 2)) / energy.clamp(min=1e-6)).clamp(0, 1)
     alike = _agreement(_self_similarity(drawn, masks), _self_similarity(right, masks), masks.sum((2, 3)))
     return 1 - (placed + alike) / 2
-
-
-def textured(truth: Tensor, region: Tensor) -> Tensor:
-    """Which pictures have a texture to lose; of the others the error says nothing."""
-    masks = _part_masks(region)
-    energy = _textures(truth, masks).square().sum((1, 2, 3))
-    return energy / masks.sum((1, 2, 3)).clamp(min=1) > TEXTURED

@@ -1,15 +1,22 @@
 """Every architecture number of the embedded model, once, and the configurations derived from it."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
-from seal_ext.studio import keys
-
 GROUPS = 32  # LDM fixes the number of groups of every GroupNorm, so widths are multiples of it
 CLIP_LENGTH = 77
+
+# What LDM's description and the text encoder's `config.json` call the numbers of a shape.
+UNET = {"latent": "in_channels", "width": "model_channels", "blocks": "num_res_blocks", "multipliers": "channel_mult",
+        "head": "num_head_channels", "context": "context_dim"}  # fmt: skip
+VAE = {"latent": "z_channels", "vae_width": "ch", "vae_multipliers": "ch_mult", "vae_blocks": "num_res_blocks"}
+DIFFUSION = {"linear_start": "linear_start", "linear_end": "linear_end", "timesteps": "timesteps", "latent": "channels",
+             "scale_factor": "scale_factor"}  # fmt: skip
+TEXT = {"context": "hidden_size", "text_layers": "num_hidden_layers", "text_heads": "num_attention_heads",
+        "text_length": "max_position_embeddings", "vocab": "vocab_size"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -52,64 +59,42 @@ class Shape:
         return tuple(self.width * m for m in self.multipliers)
 
     @property
-    def vae_channels(self) -> tuple[int, ...]:
-        return tuple(self.vae_width * m for m in self.vae_multipliers)
-
-    @property
     def downscale(self) -> int:
         """Image pixels per latent cell, along one side."""
         return 2 ** (len(self.vae_multipliers) - 1)
 
-    @property
-    def attention_levels(self) -> tuple[bool, ...]:
-        """SD1 attends on every level but the coarsest."""
-        return (True,) * (len(self.multipliers) - 1) + (False,)
-
-    def to_dict(self) -> dict:
-        return asdict(self)
+    def _as(self, names: dict[str, str]) -> dict:
+        """Some numbers under their names in a file, where tuples are lists."""
+        numbers = {theirs: getattr(self, ours) for ours, theirs in names.items()}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in numbers.items()}
 
     def ldm(self, tokenizer: str) -> dict:
         """The model description LDM builds from; `tokenizer` is the folder the text encoder is configured from."""
-        unet = {
+        unet = self._as(UNET) | {
             "image_size": 32,
-            "in_channels": self.latent,
             "out_channels": self.latent,
-            "model_channels": self.width,
-            "attention_resolutions": [2**i for i, on in enumerate(self.attention_levels) if on][::-1],
-            "num_res_blocks": self.blocks,
-            "channel_mult": list(self.multipliers),
-            "num_head_channels": self.head,
+            "attention_resolutions": [2**i for i in reversed(range(len(self.multipliers) - 1))],  # every level but the coarsest
             "use_spatial_transformer": True,
             "transformer_depth": 1,
-            "context_dim": self.context,
             "use_checkpoint": False,
             "legacy": False,
         }
-        ddconfig = {
+        ddconfig = self._as(VAE) | {
             "double_z": True,
-            "z_channels": self.latent,
             "resolution": 256,
             "in_channels": 3,
             "out_ch": 3,
-            "ch": self.vae_width,
-            "ch_mult": list(self.vae_multipliers),
-            "num_res_blocks": self.vae_blocks,
             "attn_resolutions": [],
             "dropout": 0.0,
         }
-        params = {
-            "linear_start": self.linear_start,
-            "linear_end": self.linear_end,
+        params = self._as(DIFFUSION) | {
             "num_timesteps_cond": 1,
             "log_every_t": 200,
-            "timesteps": self.timesteps,
             "first_stage_key": "jpg",
             "cond_stage_key": "txt",
             "image_size": 64,
-            "channels": self.latent,
             "cond_stage_trainable": False,
             "conditioning_key": "crossattn",
-            "scale_factor": self.scale_factor,
             "use_ema": False,
             "unet_config": {"target": "ldm.modules.diffusionmodules.openaimodel.UNetModel", "params": unet},
             "first_stage_config": {
@@ -123,21 +108,21 @@ class Shape:
         }
         return {"model": {"target": "ldm.models.diffusion.ddpm.LatentDiffusion", "params": params}}
 
+    @property
+    def params(self) -> dict:
+        """The part of the description that speaks of the networks."""
+        return self.ldm("")["model"]["params"]
+
     def ldm_yaml(self, tokenizer: str) -> str:
         return yaml.safe_dump(self.ldm(tokenizer), sort_keys=False)
 
     def clip_config(self, start: int, end: int) -> dict:
         """The text encoder's `config.json`; `start` and `end` are the ids of the two special tokens."""
-        return {
+        return self._as(TEXT) | {
             "architectures": ["CLIPTextModel"],
             "model_type": "clip_text_model",
-            "hidden_size": self.context,
             "intermediate_size": self.context * self.text_expansion,
             "projection_dim": self.context,
-            "num_hidden_layers": self.text_layers,
-            "num_attention_heads": self.text_heads,
-            "max_position_embeddings": self.text_length,
-            "vocab_size": self.vocab,
             "hidden_act": "quick_gelu",
             "layer_norm_eps": 1e-5,
             "attention_dropout": 0.0,
@@ -146,38 +131,12 @@ class Shape:
             "pad_token_id": end,
         }
 
-    def diffusers_unet(self) -> dict:
-        """Arguments of diffusers' `UNet2DConditionModel`."""
-        return keys.unet_config(self.ldm("")["model"]["params"])
-
-    def diffusers_vae(self) -> dict:
-        """Arguments of diffusers' `AutoencoderKL`."""
-        return keys.vae_config(self.ldm("")["model"]["params"])
-
     @classmethod
     def from_files(cls, ldm: dict, tokenizer: Path) -> "Shape":
         """The shape that a checkpoint's description and the text encoder's `config.json` speak of."""
         clip = json.loads((tokenizer / "config.json").read_text(encoding="utf-8"))
         params = ldm["model"]["params"]
-        unet, vae = (params[stage]["params"] for stage in ("unet_config", "first_stage_config"))
-        vae = vae["ddconfig"]
-        return cls(
-            width=unet["model_channels"],
-            multipliers=unet["channel_mult"],
-            blocks=unet["num_res_blocks"],
-            context=unet["context_dim"],
-            head=unet["num_head_channels"],
-            latent=unet["in_channels"],
-            text_layers=clip["num_hidden_layers"],
-            text_heads=clip["num_attention_heads"],
-            text_expansion=clip["intermediate_size"] // clip["hidden_size"],
-            text_length=clip["max_position_embeddings"],
-            vocab=clip["vocab_size"],
-            vae_width=vae["ch"],
-            vae_multipliers=vae["ch_mult"],
-            vae_blocks=vae["num_res_blocks"],
-            scale_factor=params["scale_factor"],
-            timesteps=params["timesteps"],
-            linear_start=params["linear_start"],
-            linear_end=params["linear_end"],
-        )
+        unet, vae = params["unet_config"]["params"], params["first_stage_config"]["params"]["ddconfig"]
+        files = ((UNET, unet), (VAE, vae), (DIFFUSION, params), (TEXT, clip))
+        numbers = {ours: file[theirs] for names, file in files for ours, theirs in names.items()}
+        return cls(**numbers, text_expansion=clip["intermediate_size"] // clip["hidden_size"])

@@ -1,4 +1,4 @@
-"""A small CLIP tokenizer: trained on captions, kept in CLIP's own files, encoding exactly as CLIP's does.
+"""A small CLIP tokenizer: trained on captions, kept in CLIP's own files.
 
 A text is cut into CLIP's pieces (letters together, digits one by one, other signs together). A piece becomes its
 bytes, written as printable characters, the last one marked `</w>`; neighbours are then joined in the order in
@@ -8,21 +8,18 @@ which training joined them.
 import json
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from functools import lru_cache
+from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
 
 import regex
-import torch
 from torch import Tensor
+from transformers import CLIPTokenizer
 
 from bench.model.shape import Shape
 
 START, END, WORD_END = "<|startoftext|>", "<|endoftext|>", "</w>"
-SPECIAL = regex.compile(f"({regex.escape(START)}|{regex.escape(END)})")
-PIECES = regex.compile(SPECIAL.pattern[1:-1] + r"|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+")
-LETTERS_OR_SIGNS = regex.compile(r"\p{L}+|\P{L}+")
+PIECES = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+")
 Pair = tuple[str, str]
 
 
@@ -37,14 +34,9 @@ ALPHABET = _alphabet()
 FIRST_TOKENS = [*sorted(ALPHABET), *(letter + WORD_END for letter in sorted(ALPHABET))]
 
 
-def pieces(text: str) -> Iterator[str]:
+def pieces(text: str) -> list[str]:
     # Lowercase letter by letter: to the reference a sigma at a word's end is a sigma like any other.
-    text = "".join(letter.lower() for letter in unicodedata.normalize("NFC", text))
-    for piece in PIECES.findall(text):
-        if piece in (START, END):  # spelled with capitals, so only text; the reference cuts it once more
-            yield from LETTERS_OR_SIGNS.findall(piece)
-        else:
-            yield piece
+    return PIECES.findall("".join(letter.lower() for letter in unicodedata.normalize("NFC", text)))
 
 
 def symbols(piece: str) -> list[str]:
@@ -112,40 +104,11 @@ def write(folder: Path, merges: list[Pair], shape: Shape) -> None:
 
 
 class Tokenizer:
-    """Encodes texts with the files in `folder`."""
+    """transformers' own, with the files in `folder`."""
 
     def __init__(self, folder: Path | str):
-        folder = Path(folder)
-        self.vocab: dict[str, int] = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
-        lines = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()[1:]
-        self.ranks = {tuple(line.split(" ")): i for i, line in enumerate(lines)}
-        self.length: int = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))["model_max_length"]
-        self.start, self.end = self.vocab[START], self.vocab[END]
-        self._piece = lru_cache(1 << 16)(self._join)
+        self.clip = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
 
     def encode(self, texts: Iterable[str]) -> Tensor:
         """Ids [B, 77]: the start token, the text (cut where it is too long), and end tokens to the end."""
-        rows = []
-        for text in texts:
-            row = [self.start, *self.ids(text)[: self.length - 2]]
-            rows.append(row + [self.end] * (self.length - len(row)))
-        return torch.tensor(rows, dtype=torch.long).reshape(-1, self.length)
-
-    def ids(self, text: str) -> list[int]:
-        """The text's own ids, without start, end or limit."""
-        out: list[int] = []
-        for part in SPECIAL.split(text):
-            if part in (START, END):
-                out.append(self.vocab[part])
-            else:
-                out.extend(i for piece in pieces(part) for i in self._piece(piece))
-        return out
-
-    def _join(self, piece: str) -> tuple[int, ...]:
-        parts = symbols(piece)
-        while len(parts) > 1:
-            pair = min(pairwise(parts), key=lambda p: self.ranks.get(p, len(self.ranks)))
-            if pair not in self.ranks:
-                break
-            parts = joined(parts, pair)
-        return tuple(self.vocab[part] for part in parts)
+        return self.clip(list(texts), padding="max_length", truncation=True, return_tensors="pt").input_ids

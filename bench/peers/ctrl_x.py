@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .hooks import Call, Hooks
+from .hooks import AttentionCall, Call, Hooks
 
 
 def _normalised(hidden: Tensor) -> Tensor:
@@ -27,13 +27,14 @@ def ctrl_x(until: float = 0.6, first: int = 0, parts: str = "up") -> Callable[[H
         if call.progress > until:
             return hooks.unet(call.sample, call.t, call.context, call.kwargs)
 
-        def write(site, module, hidden, original):
-            seen[site] = hidden
-            return original(hidden)
+        def write(layer: AttentionCall) -> Tensor:
+            seen[layer.site] = layer.hidden
+            return layer.own()
 
-        def read(site, module, hidden, original):
+        def read(layer: AttentionCall) -> Tensor:
+            site, module, hidden = layer.site, layer.module, layer.hidden
             if site.part not in parts.split() or site.index < first:
-                return original(hidden)
+                return layer.own()
             own, theirs = hidden[images:], seen[site]
             q, k = (x.unflatten(-1, (module.heads, -1)).transpose(1, 2)
                     for x in (module.to_q(_normalised(own)), module.to_k(_normalised(theirs))))  # fmt: skip
@@ -41,7 +42,7 @@ def ctrl_x(until: float = 0.6, first: int = 0, parts: str = "up") -> Callable[[H
             mean = F.scaled_dot_product_attention(q, k, values)
             spread = (F.scaled_dot_product_attention(q, k, values.square()) - mean.square()).relu().sqrt()
             mean, spread = (x.transpose(1, 2).flatten(2) for x in (mean, spread))
-            return original(torch.cat([hidden[:images], spread * _normalised(own) + mean]))
+            return layer.own(torch.cat([hidden[:images], spread * _normalised(own) + mean]))
 
         hooks.unet(hooks.noised(call.t), call.t, call.context[images:], call.clean, write)
         return hooks.unet(call.sample, call.t, call.context, call.kwargs, read)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from seal_ext.core.noise import reference_noise
-from seal_ext.hosts.diffusers import RESIDUALS, find_sites
-from seal_ext.run import Site
+from seal_ext.hosts.diffusers import RESIDUALS
+from seal_ext.layers import AttentionCall, Layers, find_sites, undo_all, wrap
 
 
 @dataclass
@@ -34,7 +33,7 @@ class Call:
         return {k: v for k, v in self.kwargs.items() if k not in RESIDUALS}
 
 
-Attend = Callable[[Site, object, Tensor, Callable], Tensor]
+Attend = Callable[[AttentionCall], Tensor]
 Change = Callable[[int, Tensor], Tensor]
 
 
@@ -43,68 +42,54 @@ class Hooks:
 
     def __init__(self, pipe, latents: Tensor, masks: Tensor | None, peer: Callable[[Hooks, Call], Tensor], changed: Sequence = ()):
         self.pipe, self.latents, self.masks, self.peer = pipe, latents, masks, peer
-        self.sites = find_sites(pipe.unet)
+        self.layers = Layers(find_sites(pipe.unet))
         self.changed = list(changed)  # modules whose results a peer may change
-        self.attend: Attend | None = None  # what self-attention does in the current pass; None: what it always does
         self.change: Change | None = None
         self._undo: list[Callable[[], None]] = []
 
     def __enter__(self) -> Hooks:
-        self._shadow(self.pipe.unet, self._forward)
-        for site, module in self.sites.items():
-            self._shadow(module, self._attention(site, module))
-        for number, module in enumerate(self.changed):
-            self._shadow(module, self._changing(number))
+        self.layers.__enter__()
+        self._undo = [self.layers.__exit__, wrap(self.pipe.unet, "forward", self._forward)]
+        self._undo += [wrap(module, "forward", self._changing(number)) for number, module in enumerate(self.changed)]
         return self
 
     def __exit__(self, *error) -> None:
-        while self._undo:
-            self._undo.pop()()
-
-    def _shadow(self, owner, make: Callable) -> None:
-        original = owner.forward
-        owner.forward = lambda *args, **kwargs: make(original, *args, **kwargs)
-        self._undo.append(lambda: vars(owner).pop("forward"))
-
-    def _attention(self, site: Site, module) -> Callable:
-        def forward(original, hidden: Tensor, *args, **kwargs):
-            if self.attend is None:
-                return original(hidden, *args, **kwargs)
-            return self.attend(site, module, hidden, original)
-
-        return forward
+        undo_all(self._undo)
 
     def _changing(self, number: int) -> Callable:
-        def forward(original, *args, **kwargs):
-            out = original(*args, **kwargs)
-            if self.change is None:
-                return out
-            return (self.change(number, out[0]), *out[1:]) if isinstance(out, tuple) else self.change(number, out)
+        def make(original: Callable) -> Callable:
+            def forward(*args, **kwargs):
+                out = original(*args, **kwargs)
+                if self.change is None:
+                    return out
+                return (self.change(number, out[0]), *out[1:]) if isinstance(out, tuple) else self.change(number, out)
+
+            return forward
+
+        return make
+
+    def _forward(self, original: Callable) -> Callable:
+        self._original = original
+
+        @torch.no_grad()
+        def forward(sample: Tensor, timestep, encoder_hidden_states: Tensor, **kwargs):
+            steps = [float(t) for t in self.pipe.scheduler.timesteps]
+            t = float(timestep)
+            call = Call(sample, t, encoder_hidden_states, kwargs, steps.index(t) / max(len(steps) - 1, 1))
+            return (self.peer(self, call),)
 
         return forward
-
-    @torch.no_grad()
-    def _forward(self, original, sample: Tensor, timestep, encoder_hidden_states: Tensor, **kwargs):
-        steps = [float(t) for t in self.pipe.scheduler.timesteps]
-        t = float(timestep)
-        call = Call(sample, t, encoder_hidden_states, kwargs, steps.index(t) / max(len(steps) - 1, 1))
-        self._original = original
-        return (self.peer(self, call),)
 
     def unet(
         self, sample: Tensor, t: float, context: Tensor, kwargs: dict, attend: Attend | None = None, change: Change | None = None
     ) -> Tensor:
         """A pass through the U-Net with this behaviour of its layers."""
-        with self._behaving(attend, change):
-            return self._original(sample, torch.tensor(t), context, **(kwargs | {"return_dict": False}))[0]
-
-    @contextmanager
-    def _behaving(self, attend: Attend | None, change: Change | None):
-        self.attend, self.change = attend, change
+        self.change = change
         try:
-            yield
+            with self.layers.answering(attend):
+                return self._original(sample, torch.tensor(t), context, **(kwargs | {"return_dict": False}))[0]
         finally:
-            self.attend = self.change = None
+            self.change = None
 
     def signal(self, t: float) -> tuple[float, float]:
         kept = float(self.pipe.scheduler.alphas_cumprod[round(t)])

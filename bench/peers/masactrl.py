@@ -13,7 +13,7 @@ from torch import Tensor
 
 from seal_ext.core.matching import subject_tokens, token_grid
 
-from .hooks import Call, Hooks
+from .hooks import AttentionCall, Call, Hooks
 
 
 def masactrl(from_step: float = 0.08, from_layer: int = 10, masked: bool = False) -> Callable[[Hooks, Call], Tensor]:
@@ -24,22 +24,22 @@ def masactrl(from_step: float = 0.08, from_layer: int = 10, masked: bool = False
         if call.progress == 0 or not path:
             path.clear()
             path.update(inverted(hooks, call))
-        late = list(hooks.sites)[from_layer:] if call.progress >= from_step else []
+        late = list(hooks.layers.sites)[from_layer:] if call.progress >= from_step else []
         if not late:
             return hooks.unet(call.sample, call.t, call.context, call.kwargs)
         source = {}
 
-        def write(site, module, hidden, original):
-            source[site] = hidden
-            return original(hidden)
+        def write(layer: AttentionCall) -> Tensor:
+            source[layer.site] = layer.hidden
+            return layer.own()
 
-        def read(site, module, hidden, original):
-            if site not in late:
-                return original(hidden)
-            theirs = source[site]
+        def read(layer: AttentionCall) -> Tensor:
+            if layer.site not in late:
+                return layer.own()
+            theirs = source[layer.site]
             if not masked or hooks.masks is None:
-                return original(hidden, theirs)
-            return _masked(hooks, module, hidden, theirs, call)
+                return layer.own(context=theirs)
+            return _masked(hooks, layer.module, layer.hidden, theirs, call)
 
         hooks.unet(path[call.t].repeat(2, 1, 1, 1), call.t, call.context, call.clean, write)
         return hooks.unet(call.sample, call.t, call.context, call.kwargs, read)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .hooks import Call, Hooks
+from .hooks import AttentionCall, Call, Hooks
 
 
 def reference_only(fidelity: float = 0.5, weight: float = 1.0) -> Callable[[Hooks, Call], Tensor]:
@@ -45,7 +45,7 @@ def _thresholds() -> list[float]:
 
 def _active_sites(hooks: Hooks, weight: float) -> set:
     """Layers by falling width; the i-th of N takes part above i/N: the weight is a threshold, not a strength."""
-    ranked = sorted(hooks.sites, key=lambda site: -hooks.sites[site].to_q.in_features)
+    ranked = sorted(hooks.layers.sites, key=lambda site: -hooks.layers.sites[site].to_q.in_features)
     return {site for i, site in enumerate(ranked) if weight > i / len(ranked)}
 
 
@@ -60,19 +60,19 @@ def _reference(fidelity: float, weight: float, attention: bool, statistics: bool
         images, active, limits = call.images, _active_sites(hooks, weight), _thresholds()
         bank, moments = {}, {}
 
-        def write(site, module, hidden, original):
-            bank[site] = hidden
-            return original(hidden)
+        def write(layer: AttentionCall) -> Tensor:
+            bank[layer.site] = layer.hidden
+            return layer.own()
 
         def write_moments(number, x):
             moments[number] = torch.var_mean(x, dim=(2, 3), keepdim=True, correction=0)
             return x
 
-        def read(site, module, hidden, original):
-            if site not in active:
-                return original(hidden)
-            seen = original(hidden, torch.cat([hidden, bank[site]], 1))
-            return _mixed(seen, original(hidden[:images]), fidelity, images) if fidelity else seen
+        def read(layer: AttentionCall) -> Tensor:
+            if layer.site not in active:
+                return layer.own()
+            seen = layer.own(context=torch.cat([layer.hidden, bank[layer.site]], 1))
+            return _mixed(seen, layer.own(layer.hidden[:images]), fidelity, images) if fidelity else seen
 
         def read_moments(number, x):
             if weight <= limits[number]:

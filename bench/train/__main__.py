@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 
 from bench.cli import Parser, UserError, run
-from bench.model.autoencoder import AutoencoderKL
 from bench.model.embedded import Embedded
+from bench.model.networks import AutoencoderKL
 from bench.model.shape import Shape
 from bench.model.tokenizer import Tokenizer
 from bench.world.sheet import save_png
@@ -232,9 +232,8 @@ class Workshop:
             if path.exists():
                 history[stage] = recorded_runs(path)
         folder = self.tokenizer_folder if self.tokenizer_folder.exists() else EMBEDDED / "expanded" / f"{NAME}-tokenizer"
-        state = {name: tensor.detach().float() for name, tensor in model.state_dict().items()}
         write_card(target, shape, model, history)
-        pack(state, model.adapter.state_dict(), shape.ldm_yaml(""), folder, target, name=NAME, bits=bits)
+        pack(model.ldm_state(), model.adapter_state(), shape.ldm_yaml(""), folder, target, name=NAME, bits=bits)
 
 
 def _producers(folder: Path, shards: int, count: int) -> list[subprocess.Popen]:

@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import torch
+from diffusers.models.attention_processor import AttnProcessor
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -39,7 +40,8 @@ class Denoiser(nn.Module):
 
     def forward(self, noisy: Tensor, t: Tensor, tokens: Tensor, hint: Tensor, hinted: Tensor) -> Tensor:
         features = [f * hinted[:, None, None, None] for f in self.adapter(hint)]
-        return self.unet(noisy, t, self.text(tokens), features)
+        context = self.text(tokens).last_hidden_state
+        return self.unet(noisy, t, context, down_intrablock_additional_residuals=features).sample
 
 
 def turned(name: str, parameter: nn.Parameter) -> bool:
@@ -152,6 +154,8 @@ def batches(pool: Latents, tokenizer: Tokenizer, steps: Iterable[int], device: t
 def train_denoiser(trainer: Trainer, model: Embedded, pool: Latents, tokenizer: Tokenizer, device: torch.device, logfile: Path,
                    every: int, between: Callable[[int], None], shares: tuple[float, ...] = PAIRED) -> None:  # fmt: skip
     """Train until the budget is spent; `between` is called every `every` steps, for new data, sheets and weights."""
+    if device.type == "cpu":  # there the backward pass of torch's fused attention costs more than that of the plain products
+        trainer.module.unet.set_attn_processor(AttnProcessor())
     generator = torch.Generator().manual_seed(trainer.step + 1)
     alphas = model.alphas.to(device)
     running: dict[str, float] = {}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
+from diffusers import DDIMScheduler
 
-from bench.model.embedded import Embedded, sample
+from bench.drawing import sample
 from bench.model.shape import Shape
 from bench.model.tokenizer import Tokenizer
 from bench.seeds import DEVELOPMENT
@@ -13,6 +14,8 @@ from bench.world.render import body, compose
 from bench.world.scene import sample_duos, sample_subjects
 from bench.world.sheet import grid
 from bench.world.structure import GIVEN, draw_structures, usual_structure
+from seal_ext.studio import keys
+from seal_ext.studio.checkpoint import Components
 
 from .pool import BOTH_NAMED
 
@@ -30,16 +33,16 @@ def sample_sheet(denoiser: torch.nn.Module, vae: torch.nn.Module, shape: Shape, 
         (two.figures(), two.settings, write_duo_captions(seeds, two, BOTH_NAMED)),
     ]
     size = 16 * shape.downscale
-    model = Embedded.assembled(shape, denoiser, vae).to(device).eval()
-    empty = tokenizer.encode([""]).to(device)
+    scheduler = DDIMScheduler(**keys.scheduler_config(shape.params))
+    pipe = Components(denoiser.unet, None, denoiser.text, tokenizer.clip, scheduler, denoiser.adapter).pipeline()
+    pipe.set_progress_bar_config(disable=True)
     noise = torch.randn(COUNT, shape.latent, 16, 16, generator=torch.Generator().manual_seed(0)).to(device)
     rows = []
     for figures, settings, captions in scenes:
         people = torch.stack([who.person for who, _ in figures]).all(0)
         structure = draw_structures(usual_structure(seeds, people, GIVEN), figures, size)
-        tokens = tokenizer.encode([c.text for c in captions]).to(device)
         rows += [structure, compose(figures, settings, size).image]
-        for hint in (structure.to(device), None):
-            latent = sample(model, tokens, empty, noise, 20, 4.0, hint)
-            rows.append((model.decode(latent).cpu() + 1) / 2)
+        for strength in (1.0, 0.0):
+            latent = sample(pipe, [c.text for c in captions], structure.to(device), noise, strength=strength)
+            rows.append((vae.decode(latent / shape.scale_factor).cpu() + 1) / 2)
     return grid(rows)

@@ -7,21 +7,11 @@ learn to speak the same language (`bench.train.autoencoder`). It is never shippe
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bench.judge.network import Block
+
 BLOCK = 4
-
-
-class _Residual(nn.Module):
-    def __init__(self, width: int):
-        super().__init__()
-        self.norm = nn.GroupNorm(8, width)
-        self.first, self.second = nn.Conv2d(width, width, 3, padding=1), nn.Conv2d(width, width, 3, padding=1)
-        nn.init.zeros_(self.second.weight)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.second(F.silu(self.first(F.silu(self.norm(x)))))
 
 
 class Teacher(nn.Module):
@@ -31,12 +21,12 @@ class Teacher(nn.Module):
         super().__init__()
         pixels = 3 * BLOCK * BLOCK
         self.encoder = nn.Sequential(
-            nn.PixelUnshuffle(BLOCK), nn.Conv2d(pixels, fine, 3, padding=1), _Residual(fine), _Residual(fine),
-            nn.Conv2d(fine, coarse, 4, 2, 1), _Residual(coarse), _Residual(coarse), nn.SiLU(), nn.Conv2d(coarse, 2 * latent, 3, padding=1),
+            nn.PixelUnshuffle(BLOCK), nn.Conv2d(pixels, fine, 3, padding=1), Block(fine), Block(fine),
+            nn.Conv2d(fine, coarse, 4, 2, 1), Block(coarse), Block(coarse), nn.SiLU(), nn.Conv2d(coarse, 2 * latent, 3, padding=1),
         )  # fmt: skip
         self.decoder = nn.Sequential(
-            nn.Conv2d(latent, coarse, 3, padding=1), _Residual(coarse), _Residual(coarse), _Residual(coarse),
-            nn.Conv2d(coarse, 4 * fine, 1), nn.PixelShuffle(2), _Residual(fine), _Residual(fine), _Residual(fine),
+            nn.Conv2d(latent, coarse, 3, padding=1), Block(coarse), Block(coarse), Block(coarse),
+            nn.Conv2d(coarse, 4 * fine, 1), nn.PixelShuffle(2), Block(fine), Block(fine), Block(fine),
             nn.SiLU(), nn.Conv2d(fine, pixels, 3, padding=1), nn.PixelShuffle(BLOCK),
         )  # fmt: skip
 

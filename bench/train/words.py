@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bench.model.networks import new_text
 from bench.model.shape import Shape
-from bench.model.text import TextEncoder
 from bench.model.tokenizer import Tokenizer
 from bench.seeds import TRAIN
 from bench.world.captions import Caption, write_captions, write_duo_captions, write_pair_captions
@@ -38,11 +38,11 @@ class Pupil(nn.Module):
 
     def __init__(self, shape: Shape):
         super().__init__()
-        self.text = TextEncoder(shape)
+        self.text = new_text(shape)
         self.readers = nn.ModuleDict({name: nn.Linear(shape.context, len(words) + 1) for name, words in FACTS.items()})
 
     def forward(self, tokens: Tensor, place: Tensor) -> dict[str, Tensor]:
-        hidden = self.text(tokens)[torch.arange(len(tokens), device=tokens.device), place]
+        hidden = self.text(tokens).last_hidden_state[torch.arange(len(tokens), device=tokens.device), place]
         return {name: reader(hidden) for name, reader in self.readers.items()}
 
 

@@ -15,9 +15,6 @@ from torch import Tensor
 
 from .schedule import nearest
 
-DEVICES = ("live", "pinned", "cpu")
-DTYPES = ("live", "half")
-
 
 @dataclass(frozen=True)
 class AppearanceKey:
@@ -107,10 +104,10 @@ class AppearanceCache:
     Locked, since a WebUI's page and API come from different threads. A run keeps its own entry's tensors alive while it draws.
     """
 
-    def __init__(self, budget: int, device: str = "live", dtype: str = "live"):
-        if device not in DEVICES or dtype not in DTYPES or budget < 0:
-            raise ValueError(f"a cache is on {', '.join(DEVICES)}, its dtype {' or '.join(DTYPES)}, its budget a number of bytes")
-        self.budget, self.device, self.dtype = budget, device, dtype
+    def __init__(self, budget: int):
+        if budget < 0:
+            raise ValueError("a cache's budget is a number of bytes")
+        self.budget = budget
         self.counts = Counts()
         self._entries: OrderedDict[Hashable, Entry] = OrderedDict()  # least recently used first
         self._filling: OrderedDict[Hashable, Entry] = OrderedDict()
@@ -137,7 +134,7 @@ class AppearanceCache:
 
     @contextmanager
     def filling(self, key: Hashable, timesteps: Sequence[float]) -> Iterator[Filling]:
-        """An entry to be filled; found from then on once every timestep wanted is there, gone without a trace after an exception."""
+        """An entry to be filled: `find` finds it once every wanted timestep is there; after an exception it is dropped."""
         entry = Entry(timesteps)
         with self._lock:
             self._filling[key] = entry
@@ -176,13 +173,13 @@ class AppearanceCache:
 
     def _store(self, entry: Entry, t: float, layer: str, tensors: dict[str, Tensor]) -> None:
         with self._lock:
-            need = sum(x.numel() * self._bytes_each(x) for x in tensors.values())
+            need = _size(tensors)
             while t in entry.wanted and not entry.off:
                 if self._bytes + need <= self.budget and self._try_to_keep(entry, t, layer, tensors):
                     return
                 if not self._give_back(entry):
                     self._bytes += entry._replace({})
-                    entry.off = "The reference does not fit into SeAl's cache, not even at one timestep: raise the cache budget."
+                    entry.off = "The reference does not fit into SeAl's cache, not even at one step. Raise *Cache (MB)*."
 
     def _try_to_keep(self, entry: Entry, t: float, layer: str, tensors: dict[str, Tensor]) -> bool:
         try:
@@ -218,22 +215,13 @@ class AppearanceCache:
         if entry is not None:
             self._bytes -= entry.bytes
 
-    def _halves(self, x: Tensor) -> bool:
-        return self.dtype == "half" and x.is_floating_point() and x.element_size() > 2
-
-    def _bytes_each(self, x: Tensor) -> int:
-        return 2 if self._halves(x) else x.element_size()
-
     def _own(self, x: Tensor) -> Tensor:
-        """A compact copy in the cache's memory: a host may go on using what it handed over, or have sliced it from more."""
-        device = x.device if self.device == "live" else torch.device("cpu")
-        pinned = self.device == "pinned" and torch.cuda.is_available()
-        dtype = torch.float16 if self._halves(x) else x.dtype
-        return torch.empty(x.shape, dtype=dtype, device=device, pin_memory=pinned).copy_(x.detach())
+        """A compact copy: a host may go on using what it handed over, or have sliced it from more."""
+        return x.detach().clone(memory_format=torch.contiguous_format)
 
 
 class Filling:
-    """The hand that fills an entry: asks what is wanted before a U-Net pass, and stores what the pass showed."""
+    """Fills an entry: says before a U-Net pass what is wanted, and stores what the pass showed."""
 
     def __init__(self, cache: AppearanceCache, entry: Entry):
         self._cache, self.entry = cache, entry

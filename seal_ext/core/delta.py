@@ -17,20 +17,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 FILTERS = ("average", "gaussian", "fft")
-SPACES = ("eps", "v", "x0")
 
 
 @dataclass(frozen=True)
 class LowPass:
     """A linear filter over latents (images, channels, height, width) that keeps what is broad; radius in latent cells."""
 
-    kind: str = "average"
-    radius: int = 1
-    repeats: int = 2
+    kind: str
+    radius: int
+    repeats: int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.kind not in FILTERS or self.radius < 0 or self.repeats < 0:
-            raise ValueError(f"a low-pass is one of {', '.join(FILTERS)}, its radius and repeats not negative")
+            raise ValueError(f"a low-pass must be one of {', '.join(FILTERS)}, and its radius and repeats not negative")
 
     def __call__(self, x: Tensor) -> Tensor:
         if self.radius == 0 or self.repeats == 0:
@@ -64,16 +63,11 @@ def _fft(x: Tensor, radius: int, repeats: int) -> Tensor:
     down, across = torch.fft.fftfreq(2 * height, device=x.device), torch.fft.rfftfreq(2 * width, device=x.device)
     distance = (down[:, None] ** 2 + across[None] ** 2).sqrt()
     kept = (distance <= 0.5 / (radius * math.sqrt(repeats) + 1)).to(x.dtype)
-    return torch.fft.irfft2(torch.fft.rfft2(whole) * kept, s=whole.shape[-2:])[..., :height, :width]
+    back: Tensor = torch.fft.irfft2(torch.fft.rfft2(whole) * kept, s=whole.shape[-2:])
+    return back[..., :height, :width]
 
 
 _FILTER = {"average": _average, "gaussian": _gaussian, "fft": _fft}
-
-
-@torch.no_grad()
-def delta_bridge(uncond: Tensor, gen: Tensor, app: Tensor | None, w: float, lam: float, low_pass: LowPass) -> Tensor:
-    """Classifier-free guidance with the bridge; plain guidance, to the bit, when λ = 0 or there is no c_app of its own (None)."""
-    return add_delta(uncond + w * (gen - uncond), gen, app, lam, low_pass)
 
 
 @torch.no_grad()
@@ -89,36 +83,23 @@ def add_delta(guided: Tensor, gen: Tensor, app: Tensor | None, lam: float, low_p
     return guided + lam * low_pass(gen - app).to(guided.dtype)
 
 
-def delta_in(delta: Tensor, source: str, target: str, sigma: float, alpha: float = 1.0) -> Tensor:
-    """A difference of two predictions of one kind as the difference of another, for z = α·x₀ + σ·ε.
-
-    k-diffusion's ε and x₀ have α = 1. v = α·ε − σ·x₀ is meant where α² + σ² = 1.
-    """
-    return delta if source == target else delta * (_x0_per(source, sigma, alpha) / _x0_per(target, sigma, alpha))
-
-
-def _x0_per(space: str, sigma: float, alpha: float) -> float:
-    # z is the same for both predictions, so x₀ = (z − σε)/α and x₀ = αz − σv leave only these.
-    return {"eps": -sigma / alpha, "v": -sigma, "x0": 1.0}[space]
-
-
 @dataclass(frozen=True)
 class Disagreement:
     """How |Δ| becomes a map: between which percentiles of the picture it rises from 0 to 1."""
 
-    low: float = 0.50
-    high: float = 0.97
-    strength: float = 1.0
-    low_pass: LowPass = LowPass()
-    floor: float = 0.01  # a spread of |Δ| below this is rounding and no disagreement; ε has spread 1
+    low: float
+    high: float
+    strength: float
+    low_pass: LowPass
+    floor: float = 0.01  # a spread of |Δ| below this is rounding, not disagreement; ε has spread 1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0 <= self.low < self.high <= 1 or self.strength < 0:
-            raise ValueError("the Δ-gate's percentiles rise from 0 to 1, and its strength is not negative")
+            raise ValueError("the Δ-gate's percentiles must rise from 0 to 1, and its strength must not be negative")
 
 
 class DeltaGate:
-    """Yields infusion its right of way: the mean of |Δ| over the steps with λ > 0, for each image by itself, then frozen."""
+    """Where infusion yields: the mean of |Δ| over the steps with λ > 0, for each image by itself, then frozen."""
 
     def __init__(self, how: Disagreement):
         self.how = how
@@ -137,7 +118,7 @@ class DeltaGate:
         self._steps, self._map = self._steps + 1, None
 
     def freeze(self) -> None:
-        """From here on the map stays: λ is 0, and steps without Δ say nothing."""
+        """Keep the map from here on: λ is 0, and without Δ there is nothing to learn."""
         self.frozen = True
 
     @torch.no_grad()

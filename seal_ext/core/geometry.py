@@ -2,66 +2,26 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from math import isfinite, log
+from typing import TypedDict
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
-from .skeleton import limb_ratio
-from .subject import SIDES, AlignError, Box, Subject
+from .canvas import FILL, Placement, place, resize_mode, whole_size
+from .mask import SIDES, Box, Subject
+from .pixels import AlignError, Mask
+from .skeleton import Skeleton, limb_ratio
 
 ANCHORS = ("bottom", "centre", "top")
 RULES = ("auto", "limbs", "height", "area", "thickness", "one")
-# ControlNet's resize modes by its own names; its older names and numbers are read too.
-STRETCH, CROP, FILL = "Just Resize", "Crop and Resize", "Resize and Fill"
-MODES = {
-    STRETCH: STRETCH, CROP: CROP, FILL: FILL, "stretch": STRETCH, "crop": CROP, "fill": FILL,
-    "Inner Fit (Scale to Fit)": CROP, "Scale to Fit (Inner Fit)": CROP,
-    "Outer Fit (Shrink to Fit)": FILL, "Envelope (Outer Fit)": FILL, 0: STRETCH, 1: CROP, 2: FILL, 3: STRETCH,
-}  # fmt: skip
-LARGEST_CANVAS = 16384
 MEASURED = 384  # pixels of the longer side of the mask that is measured
 ALIKE = 0.05  # logarithms this close are the same size
-UNLIKE = 0.4  # heights and areas further apart than this are of bodies of another build, not of another pose
-ABSURD = 8.0  # a scale beyond this, or its inverse, is a misreading and goes no further
+UNLIKE = 0.4  # heights and areas further apart than this mean another build, not only another pose
+ABSURD = 8.0  # a larger scale, or a smaller one than its inverse, is a misreading
 SLACK = 1e-6
-
-
-@dataclass(frozen=True)
-class Placement:
-    """How an image lies in the canvas: a scale for x and y and a shift, in pixels."""
-
-    scale: tuple[float, float]
-    shift: tuple[float, float]
-
-
-def place(size: tuple[int, int], canvas: tuple[int, int], mode: str | int = FILL) -> Placement:
-    """Where ControlNet's resize mode puts an image of `size` (width, height); it rounds to whole pixels, and so does this."""
-    mode, (width, height), (w, h) = resize_mode(mode), whole_size(size, "image"), whole_size(canvas, "canvas")
-    if mode == STRETCH:
-        return Placement((w / width, h / height), (0.0, 0.0))
-    k = min(h / height, w / width) if mode == FILL else max(h / height, w / width)
-    new_w, new_h = (max(1, int(np.round(v * k))) for v in (width, height))
-    # Bars are half the room, what is cropped is half the excess, both rounded down.
-    tx, ty = ((n - m) // 2 if n >= m else -((m - n) // 2) for n, m in ((w, new_w), (h, new_h)))
-    return Placement((new_w / width, new_h / height), (float(tx), float(ty)))
-
-
-def resize_mode(mode: str | int) -> str:
-    """ControlNet's name of a resize mode."""
-    if isinstance(mode, bool) or not isinstance(mode, (str, int)) or mode not in MODES:
-        raise AlignError(f"{mode!r:.60} is no resize mode; there are {STRETCH}, {CROP} and {FILL}.")
-    return MODES[mode]
-
-
-def whole_size(size: tuple[int, int], name: str) -> tuple[int, int]:
-    """Width and height in whole pixels, or an AlignError that names them."""
-    numbers = tuple(size) if isinstance(size, (tuple, list)) else ()
-    if len(numbers) != 2 or not all(isinstance(n, (int, np.integer)) and 0 < n <= LARGEST_CANVAS for n in numbers):
-        raise AlignError(f"The {name}'s width and height must be whole numbers from 1 to {LARGEST_CANVAS}.")
-    return int(numbers[0]), int(numbers[1])
 
 
 @dataclass(frozen=True)
@@ -72,27 +32,21 @@ class Correction:
     dy: float = 0.0
     scale: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         numbers = (self.dx, self.dy, self.scale)
         if not all(isinstance(n, (int, float)) and isfinite(n) for n in numbers):
             raise AlignError("The alignment's correction must be three finite numbers.")
         if max(abs(self.dx), abs(self.dy)) > 2 or not 0.1 <= self.scale <= 10:
             raise AlignError("The alignment's correction may shift by 2 canvases at most and scale from 0.1 to 10.")
 
-    def __str__(self) -> str:
-        return f"{self.dx!r} {self.dy!r} {self.scale!r}"
 
-    @classmethod
-    def parse(cls, text: str) -> Correction:
-        """Reads `dx dy scale` as `str` writes it; an empty text is no correction."""
-        words = re.split(r"[\s,]+", text.strip()[:200]) if isinstance(text, str) and text.strip() else []
-        try:
-            numbers = [float(word) for word in words]
-        except ValueError:
-            numbers = [float("nan")]
-        if len(numbers) not in (0, 3):
-            raise AlignError("The alignment's correction must be three numbers: shift right, shift down, scale.")
-        return cls(*numbers)
+class Wishes(TypedDict):
+    """What the user's settings say of an alignment."""
+
+    anchor: str
+    margin: float
+    alike: float
+    correction: Correction
 
 
 @dataclass(frozen=True)
@@ -114,32 +68,14 @@ class Alignment:
 
     @property
     def aligned_box(self) -> Box:
-        return self.structure_box.moved((self.scale,) * 2, self.shift)
+        return self.structure_box.moved((self.scale, self.scale), self.shift)
 
     @property
-    def matrix(self) -> np.ndarray:
+    def matrix(self) -> NDArray[np.float64]:
         """2×3: from the structure image's pixels to the canvas, resize mode and alignment in one."""
         placed = place(self.structure_size, self.canvas, self.mode)
         (sx, sy), (tx, ty), s = placed.scale, placed.shift, self.scale
         return np.array([[s * sx, 0.0, s * tx + self.shift[0]], [0.0, s * sy, s * ty + self.shift[1]]])
-
-    @property
-    def inverse(self) -> np.ndarray:
-        return cv2.invertAffineTransform(self.matrix)
-
-    @property
-    def is_identity(self) -> bool:
-        return abs(self.scale - 1) < SLACK and max(map(abs, self.shift)) < 1e-3
-
-    def forward(self, points: np.ndarray) -> np.ndarray:
-        """Points `(n, 2)` of the canvas as the resize mode alone would leave them → where they are after aligning."""
-        return np.asarray(points, float) * self.scale + self.shift
-
-    def backward(self, points: np.ndarray) -> np.ndarray:
-        return (np.asarray(points, float) - self.shift) / self.scale
-
-    def as_dict(self) -> dict:
-        return {**asdict(self), "aligned_box": asdict(self.aligned_box)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,7 +87,7 @@ class _Measure:
     thickness: float  # radius of the largest disc inside it: the torso's or the head's, whatever the limbs do; 0 if the frame cuts that
     cut: tuple[str, ...]
     solid: bool
-    skeleton: object
+    skeleton: Skeleton | None
 
 
 def _measure(subject: Subject, placed: Placement, canvas: tuple[int, int] | None) -> _Measure:
@@ -164,19 +100,19 @@ def _measure(subject: Subject, placed: Placement, canvas: tuple[int, int] | None
     if canvas:
         low = [round(max(0.0, -t) * q) for t in placed.shift]
         mask = mask[low[1] : low[1] + round(canvas[1] * q), low[0] : low[0] + round(canvas[0] * q)]
-        # Flesh may reach beyond a frame that its joints are well inside of; that is no cut.
+        # Joints may be well inside the frame and the flesh around them not; that is no cut.
         near = 0.04 * max(box.width, box.height) if subject.source == "skeleton" else SLACK
         lost = (-box.x0, -box.y0, box.x1 - canvas[0], box.y1 - canvas[1])
         cut |= {side for side, by in zip(SIDES, lost, strict=True) if by > near}
         box = box.clipped(*canvas)
     if mask.sum() < 1 or min(box.width, box.height) < 1:
-        raise AlignError("A subject is too small, or lies outside the part of its image that the resize mode keeps.")
+        raise AlignError("A subject is too small, or the resize mode crops it away. Choose another resize mode.")
     joints = subject.skeleton.moved(placed.scale, placed.shift) if subject.skeleton else None
     ordered = tuple(side for side in SIDES if side in cut)
     return _Measure(box, float(mask.sum()) / q**2, _thickness(mask > 0.5, ordered) / q, ordered, subject.solid, joints)
 
 
-def _thickness(mask: np.ndarray, cut: tuple[str, ...]) -> float:
+def _thickness(mask: Mask, cut: tuple[str, ...]) -> float:
     distance = cv2.distanceTransform(np.pad(mask.astype(np.uint8), 1), cv2.DIST_L2, 5)[1:-1, 1:-1]
     y, x = np.unravel_index(int(distance.argmax()), distance.shape)
     radius, (height, width) = float(distance[y, x]), distance.shape
@@ -196,26 +132,26 @@ def judge_scale(reference: _Measure, structure: _Measure, rule: str = "auto") ->
     alike = abs(log(aspect)) < ALIKE or abs(log(height / area)) < ALIKE
     unlike = abs(log(height / area)) > UNLIKE
     ladder = (
-        ("limbs", limbs, limbs and limbs[0], limbs and f"The scale is from the limbs both show: {', '.join(limbs[1])}."),
+        ("limbs", limbs, limbs and limbs[0], limbs and f"The scale comes from the limbs both show: {', '.join(limbs[1])}."),
         ("height", tall and alike and not cut, height, None),
-        ("height", tall and cut, height, "The frame cuts a subject at its side; the scale is from the heights, whatever the poses."),
-        ("height", tall and not solid, height, "Only lines are known; the scale is from the heights, whatever the poses."),
-        ("height", tall and unlike, height, "The bodies are built too differently to compare more than their heights."),
-        ("area", tall, area, "The poses make the heights incomparable; the scale is from the area that the subjects cover."),
-        ("thickness", solid and thickness, thickness, "The frame cuts a subject; the scale is from the thickest part, its torso or head."),
-        ("one", True, 1.0, "The frame cuts a subject and nothing shows how large the whole is; its size is kept."),
+        ("height", tall and cut, height, "The frame cuts a subject at its side, so the scale comes from the heights."),
+        ("height", tall and not solid, height, "SeAl sees only lines, so the scale comes from the heights."),
+        ("height", tall and unlike, height, "The bodies are built very differently, so the scale comes from their heights."),
+        ("area", tall, area, "The poses differ too much to compare heights, so the scale comes from the subjects' areas."),
+        ("thickness", solid and thickness, thickness, "The frame cuts a subject, so the scale comes from its thickest part (torso, head)."),
+        ("one", True, 1.0, "The frame cuts a subject, and nothing shows how large all of it is. The structure keeps its size."),
     )
     for name, holds, scale, reason in ladder:
         if rule == "auto" and holds:
-            return _limited(scale, name, reason)
+            return _limited(scale or 1.0, name, reason)
     forced = {"limbs": limbs and limbs[0], "height": height, "area": area, "thickness": thickness, "one": 1.0}[rule]
-    return _limited(forced, rule, None) if forced else (1.0, "one", (f"The {rule} of both subjects cannot be told; the size is kept.",))
+    return _limited(forced, rule, None) if forced else (1.0, "one", (f"The {rule} cannot be compared, so the structure keeps its size.",))
 
 
 def _limited(scale: float, rule: str, reason: str | None) -> tuple[float, str, tuple[str, ...]]:
     limited = min(max(float(scale), 1 / ABSURD), ABSURD)
     if limited != scale:
-        return limited, rule, (f"The sizes differ {max(scale, 1 / scale):.0f} times, which is hardly meant; {ABSURD:.0f} is the limit.",)
+        return limited, rule, (f"The sizes differ {max(scale, 1 / scale):.0f} times, but SeAl scales by {ABSURD:.0f} at most.",)
     return limited, rule, (reason,) if reason else ()
 
 
@@ -238,7 +174,7 @@ def align(
     mode = resize_mode(mode)
     reference_mode = mode if reference_mode is None else resize_mode(reference_mode)
     if anchor not in ANCHORS or rule not in RULES:
-        raise AlignError(f"The anchor is one of {', '.join(ANCHORS)} and the rule one of {', '.join(RULES)}.")
+        raise AlignError(f"The anchor must be one of {', '.join(ANCHORS)} and the rule one of {', '.join(RULES)}.")
     if not (isinstance(margin, (int, float)) and 0 <= margin <= 0.4):
         raise AlignError("The margin must be a number from 0 to 0.4.")
     a = _measure(reference, place(reference.size, canvas, reference_mode), canvas)
@@ -250,8 +186,8 @@ def align(
     else:
         scale, used, why = judge_scale(a, s, rule)
         if scale != 1 and max(scale, 1 / scale) - 1 <= alike:
-            # A pose alone changes a height as much, and a map that is only moved stays as crisp as it was.
-            scale, why = 1.0, (*why, f"The sizes are alike ({scale:.2f} times), so the structure keeps its own.")
+            # A pose alone changes heights this much, and a map that is only moved stays crisp.
+            scale, why = 1.0, (*why, f"The sizes are nearly the same ({scale:.2f} times), so the structure keeps its own.")
         found = replace(start, scale=scale, rule=used, reasons=(*told, *why))
         found = _anchored(found, a.cut, s.cut)
         found = _fitted(found, s.cut, margin) if fit else found
@@ -261,7 +197,7 @@ def align(
 
 def _on_pixels(found: Alignment) -> Alignment:
     """Moved by whole pixels: nothing has to be drawn anew."""
-    return replace(found, shift=tuple(float(round(by)) for by in found.shift))
+    return replace(found, shift=(float(round(found.shift[0])), float(round(found.shift[1]))))
 
 
 def _point(box: Box, anchor: str) -> tuple[float, float]:
@@ -273,7 +209,7 @@ def _anchored(found: Alignment, reference_cut: tuple[str, ...], structure_cut: t
     anchor, cut, reasons = found.anchor, {*reference_cut, *structure_cut}, found.reasons
     other = {"bottom": "top", "top": "bottom", "centre": "top" if "bottom" in cut else "bottom"}[anchor]
     if (anchor in cut or (anchor == "centre" and {"top", "bottom"} & cut)) and other not in cut:
-        reasons += (f"The frame cuts the subject, so its {other} is aligned instead of its {anchor}.",)
+        reasons += (f"The frame cuts the subject, so SeAl aligns its {other} instead of its {anchor}.",)
         anchor = other
     a, s = _point(found.reference_box, anchor), _point(found.structure_box, anchor)
     return replace(found, anchor=anchor, shift=(a[0] - found.scale * s[0], a[1] - found.scale * s[1]), reasons=reasons)
@@ -290,7 +226,7 @@ def _fitted(found: Alignment, cut: tuple[str, ...], margin: float) -> Alignment:
             scale = min(scale, (length - 2 * edge) / (high - low))
     reasons = found.reasons
     if scale < found.scale - SLACK:
-        reasons += (f"Aligned, the subject would be larger than the canvas; it is {scale / found.scale:.0%} as large as it should be.",)
+        reasons += (f"At its right size the subject would leave the canvas; it is {scale / found.scale:.0%} as large as it should be.",)
     anchor = _point(found.aligned_box, found.anchor)
     origin = _point(box, found.anchor)
     shift = [anchor[i] - scale * origin[i] for i in (0, 1)]
@@ -307,7 +243,7 @@ def _fitted(found: Alignment, cut: tuple[str, ...], margin: float) -> Alignment:
             shift[i] = min(max(before, least), max(least, most))
         if abs(shift[i] - before) > 0.5:
             where = (("to the left", "to the right"), ("up", "down"))[i][shift[i] > before]
-            why = "so that its cut side stays at the frame" if {first, last} & set(cut) else "to stay in the canvas"
+            why = "so that its cut side stays at the frame" if {first, last} & set(cut) else "so that it stays in the canvas"
             reasons += (f"The aligned subject is moved {abs(shift[i] - before):.0f} pixels {where} {why}.",)
     return replace(found, scale=scale, shift=(float(shift[0]), float(shift[1])), reasons=reasons)
 
@@ -317,6 +253,7 @@ def _corrected(found: Alignment, hand: Correction) -> Alignment:
     if hand == Correction():
         return found
     x, y = _point(found.aligned_box, found.anchor)
-    move = (hand.dx * found.canvas[0], hand.dy * found.canvas[1])
-    shift = tuple(hand.scale * t + (1 - hand.scale) * p + m for t, p, m in zip(found.shift, (x, y), move, strict=True))
+    move_x, move_y = hand.dx * found.canvas[0], hand.dy * found.canvas[1]
+    k, (tx, ty) = hand.scale, found.shift
+    shift = (k * tx + (1 - k) * x + move_x, k * ty + (1 - k) * y + move_y)
     return replace(found, scale=found.scale * hand.scale, shift=shift, correction=hand, reasons=(*found.reasons, "Corrected by hand."))

@@ -1,11 +1,19 @@
-"""Reference-guided Appearance Infusion: A = (1 − δM)·A_base + δM·A_app, in the layers and rows that ask for it."""
+"""Reference-guided Appearance Infusion: A = (1 − δM)·A_base + δM·A_app, in the layers and rows that ask for it.
+
+`attention` is a layer's self-attention with the reference in it; `amount` is δM with every factor it has. Three forms of the blend:
+
+  output  the paper's formula on the attention's results
+  kv      the project page's drawing: K_blend and V_blend, then one attention over them
+  joint   one softmax over the picture's tokens and the reference's, whose weights are multiplied by δM. It is the paper's formula with a
+          share that attention itself settles, A = (1 − a)·A_base + a·A_app with a = δM·Z_app / (Z_base + δM·Z_app), Z being the softmaxes'
+          sums: a place takes little where it has better neighbours of its own, and never goes beyond the reference.
+"""
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -14,216 +22,164 @@ from torch import Tensor
 
 from .matching import BUDGET, FEATURES, THRESHOLDS, Appearance, Match, feature_of, gate, guide_at, joined, match, pieces, weight_at
 
-PER_NAT = 0.1  # of cosine: how much a guide's logarithm says when places are matched
+FORMS = ("output", "kv", "joint")
+PER_NAT = 0.1  # how much cosine one unit of the guide's logarithm is worth in a match
+LOUDEST = 3.0  # guidance may bring the reference this many times over before pictures break
 
 Watch = Callable[[Match, Tensor], None]
-
-
-@dataclass(frozen=True)
-class Blocks:
-    """Which self-attention layers are infused and how strongly: layer `index` of a part, counted as the U-Net runs them."""
-
-    terms: tuple[tuple[str, float, float, float], ...]  # part, first, last, weight; a later term has the last word
-
-    @classmethod
-    def parse(cls, text: str) -> Blocks:
-        """From `mid up`, `up:0.8` or `mid up.0-3:0.5 up.4-`: part, layers, weight; what is not named is left alone."""
-        terms = []
-        for word in re.split(r"[\s,]+", text.strip().lower()):
-            read = re.fullmatch(r"(down|mid|up)(?:\.(\d{1,3})(?:(-)(\d{1,3})?)?)?(?::(\d+(?:\.\d*)?|\.\d+))?", word)
-            if read is None:
-                raise ValueError(f"{word!r} is not a block: write `mid`, `up`, `up.3`, `up.0-3:0.5` or `up.4-`")
-            part, first, dash, last, weight = read.groups()
-            bounds = (0.0, math.inf) if first is None else (int(first), int(last) if last else math.inf if dash else int(first))
-            if bounds[0] > bounds[1] or float(weight or 1) > 2:
-                raise ValueError(f"{word!r}: layers run upwards, and a weight is at most 2")
-            terms.append((part, *bounds, float(weight or 1)))
-        return cls(tuple(terms))
-
-    def weight(self, part: str, index: int) -> float:
-        """How strongly this layer is infused, 0 when it is left alone."""
-        return next((w for name, first, last, w in reversed(self.terms) if name == part and first <= index <= last), 0.0)
+Rows = slice | list[int]
 
 
 @dataclass(frozen=True)
 class Infusion:
-    """What one attention layer does at one step. `top_k` 0 attends to all of the reference's tokens."""
+    """How one attention layer is infused at one step. `top_k` 0 attends to all of the reference's tokens."""
 
-    tau: float
-    delta: float
+    tau: float  # τ(γ)
+    delta: float  # δ(γ)
+    strength: float = 1.0  # of the infusion as a whole
+    block: float = 1.0  # of this layer
+    clamp: bool = True  # keeps δM within what the reference holds
+    form: str = "output"
     threshold: str = "cosine"
     softness: float = 0.0
-    ceiling: float = 1.0  # of δM; math.inf lifts the clamp
     top_k: int = 0
     feature: str = "hidden"
     budget: int = BUDGET
 
-    def __post_init__(self):
-        if self.threshold not in THRESHOLDS or self.feature not in FEATURES:
-            raise ValueError(f"unknown threshold {self.threshold!r} or feature {self.feature!r}")
-        if self.delta < 0 or self.softness < 0 or self.top_k < 0 or self.budget < 1:
-            raise ValueError("δ, softness and top-k are not negative, and the budget is a number of bytes")
+    def __post_init__(self) -> None:
+        if self.threshold not in THRESHOLDS or self.feature not in FEATURES or self.form not in FORMS:
+            raise ValueError(f"unknown threshold {self.threshold!r}, feature {self.feature!r} or form {self.form!r}")
+        if min(self.delta, self.strength, self.block, self.softness, self.top_k) < 0 or self.budget < 1:
+            raise ValueError("δ, strength, block, softness and top-k are not negative, and the budget is a number of bytes")
         if self.threshold == "quantile" and not 0 <= self.tau <= 1:
             raise ValueError("τ as a quantile lies between 0 and 1")
 
     @property
     def idle(self) -> bool:
         """Whether the outcome is plain attention: δ = 0, or τ = 1, which no cosine and no quantile exceeds."""
-        return self.delta == 0 or self.tau >= 1
+        return self.delta * self.strength * self.block == 0 or self.tau >= 1
 
-    def scaled(self, weight: float) -> Infusion:
-        """The same for a layer whose block has this weight."""
-        return self if weight == 1 else replace(self, delta=self.delta * weight)
+    @property
+    def ceiling(self) -> float:
+        """How large δM may become: 1, or the strength if that is larger. The joint form needs no limit: one softmax never overshoots."""
+        return max(self.strength, 1.0) if self.clamp and self.form != "joint" else math.inf
 
 
 @dataclass(frozen=True)
-class Queries:
-    """The picture's side of a layer: what looks for a match, and how much of it each row and token may take."""
+class Asking:
+    """What the picture's side of a layer has beside q, k and v: what looks for a match, and how much each row and token may take."""
 
-    q: Tensor  # (rows, heads, tokens, dim)
-    rows: Sequence[float]  # a weight for every row, 0 leaves it alone; who is who the host knows
+    rows: Sequence[float]  # a weight for every row, 0 leaves it alone; the host knows which row is which
     hidden: Tensor | None = None  # the layer's input (rows, tokens, channels), when the match is on hidden states
-    yields: Tensor | None = None  # (rows, tokens) in 0 … 1: what the Δ-gate (1 − map) and a mask of the picture leave of the infusion
+    yields: Tensor | None = None  # (rows, tokens) in 0 … 1: what the figure and the Δ-gate (1 − map) leave of the infusion
     watch: Watch | None = None  # is shown the match and the amounts
     guide: Tensor | None = None  # (rows or 1, tokens, tokens of the reference): logarithms, what else makes a pair likely
 
-    def __post_init__(self):
-        if len(self.rows) != self.q.shape[0]:
-            raise ValueError(f"{self.q.shape[0]} rows came, and weights for {len(self.rows)}")
-
 
 @dataclass(frozen=True)
-class Share:
-    """How much of the reference each token of the infused rows takes."""
+class Taking:
+    """The rows that take part, what they found in the reference, and how much of it each token takes."""
 
-    part: slice | list[int]  # the infused rows
+    rows: Rows
     appearance: Appearance  # as those rows see it
     matched: Match
-    amount: Tensor  # (rows of the part, groups, tokens): δM, clamped, times the row's weight and what the token yields
+    amount: Tensor  # δM: (rows that take part, groups, tokens)
     guide: Tensor | None = None
 
 
 @torch.no_grad()
-def infuse(base: Tensor, queries: Queries, appearance: Appearance, how: Infusion) -> Tensor:
-    """Infuse the reference into an attention's output (rows, heads, tokens, dim). With nothing to infuse, `base` itself comes back."""
-    share = shared_out(queries, appearance, how)
-    if share is None:
-        return base
-    seen = attend(queries.q[share.part], share.appearance.v, share, how)
-    return _put(base, share.part, blend(base[share.part], seen, share.amount[..., None]))
+def attention(q: Tensor, k: Tensor, v: Tensor, asking: Asking, appearance: Appearance, how: Infusion) -> Tensor:
+    """A layer's attention (rows, heads, tokens, dim) with the reference infused."""
+    taking = take(q, asking, appearance, how)
+    if taking is None:
+        return F.scaled_dot_product_attention(q, k, v)
+    if how.form == "output":
+        base, seen = F.scaled_dot_product_attention(q, k, v), attend(q[taking.rows], taking.appearance.v, taking, how)
+        return _put(base, taking.rows, blend(base[taking.rows], seen, taking.amount[..., None]))
+    rows = taking.rows
+    seen = (_joint if how.form == "joint" else _kv)(q[rows], k[rows], v[rows], taking, how)
+    return seen if len(seen) == len(q) else _put(F.scaled_dot_product_attention(q, k, v), rows, seen)
 
 
 @torch.no_grad()
-def infuse_projected(out: Tensor, project: Callable[[Tensor], Tensor], queries: Queries, appearance: Appearance, how: Infusion) -> Tensor:
-    """The same after the output projection, for hosts that only have the whole layer's result (rows, tokens, channels).
+def change(q: Tensor, k: Tensor, v: Tensor, asking: Asking, appearance: Appearance, how: Infusion) -> Tensor:
+    """What the reference changes of a layer's attention, for layers whose attention somebody else computes, in whatever way."""
+    return attention(q, k, v, asking, appearance, how) - F.scaled_dot_product_attention(q, k, v)
 
-    The projection is affine and the weights of a blend sum to 1, so blending its results is projecting the blend; but heads
-    are mixed by then, and must share one gate.
+
+@torch.no_grad()
+def attention_after(
+    out: Tensor, project: Callable[[Tensor], Tensor], q: Tensor, asking: Asking, appearance: Appearance, how: Infusion
+) -> Tensor:
+    """The form `output` upon a layer's finished result (rows, tokens, channels), whoever computed it.
+
+    The projection is affine and the weights of a blend sum to 1, so blending its results is projecting the blend; but heads are mixed by
+    then, and must share one gate.
     """
-    if how.feature == "qk_per_head":
-        raise ValueError("a gate per head needs the heads apart: use infuse() before the output projection")
-    share = shared_out(queries, appearance, how)
-    if share is None:
+    if how.feature == "qk_per_head" or how.form != "output":
+        raise ValueError("a gate per head, and the other forms, need the heads apart: use attention()")
+    taking = take(q, asking, appearance, how)
+    if taking is None:
         return out
-    seen = project(rearrange(attend(queries.q[share.part], share.appearance.v, share, how), "r h n d -> r n (h d)"))
-    return _put(out, share.part, blend(out[share.part], seen, share.amount[:, 0, :, None]))
+    seen = project(rearrange(attend(q[taking.rows], taking.appearance.v, taking, how), "r h n d -> r n (h d)"))
+    return _put(out, taking.rows, blend(out[taking.rows], seen, taking.amount[:, 0, :, None]))
 
 
-@torch.no_grad()
-def infuse_kv(k: Tensor, v: Tensor, queries: Queries, appearance: Appearance, how: Infusion) -> tuple[Tensor, Tensor]:
-    """The project page's other form: K_blend and V_blend for the layer's own attention, from the tokens matched."""
-    share = shared_out(queries, appearance, how)
-    if share is None:
-        return k, v
-    blended = []
-    for own, theirs in ((k, share.appearance.k), (v, share.appearance.v)):
-        seen = attend(queries.q[share.part], theirs, share, how)
-        blended.append(_put(own, share.part, blend(own[share.part], seen, share.amount[..., None])))
-    return blended[0], blended[1]
-
-
-@torch.no_grad()
-def infuse_joint(k: Tensor, v: Tensor, queries: Queries, appearance: Appearance, how: Infusion) -> Tensor | None:
-    """One softmax over the picture's own tokens and the reference's, whose weights are multiplied by δM; None: nothing to infuse.
-
-    It is the same blend with a share that attention itself settles, A = (1 − a)·A_base + a·A_app, a = δM·Z_app / (Z_base + δM·Z_app),
-    Z being the sums of the softmaxes: a place takes little where it has better neighbours of its own, and never overshoots.
-    """
-    share = shared_out(queries, appearance, how)
-    if share is None:
-        return None
-    q, own_k, own_v = (x[share.part] for x in (queries.q, k, v))
-    rows = q.shape[0]
-    keys, values = (torch.cat([own, theirs.expand(rows, -1, -1, -1)], 2)
-                    for own, theirs in ((own_k, share.appearance.k), (own_v, share.appearance.v)))  # fmt: skip
-    size = pieces(how.budget, rows * share.amount.shape[1] * keys.shape[2] * q.element_size())
-    seen = []
-    for start, part in zip(range(0, q.shape[2], size), q.split(size, 2), strict=True):
-        beside = F.pad(_given(share, slice(start, start + size), how), (own_k.shape[2], 0))
-        seen.append(F.scaled_dot_product_attention(part, keys, values, attn_mask=beside))
-    seen = joined(seen, 2)
-    if rows == queries.q.shape[0]:
-        return seen
-    return _put(F.scaled_dot_product_attention(queries.q, k, v), share.part, seen)
-
-
-def _given(share: Share, some: slice, how: Infusion) -> Tensor:
-    """What is added to the logits of the reference's tokens, for some tokens of the picture; its own stay as they are."""
-    appearance, dtype = share.appearance, share.appearance.k.dtype
-    given = _bias(share.amount[:, :, some], dtype)[..., None].expand(-1, -1, -1, appearance.tokens)
-    if 0 < how.top_k < appearance.tokens:
-        index = share.matched.index[:, :, some]
-        given = torch.full_like(given, _NOTHING).scatter(-1, index, given[..., :1].expand_as(index))
-    if appearance.weight is not None:
-        given = given + _bias(appearance.weight, dtype)[:, None, None]
-    return given if share.guide is None else given + share.guide[:, None, some].to(dtype)
-
-
-def shared_out(queries: Queries, appearance: Appearance, how: Infusion) -> Share | None:
+def take(q: Tensor, asking: Asking, appearance: Appearance, how: Infusion) -> Taking | None:
     """Match the rows that take part and settle how much each token takes; None when that is nothing for sure."""
-    q, hidden = queries.q, queries.hidden
-    part = active(queries.rows)
-    if how.idle or part is None or appearance.tokens == 0:
+    if len(asking.rows) != q.shape[0]:
+        raise ValueError(f"{q.shape[0]} rows came, and weights for {len(asking.rows)}")
+    rows = active(asking.rows)
+    if how.idle or rows is None or appearance.tokens == 0:
         return None
-    appearance = appearance.of(part).to(q)
-    query = feature_of(how.feature, q[part], None if hidden is None else hidden[part])
-    guide = queries.guide if queries.guide is None or len(queries.guide) == 1 else queries.guide[part]
+    appearance = appearance.of(rows).to(q)
+    query = feature_of(how.feature, q[rows], None if asking.hidden is None else asking.hidden[rows])
+    guide = asking.guide if asking.guide is None or len(asking.guide) == 1 else asking.guide[rows]
     told = None if guide is None else guide * PER_NAT
     matched = match(query, appearance.feature, max(how.top_k, 1), appearance.weight, how.budget, told)
-    amount = infused_amount(matched, how, appearance.weight)
-    if appearance.rivals is not None:
-        amount *= matched.similarity > match(query, appearance.rivals, budget=how.budget).similarity
-    for row, weight in enumerate(weight for weight in queries.rows if weight):
+    rival = None if appearance.rivals is None else match(query, appearance.rivals, budget=how.budget)
+    settled = amount(matched, rival, asking, appearance, how)
+    if asking.watch is not None:
+        asking.watch(matched, settled)
+    return Taking(rows, appearance, matched, settled, guide)
+
+
+def amount(matched: Match, rival: Match | None, asking: Asking, appearance: Appearance, how: Infusion) -> Tensor:
+    """δM of every row that takes part, (rows, groups, tokens): all that makes a place take more or less of the reference is here."""
+    opened = gate(matched.similarity, how.tau, how.threshold, how.softness)  # the paper's M = [sim > τ]
+    taken = how.delta * how.strength * how.block * opened  # its δ(γ); ours: the user's strength, the layer's weight
+    taken = taken.clamp_(max=how.ceiling)
+    if appearance.weight is not None:  # ours: a reference of weight ½ gives half
+        taken = taken * weight_at(appearance.weight, matched.index[..., :1])[..., 0]
+    if rival is not None:  # ours: a place that is more like the reference's background takes nothing of its subject
+        taken = taken * (matched.similarity > rival.similarity)
+    for row, weight in enumerate(weight for weight in asking.rows if weight):  # ours: the negative prompt's rows take a share
         if weight != 1:
-            amount[row] *= weight
-    if queries.yields is not None:
-        amount *= queries.yields[part][:, None]
-    if queries.watch is not None:
-        queries.watch(matched, amount)
-    return Share(part, appearance, matched, amount, guide)
+            taken[row] *= weight
+    if asking.yields is not None:  # ours: only on the figure, and not where prompt and reference prompt disagree
+        rows = active(asking.rows)
+        taken = taken * asking.yields[rows if rows is not None else slice(0, 0)][:, None]
+    return taken
 
 
-def infused_amount(matched: Match, how: Infusion, weight: Tensor | None = None) -> Tensor:
-    """δM: (rows, groups, tokens), at most the ceiling, times the weight of the reference that won the match."""
-    amount = (how.delta * gate(matched.similarity, how.tau, how.threshold, how.softness)).clamp_(max=how.ceiling)
-    return amount if weight is None else amount * weight_at(weight, matched.index[..., :1])[..., 0]
+def negative_share(share: float, form: str, guidance: float) -> float:
+    """What the negative prompt's rows take of the reference, for a share that was asked for.
+
+    Guidance brings δM of the prompt's rows less that of the negative ones w times over: w·δM − (w − 1)·share·δM. In one softmax a place
+    takes what attention allows; the other forms put the reference wholly in the picture's place, and what is then brought more than a few
+    times over breaks the picture. So their share rises with guidance.
+    """
+    if form == "joint" or guidance <= LOUDEST:
+        return share
+    return max(share, (guidance - LOUDEST) / (guidance - 1))
 
 
-def attend(q: Tensor, values: Tensor, share: Share, how: Infusion) -> Tensor:
-    """A_app: attention of q (rows, heads, tokens, dim) to the reference's matched tokens, or to all of them."""
-    if how.top_k == 0 or how.top_k >= share.appearance.tokens:
-        return _attend_all(q, values, share, how.budget)
-    if how.top_k == 1:  # the softmax of one number is 1: A_app is the matched value itself
-        return _taken(values, share.matched.index, q.shape[1])[..., 0, :]
-    return _attend_matched(q, values, share, how.budget)
-
-
-def blend(base: Tensor, seen: Tensor, amount: Tensor) -> Tensor:
+def blend(base: Tensor, seen: Tensor, share: Tensor) -> Tensor:
     """(1 − a)·base + a·seen in base's dtype, and exactly base where a = 0."""
-    return (seen.to(base.dtype) - base).mul_(amount.to(base.dtype)).add_(base)
+    return (seen.to(base.dtype) - base).mul_(share.to(base.dtype)).add_(base)
 
 
-def active(rows: Sequence[float]) -> slice | list[int] | None:
+def active(rows: Sequence[float]) -> Rows | None:
     """The rows whose weight is not 0: a slice, which copies nothing, wherever they lie side by side."""
     found = [row for row, weight in enumerate(rows) if weight]
     if not found:
@@ -231,42 +187,89 @@ def active(rows: Sequence[float]) -> slice | list[int] | None:
     return slice(found[0], found[-1] + 1) if found[-1] - found[0] + 1 == len(found) else found
 
 
-def _put(base: Tensor, part: slice | list[int], infused: Tensor) -> Tensor:
+def _put(base: Tensor, rows: Rows, infused: Tensor) -> Tensor:
     if infused.shape[0] == base.shape[0]:
         return infused
     out = base.clone()
-    out[part] = infused
+    out[rows] = infused
     return out
 
 
-def _attend_all(q: Tensor, values: Tensor, share: Share, budget: int) -> Tensor:
-    (rows, heads), appearance = q.shape[:2], share.appearance
+# ---- the forms
+
+
+def _joint(q: Tensor, k: Tensor, v: Tensor, taking: Taking, how: Infusion) -> Tensor:
+    """One softmax over the picture's own tokens and the reference's."""
+    rows, appearance = q.shape[0], taking.appearance
+    keys, values = (torch.cat([own, theirs.expand(rows, -1, -1, -1)], 2) for own, theirs in ((k, appearance.k), (v, appearance.v)))
+    size = pieces(how.budget, rows * taking.amount.shape[1] * keys.shape[2] * q.element_size())
+    seen = []
+    for start, some in zip(range(0, q.shape[2], size), q.split(size, 2), strict=True):
+        beside = F.pad(_said(taking, slice(start, start + size), how, q.dtype), (k.shape[2], 0))
+        seen.append(F.scaled_dot_product_attention(some, keys, values, attn_mask=beside))
+    return joined(seen, 2)
+
+
+def _kv(q: Tensor, k: Tensor, v: Tensor, taking: Taking, how: Infusion) -> Tensor:
+    """K_blend and V_blend from the tokens matched, for the layer's own attention."""
+    share = taking.amount[..., None]
+    pairs = ((k, taking.appearance.k), (v, taking.appearance.v))
+    keys, values = (blend(own, attend(q, theirs, taking, how), share) for own, theirs in pairs)
+    return F.scaled_dot_product_attention(q, keys, values)
+
+
+def _said(taking: Taking, some: slice, how: Infusion, dtype: torch.dtype) -> Tensor:
+    """What is added to the logits of the reference's tokens, for some tokens of the picture: log δM, log weights and the guide."""
+    appearance = taking.appearance
+    said = _log(taking.amount[:, :, some], dtype)[..., None].expand(-1, -1, -1, appearance.tokens)
+    if 0 < how.top_k < appearance.tokens:
+        index = taking.matched.index[:, :, some]
+        said = torch.full_like(said, _NOTHING).scatter(-1, index, said[..., :1].expand_as(index))
+    if appearance.weight is not None:
+        said = said + _log(appearance.weight, dtype)[:, None, None]
+    return said if taking.guide is None else said + taking.guide[:, None, some].to(dtype)
+
+
+# ---- A_app
+
+
+def attend(q: Tensor, values: Tensor, taking: Taking, how: Infusion) -> Tensor:
+    """A_app: attention of q (rows, heads, tokens, dim) to the reference's matched tokens, or to all of them."""
+    if how.top_k == 0 or how.top_k >= taking.appearance.tokens:
+        return _attend_all(q, values, taking, how.budget)
+    if how.top_k == 1:  # the paper's k: the softmax of one number is 1, and A_app the matched value itself
+        return _taken(values, taking.matched.index, q.shape[1])[..., 0, :]
+    return _attend_matched(q, values, taking, how.budget)
+
+
+def _attend_all(q: Tensor, values: Tensor, taking: Taking, budget: int) -> Tensor:
+    (rows, heads), appearance = q.shape[:2], taking.appearance
     keys, values = appearance.k.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1)
-    bias = None if appearance.weight is None else _bias(appearance.weight, q.dtype)[:, None, None]
+    bias = None if appearance.weight is None else _log(appearance.weight, q.dtype)[:, None, None]
     # The fused kernels never hold the whole matrix, but the plain one does, and which one runs is torch's choice.
     size = pieces(budget, rows * heads * appearance.tokens * q.element_size())
     parts = []
     for start, part in zip(range(0, q.shape[2], size), q.split(size, dim=2), strict=True):
-        told = None if share.guide is None else share.guide[:, None, start : start + size].to(q.dtype)
+        told = None if taking.guide is None else taking.guide[:, None, start : start + size].to(q.dtype)
         mask = told if bias is None else bias if told is None else bias + told
         parts.append(F.scaled_dot_product_attention(part, keys, values, attn_mask=mask))
     return joined(parts, 2)
 
 
-def _attend_matched(q: Tensor, values: Tensor, share: Share, budget: int) -> Tensor:
-    heads, dim, index = q.shape[1], q.shape[3], share.matched.index
+def _attend_matched(q: Tensor, values: Tensor, taking: Taking, budget: int) -> Tensor:
+    heads, dim, index = q.shape[1], q.shape[3], taking.matched.index
     size = pieces(budget, q.shape[0] * heads * index.shape[-1] * dim * q.element_size())
     parts = []
     starts = range(0, q.shape[2], size)
     for start, some, chosen in zip(starts, q.split(size, dim=2), index.split(size, dim=2), strict=True):
-        keys = _taken(share.appearance.k, chosen, heads)  # (rows, heads, some tokens, k, dim)
+        keys = _taken(taking.appearance.k, chosen, heads)  # (rows, heads, some tokens, k, dim)
         logits = (some[..., None, :] @ keys.transpose(-1, -2))[..., 0, :] * dim**-0.5
-        if share.appearance.weight is not None:
-            logits = logits + _bias(weight_at(share.appearance.weight, chosen), logits.dtype)
-        if share.guide is not None:
-            logits = logits + guide_at(share.guide[:, start : start + size], chosen).to(logits.dtype)
-        attention = logits.float().softmax(-1).to(q.dtype)
-        parts.append((attention[..., None, :] @ _taken(values, chosen, heads))[..., 0, :])
+        if taking.appearance.weight is not None:
+            logits = logits + _log(weight_at(taking.appearance.weight, chosen), logits.dtype)
+        if taking.guide is not None:
+            logits = logits + guide_at(taking.guide[:, start : start + size], chosen).to(logits.dtype)
+        shares = logits.float().softmax(-1).to(q.dtype)
+        parts.append((shares[..., None, :] @ _taken(values, chosen, heads))[..., 0, :])
     return joined(parts, 2)
 
 
@@ -278,8 +281,8 @@ def _taken(x: Tensor, index: Tensor, heads: int) -> Tensor:
     return x.gather(2, places).reshape(rows, heads, tokens, k, x.shape[-1])
 
 
-_NOTHING = -3e4  # a finite floor instead of −∞: a row whose tokens are all forbidden then yields numbers, which its closed gate ignores
+_NOTHING = -3e4  # finite instead of −∞: a row whose tokens are all forbidden gives numbers, not NaN, and its gate is closed
 
 
-def _bias(weight: Tensor, dtype: torch.dtype) -> Tensor:
+def _log(weight: Tensor, dtype: torch.dtype) -> Tensor:
     return weight.float().log().clamp(min=_NOTHING).to(dtype)

@@ -1,8 +1,8 @@
 """The limb guide: where on the reference a place of the picture belongs, when the joints of both bodies are known.
 
-Attention finds a garment again, but hardly which of two like stripes: features of a pose that changed are only alike. Joints say more.
-Every place lies somewhere along and beside a limb; the same place of the same limb of the reference is where its like is to be sought.
-AnchorAlign moves the body as a whole, this takes the rest of the way, limb by limb.
+Attention finds the right garment, but when the pose has changed it cannot tell two similar stripes apart. Joints can. Every place lies
+somewhere along and beside a limb; the guide points to the same place of the same limb of the reference. AnchorAlign moves the body as a
+whole, and the guide does the rest, limb by limb.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ BONES = ((NECK, HIPS), (NECK, NOSE), (8, 9), (9, 10), (11, 12), (12, 13), (2, 3)
 TORSO, HEAD = 0, 1
 NEAR = 0.2  # how exact the guide is, in torso lengths
 COARSE = 0.7  # … and in tokens at least
-FLOOR = 1e-3  # what is far from where it should be is this much less likely, not impossible
+FLOOR = 1e-3  # a place far from the expected one is this much less likely, but not impossible
 REACH = 2.0  # beyond so many radii from every limb the guide says nothing
 
 
@@ -33,7 +33,7 @@ class Body:
     along: np.ndarray
     seen: np.ndarray
     unit: float
-    turned: float  # the sign of the body's sides: mirrored, a limb's left is its right
+    turned: float  # a sign for the body's sides: a mirrored limb has its left where its right was
 
     @classmethod
     def of(cls, skeleton: Skeleton) -> Body | None:
@@ -57,14 +57,14 @@ def _turned(points: np.ndarray, torso: np.ndarray | None) -> float:
     right_less_left = np.nan_to_num(points[[2, R_HIP]] - points[[5, L_HIP]]).sum(0)
     middle = points[[NECK, R_HIP, L_HIP]].mean(0)
     legs = np.nan_to_num(points[list(KNEES_AND_ANKLES)] - middle).sum(0) / 4
-    across, down = (float(np.cross(torso, side)) for side in (right_less_left, legs))
+    across, down = (float(torso[0] * side[1] - torso[1] * side[0]) for side in (right_less_left, legs))
     return across if abs(across) > abs(down) else down
 
 
 @torch.no_grad()
 def guide(picture: Body, reference: Body, grid: tuple[int, int], kept: Tensor) -> Tensor:
     """How likely a token of the picture finds its like at a kept token of the reference: logarithms (tokens, kept) of shares whose mean
-    is 1, so that a guided token looks elsewhere, not more or less.
+    is 1, so that the guide changes where a token looks and not how much it takes.
 
     Both bodies in shares of the canvas, on which both pictures lie alike; `kept`: the numbers of the reference's tokens on the grid.
     """
@@ -88,7 +88,7 @@ def _centres(grid: tuple[int, int]) -> Tensor:
 
 
 def _expected(picture: Body, reference: Body, limbs: np.ndarray, place: Tensor) -> tuple[Tensor, Tensor]:
-    """For every limb: where each place would be if it lay on it, and how many of the limb's radii away from it it lies."""
+    """For every limb: where each place is on the reference if it belongs to the limb, and how many radii it lies outside."""
     start, along, there, their_along = (
         torch.from_numpy(x[limbs]).float() for x in (picture.start, picture.along, reference.start, reference.along)
     )

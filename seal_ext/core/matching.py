@@ -61,8 +61,8 @@ class Appearance:
     v: Tensor  # (references, heads, tokens, dim)
     feature: Tensor  # (references, groups, tokens, width), unit length
     weight: Tensor | None = None  # (references, tokens) in 0 … 1; 0 never competes; None is 1 everywhere
-    # The features of what surrounds the subject (references, groups, tokens, width): what is more like them takes nothing. Zeros are
-    # none: they are like nothing, and only keep from the subject what is unlike it.
+    # Features of the subject's surroundings (references, groups, tokens, width): a token that is more like these takes nothing. Zeros
+    # only fill up shorter lists: their cosine is 0, so they stop only tokens that resemble the subject even less.
     rivals: Tensor | None = None
 
     @property
@@ -78,30 +78,36 @@ class Appearance:
         return Appearance(self.k[:, :, place], self.v[:, :, place], self.feature[:, :, place], weight, others)
 
     def weighted(self, weight: float) -> Appearance:
-        """The same reference, infused by this much; half of it also loses half a cosine in the competition with others."""
+        """The same reference, infused by this much; a weight of ½ also costs it half a cosine where references compete."""
         own = torch.ones(self.k.shape[0], self.tokens, device=self.k.device) if self.weight is None else self.weight
         return self if weight == 1 else replace(self, weight=own * weight)
 
     def of(self, rows: slice | list[int]) -> Appearance:
-        """As these rows see it."""
-        return self if self.k.shape[0] == 1 else Appearance(*(None if x is None else x[rows] for x in self._parts()))
+        """The same for these rows."""
+        if self.k.shape[0] == 1:
+            return self
+        weight, rivals = (None if x is None else x[rows] for x in (self.weight, self.rivals))
+        return Appearance(self.k[rows], self.v[rows], self.feature[rows], weight, rivals)
 
     def to(self, like: Tensor) -> Appearance:
-        """On the device and in the dtype of a live tensor; itself when it is there."""
+        """On the device and in the dtype of a live tensor; itself if it already is."""
         if self.k.device == like.device and self.k.dtype == like.dtype == self.feature.dtype:
             return self
-        k, v, feature, rivals = (None if x is None else x.to(like.device, like.dtype) for x in (self.k, self.v, self.feature, self.rivals))
-        return Appearance(k, v, feature, None if self.weight is None else self.weight.to(like.device), rivals)
+        k, v, feature = (x.to(like.device, like.dtype) for x in self.kept)
+        weight = None if self.weight is None else self.weight.to(like.device)
+        return Appearance(k, v, feature, weight, None if self.rivals is None else self.rivals.to(like.device, like.dtype))
 
-    def _parts(self) -> tuple[Tensor | None, ...]:
-        return self.k, self.v, self.feature, self.weight, self.rivals
+    @property
+    def kept(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Keys, values and features."""
+        return self.k, self.v, self.feature
 
 
 def together(references: Sequence[Appearance]) -> Appearance:
     """Several references that every row may draw from, side by side, each with the weight it has."""
     if len(references) == 1:
         return references[0]
-    k, v, feature = (torch.cat(parts, 2) for parts in zip(*(r._parts()[:3] for r in references), strict=True))
+    k, v, feature = (torch.cat(parts, 2) for parts in zip(*(r.kept for r in references), strict=True))
     surroundings = [r.rivals for r in references if r.rivals is not None]
     rivals = torch.cat(surroundings, 2) if surroundings else None
     if all(r.weight is None for r in references):
@@ -113,12 +119,12 @@ def together(references: Sequence[Appearance]) -> Appearance:
 def row_by_row(references: Sequence[Appearance]) -> Appearance:
     """One reference for each row: shorter ones are filled up with tokens that never compete."""
     longest = max(r.tokens for r in references)
-    filled = [[_longer(x, longest) for x in r._parts()[:3]] for r in references]
+    k, v, feature = (torch.cat([_longer(x, longest) for x in parts]) for parts in zip(*(r.kept for r in references), strict=True))
     weights = [torch.ones(1, r.tokens, device=r.k.device) if r.weight is None else r.weight for r in references]
     weight = torch.cat([F.pad(w, (0, longest - w.shape[1])) for w in weights])
     most = max(0 if r.rivals is None else r.rivals.shape[2] for r in references)
     rivals = torch.cat([_longer(r.feature[:, :, :0] if r.rivals is None else r.rivals, most) for r in references]) if most else None
-    return Appearance(*(torch.cat(parts) for parts in zip(*filled, strict=True)), weight, rivals)
+    return Appearance(k, v, feature, weight, rivals)
 
 
 def _longer(x: Tensor, tokens: int) -> Tensor:
@@ -191,7 +197,7 @@ def gate(similarity: Tensor, tau: float, threshold: str = "cosine", softness: fl
 
     A softness s > 0 opens the gate gradually from τ to τ + s: a token near τ then does not flicker from step to step.
     """
-    # Not below −1: the quantile of a row without allowed tokens has to leave out all of it.
+    # At least −1, so that nothing passes in a row without allowed tokens.
     level = tau if threshold == "cosine" else similarity.quantile(tau, dim=-1, keepdim=True).clamp(min=-1)
     if softness > 0:
         return ((similarity - level) / softness).clamp(0, 1)
@@ -240,4 +246,4 @@ def pieces(budget: int, bytes_each: int) -> int:
 
 def joined(parts: Sequence[Tensor], dim: int) -> Tensor:
     """`torch.cat` that does not copy a single part."""
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim)

@@ -27,7 +27,7 @@ class Progress:
     def within(self, start: float, end: float) -> bool:
         """Whether the whole step lies between two shares of the run, so that a window of 40 % holds at most 40 % of the steps.
 
-        A window that is shorter than a step holds the one it begins in: four steps are a run, too.
+        A window shorter than a step holds the step it begins in, so that a run of four steps has one, too.
         """
         first = min(max(math.floor(self.step), 0), self.steps - 1)
         if (math.ceil(start * self.steps - _EDGE) + 1) / self.steps > end + _EDGE:
@@ -50,30 +50,25 @@ class Progress:
 
 @dataclass(frozen=True)
 class Schedule:
-    """A number over progress: `early` at the window's start, `late` at its end, exactly `outside` everywhere else."""
+    """A number over progress: `early` at the window's start, `late` at its end, exactly 0 everywhere else."""
 
     early: float
     late: float
-    shape: str = "linear"
+    shape: str
     start: float = 0.0
     end: float = 1.0
-    outside: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.shape not in SHAPES:
-            raise ValueError(f"a schedule's shape is one of {', '.join(SHAPES)}, not {self.shape!r}")
+            raise ValueError(f"a schedule's shape must be one of {', '.join(SHAPES)}, not {self.shape!r}")
         if not 0 <= self.start <= self.end <= 1:
-            raise ValueError(f"a schedule's window runs from a smaller to a larger share of the steps, not {self.start} to {self.end}")
+            raise ValueError(f"a schedule's window must run from a smaller to a larger share of the steps, not {self.start} to {self.end}")
 
     def __call__(self, progress: Progress) -> float:
         if not progress.within(self.start, self.end):
-            return self.outside
+            return 0.0
         share = (progress.gamma - self.start) / max(self.end - self.start, _EDGE)
         return self.early + _eased(min(max(share, 0.0), 1.0), self.shape) * (self.late - self.early)
-
-    def over(self, steps: int) -> list[float]:
-        """The values at all steps of a run: for plots, and to count what a run will cost."""
-        return [self(Progress(step, steps)) for step in range(steps)]
 
 
 def _eased(share: float, shape: str) -> float:
@@ -84,7 +79,7 @@ def _eased(share: float, shape: str) -> float:
     return float(share >= 0.5) if shape == "step" else 0.0  # constant: stays at `early`
 
 
-def lambda_schedule(lam: float, end: float = 0.4, shape: str = "cosine", start: float = 0.0) -> Schedule:
+def lambda_schedule(lam: float, end: float, shape: str, start: float) -> Schedule:
     """λ(γ) of Delta-Bridge: strong at first, gone at `end`, and zero after it, where hosts then skip the extra U-Net row."""
     return Schedule(lam, 0.0, shape, start, end)
 
@@ -96,11 +91,11 @@ class AppearanceSteps:
     every: int = 1
     at: tuple[float, ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.every < 1:
-            raise ValueError("T_app takes every n-th step, n at least 1")
+            raise ValueError("the number after `every` must be at least 1")
         if any(not math.isfinite(t) or t < 0 for t in self.at):
-            raise ValueError("T_app's timesteps are numbers from 0 up")
+            raise ValueError("timesteps must not be negative")
 
     @classmethod
     def parse(cls, text: str) -> AppearanceSteps:
@@ -114,8 +109,8 @@ class AppearanceSteps:
             if words[0] == "at" and len(words) > 1:
                 return cls(at=tuple(sorted({float(word) for word in words[1:]}, reverse=True)))
         except ValueError as error:
-            raise ValueError(f"T_app {text!r} does not read as `all`, `every 4` or `at 750 500 250`: {error}") from error
-        raise ValueError(f"T_app {text!r} does not read as `all`, `every 4` or `at 750 500 250`")
+            raise ValueError(f"write `all`, `every 4` or `at 750 500 250`, not {text!r}: {error}") from error
+        raise ValueError(f"write `all`, `every 4` or `at 750 500 250`, not {text!r}")
 
     def select(self, timesteps: Sequence[float]) -> tuple[float, ...]:
         """The timesteps at which the reference is read in a run over `timesteps`, noisiest first."""

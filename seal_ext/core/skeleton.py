@@ -42,7 +42,7 @@ class Skeleton:
 
     @property
     def seen(self) -> np.ndarray:
-        return np.isfinite(self.points).all(1)
+        return np.asarray(np.isfinite(self.points).all(1))
 
     def moved(self, scale: tuple[float, float], shift: tuple[float, float] = (0.0, 0.0)) -> Skeleton:
         return Skeleton(self.points * np.array(scale) + np.array(shift))
@@ -68,7 +68,7 @@ def read_skeleton(image: np.ndarray) -> Skeleton | None:
 
 def _hue_gap(hue: np.ndarray, joint: int) -> np.ndarray:
     gap = np.abs(hue - HUE_STEP * joint)
-    return np.minimum(gap, 360 - gap)
+    return np.asarray(np.minimum(gap, 360 - gap))
 
 
 def _joint_spots(hue: np.ndarray, bright: np.ndarray) -> list[np.ndarray]:
@@ -91,7 +91,7 @@ def _starts(spots: list[np.ndarray]) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def _grow(spots: list[np.ndarray], joint: int, spot: np.ndarray, hue: np.ndarray, vivid: np.ndarray) -> np.ndarray:
-    """One body: a bone leads to the spot to which its colour runs. Where only one body is drawn, a spot without rival needs no proof."""
+    """One body: a bone leads to the spot to which its colour runs. Where only one body is drawn, the only spot of its hue needs no bone."""
     body = np.full((18, 2), np.nan)
     body[joint] = spot
     alone = max(len(spots[NECK]), len(spots[NOSE])) <= 1
@@ -174,8 +174,8 @@ def flesh(body: Skeleton, height: int, width: int) -> np.ndarray:
     """The silhouette of `capsules`, as a mask."""
     mask = np.zeros((height, width), np.uint8)
     for a, b, radius in capsules(body):
-        ends = [tuple(int(v) for v in np.clip(np.round(16 * (end - 0.5)), -(1 << 20), 1 << 20)) for end in (a, b)]
-        cv2.line(mask, *ends, 1, min(max(1, round(2 * radius)), 32767), cv2.LINE_8, 4)
-        for end in ends:
-            cv2.circle(mask, end, round(16 * radius), 1, -1, cv2.LINE_8, 4)
+        start, end = (np.clip(np.round(16 * (place - 0.5)), -(1 << 20), 1 << 20).astype(int).tolist() for place in (a, b))
+        cv2.line(mask, start, end, 1, min(max(1, round(2 * radius)), 32767), cv2.LINE_8, 4)
+        for place in (start, end):
+            cv2.circle(mask, place, round(16 * radius), 1, -1, cv2.LINE_8, 4)
     return mask.astype(bool)

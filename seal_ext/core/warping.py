@@ -5,8 +5,12 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from .geometry import Alignment, whole_size
-from .subject import LINES, AlignError, as_bytes, background_of, checked_image
+from .canvas import whole_size
+from .control_map import LINES, background_of
+from .geometry import Alignment
+from .pixels import AlignError, as_bytes, checked_image
+
+ROUNDS = 12  # of thinning, for lines up to about twice as wide
 
 
 def apply(structure: np.ndarray, found: Alignment, kind: str | None = None, detail: float = 1.0) -> np.ndarray:
@@ -21,7 +25,7 @@ def apply(structure: np.ndarray, found: Alignment, kind: str | None = None, deta
     if size == found.structure_size and np.allclose(matrix, np.eye(2, 3), atol=1e-3):
         return structure.copy()
     colours = _colours(image)
-    if 2 < colours < 200:  # a skeleton or a segmentation: colours are names here, and ControlNet counts them the same way
+    if 2 < colours < 200:  # a skeleton or a segmentation: each colour has a meaning, so none may mix; ControlNet counts alike
         warped = _warp(image, matrix, size, cv2.INTER_NEAREST)
     elif colours == 2:
         warped = _warp_two_tone(image, matrix, size, fill, thin=kind in LINES or _is_thin(image, fill))
@@ -70,11 +74,11 @@ def _warp_two_tone(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int],
     return np.where((_thinned(drawn) if thin else drawn)[..., None], colour, fill).astype(image.dtype)
 
 
-def _thinned(mask: np.ndarray, rounds: int = 12) -> np.ndarray:
+def _thinned(mask: np.ndarray) -> np.ndarray:
     """Zhang and Suen's thinning: peels off border pixels that no line needs to stay connected."""
     padded = np.pad(mask, 1)
     around = ((-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1))
-    for step in range(2 * rounds):
+    for step in range(2 * ROUNDS):
         y, x = np.nonzero(padded)
         ring = np.stack([padded[y + dy, x + dx] for dy, dx in around])
         north, east, south, west = ring[::2]

@@ -1,1 +1,1 @@
-"""One adapter per world; each gives a run the same few verbs."""
+"""One adapter for each program that SeAl runs in; each gives a run the same few methods."""

@@ -3,38 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from seal_ext.core.cache import AppearanceCache, AppearanceKey, fingerprint
+from seal_ext.core.canvas import size_of
 from seal_ext.core.limbs import Body
 from seal_ext.core.skeleton import Skeleton
-from seal_ext.run import APPEARANCE, CONDITIONAL, UNCONDITIONAL, Reference, Row, Run, Site
+from seal_ext.layers import Layers, Undo, find_sites, undo_all, wrap
+from seal_ext.reference import Reference
+from seal_ext.run import APPEARANCE, CONDITIONAL, UNCONDITIONAL, Encoded, Row, Run
 from seal_ext.settings import Settings
 
 RESIDUALS = ("down_block_additional_residuals", "mid_block_additional_residual", "down_intrablock_additional_residuals")
 MEGABYTE = 2**20
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A reference as the user gives it."""
-
-    image: Any  # PIL image, array (height, width, 3) or tensor (3, height, width) in [0, 1]
-    mask: Any = None  # PIL image, array or tensor (height, width), bright on the subject
-    weight: float = 1.0
-    skeleton: Skeleton | None = None  # its joints, in the image's own pixels, when they are known
-
-
 class Seal:
     """Patches a pipeline while entered and leaves it exactly as found.
 
-    `reference`: a picture, several that all images share, or with `per_image` one for each image of the batch.
+    `reference`: a picture or a `Reference`, several that all images share, or with `per_image` one for each image of the batch.
+    `figure`: where the structure's figure is, and `bodies`: its joints in shares of the canvas, for all images or each.
     `appearance_prompt`: c_app, one for all or one an image; without it the prompt serves, and Delta-Bridge has nothing to do.
     """
 
@@ -55,17 +48,21 @@ class Seal:
     ):
         self.pipe, self.settings, self.watch, self.seeds = pipe, settings or Settings(enabled=True), watch, seeds
         group = reference if isinstance(reference, (list, tuple)) else [reference]
-        self.pictures = [p if isinstance(p, Picture) else Picture(p) for p in group]
+        self.references = [_looked_at(Reference.of(picture)) for picture in group]
         self.per_image, self.figure, self.bodies = per_image, figure, bodies
         self.appearance_prompt = appearance_prompt or self.settings.appearance_prompt or None
         self.cache = AppearanceCache(self.settings.cache_mb * MEGABYTE) if cache is None else cache
         self.tell = tell or (lambda done, total: None)
-        self.sites = find_sites(pipe.unet)
+        self.layers = Layers(find_sites(pipe.unet))
+        if not self.layers.sites:
+            raise ValueError("SeAl finds no attention layers in this U-Net. Is it compiled? Give it as it was before.")
+        self.notes: list[str] = []  # what the user should read of all runs
         self.run: Run | None = None
         self.runs = 0
-        self._undo: list[Callable[[], None]] = []
+        self._undo: list[Undo] = []
         self._weights = ""
-        self._call: dict | None = None  # the conditioning of the current model call, for the reference pass
+        self._contradicts = False  # whether c_app says anything else than the prompts
+        self._call: dict[str, Any] = {}  # the conditioning of the current model call, for the reference pass
 
     # ---- install and remove
 
@@ -73,10 +70,9 @@ class Seal:
         unet, scheduler = self.pipe.unet, self.pipe.scheduler
         self._weights = weights_fingerprint(unet)
         try:
-            self._replace(unet, "forward", self._forward)
-            self._replace(scheduler, "set_timesteps", self._set_timesteps)
-            for site, module in self.sites.items():
-                self._replace(module, "forward", _attention(self, site, module))
+            self._undo += [wrap(unet, "forward", self._forward), wrap(scheduler, "set_timesteps", self._set_timesteps)]
+            self.layers.__enter__()
+            self._undo.append(self.layers.__exit__)
         except BaseException:
             self._remove()
             raise
@@ -85,53 +81,44 @@ class Seal:
     def __exit__(self, *error) -> None:
         self._remove()
 
-    def _replace(self, owner, name: str, make: Callable) -> None:
-        """Shadow a method on the instance with `make`, whose first argument becomes what was there."""
-        original, own = getattr(owner, name), name in vars(owner)
-
-        def replacement(*args, **kwargs):
-            return make(original, *args, **kwargs)
-
-        def undo():
-            if own:
-                setattr(owner, name, original)
-            else:
-                delattr(owner, name)
-
-        setattr(owner, name, replacement)
-        self._undo.append(undo)
-
     def _remove(self) -> None:
         self._close_run()
-        while self._undo:
-            self._undo.pop()()
+        undo_all(self._undo)
 
     def _close_run(self) -> None:
         if self.run is not None:
             self.run.close()
-        self.run = self._call = None
+            self.notes += [note for note in self.run.notes if note not in self.notes]
+        self.run, self._call = None, {}
 
     # ---- what the pipeline calls
 
-    def _set_timesteps(self, original, *args, **kwargs):
-        """A new generation begins with new timesteps."""
-        self._close_run()
-        return original(*args, **kwargs)
+    def _set_timesteps(self, original: Callable) -> Callable:
+        def set_timesteps(*args, **kwargs):
+            self._close_run()  # a new generation begins with new timesteps
+            return original(*args, **kwargs)
 
-    @torch.no_grad()
-    def _forward(self, original, sample: Tensor, timestep, encoder_hidden_states: Tensor, *args, **kwargs):
+        return set_timesteps
+
+    def _forward(self, original: Callable) -> Callable:
+        @torch.no_grad()
+        def forward(sample: Tensor, timestep, encoder_hidden_states: Tensor, *args, **kwargs):
+            return self._draw(original, sample, timestep, encoder_hidden_states, *args, **kwargs)
+
+        return forward
+
+    def _draw(self, original: Callable, sample: Tensor, timestep, encoder_hidden_states: Tensor, *args, **kwargs):
         t = float(timestep) if not isinstance(timestep, Tensor) else float(timestep.reshape(-1)[0])
         rows = self._rows(len(sample))
         self._call = {"sample": sample, "context": encoder_hidden_states, "kwargs": kwargs, "rows": rows, "original": original}
-        if self.run is None:
-            self._start(t, rows, sample)
-        lam = self.run.bridging(t) if self.settings.enabled else 0.0
-        if not lam or self.appearance_prompt is None:
-            self.run.begin(t, rows, tuple(sample.shape[-2:]))
-            return original(sample, timestep, encoder_hidden_states, *args, **kwargs)
-        return self._with_appearance_rows(original, lam, t, sample, timestep, encoder_hidden_states, *args, **kwargs)
+        run = self.run or self._start(t, rows, sample)
+        lam = run.bridging(t) if self.settings.enabled else 0.0
+        if not lam or not self._contradicts:
+            with run.step(t, rows, size_of(sample)):
+                return original(sample, timestep, encoder_hidden_states, *args, **kwargs)
+        return self._with_appearance_rows(run, original, lam, t, sample, timestep, encoder_hidden_states, *args, **kwargs)
 
-    def _with_appearance_rows(self, original, lam: float, t: float, sample: Tensor, timestep, context: Tensor, *args, **kwargs):
+    def _with_appearance_rows(self, run: Run, original, lam: float, t: float, sample: Tensor, timestep, context: Tensor, *args, **kwargs):
         """The model call with a third row an image, conditioned on c_app; λ·LowPass(Δ) goes to both sides of the guidance."""
         rows = self._call["rows"]
         gen = [i for i, row in enumerate(rows) if row.kind == CONDITIONAL]
@@ -142,11 +129,11 @@ class Seal:
             more["added_cond_kwargs"] = {k: torch.cat([v, added.get(k, v[gen]).to(v)]) for k, v in kwargs["added_cond_kwargs"].items()}
         if isinstance(timestep, Tensor) and timestep.ndim and len(timestep) == len(rows):
             timestep = torch.cat([timestep, timestep[gen]])
-        self.run.begin(t, (*rows, *(Row(APPEARANCE, image) for image in images)), tuple(sample.shape[-2:]))
-        result = original(torch.cat([sample, sample[gen]]), timestep, torch.cat([context, hidden.to(context)]), *args, **more)
+        with run.step(t, (*rows, *(Row(APPEARANCE, image) for image in images)), size_of(sample)):
+            result = original(torch.cat([sample, sample[gen]]), timestep, torch.cat([context, hidden.to(context)]), *args, **more)
         every = result[0] if isinstance(result, tuple) else result.sample
         seen, app = every[: len(rows)], every[len(rows) :]
-        bridge = self.run.bridged(seen[gen], app, lam, self._to_epsilon(t))
+        bridge = run.bridged(seen[gen], app, lam, self._to_epsilon(t))
         # u + d + w((c + d) − (u + d)) = u + w(c − u) + d: the same d on every row of an image passes the guidance unchanged.
         place = {image: i for i, image in enumerate(images)}
         seen = seen + bridge[[place[row.image] for row in rows]]
@@ -159,38 +146,37 @@ class Seal:
             return tuple(Row(UNCONDITIONAL, i) for i in range(half)) + tuple(Row(CONDITIONAL, i) for i in range(half))
         return tuple(Row(CONDITIONAL, i) for i in range(count))
 
-    def _start(self, t: float, rows: tuple[Row, ...], sample: Tensor) -> None:
+    def _start(self, t: float, rows: tuple[Row, ...], sample: Tensor) -> Run:
         """The first model call of a generation: now sizes, timesteps and conditioning are known."""
         levels = sorted({float(level) for level in self.pipe.scheduler.timesteps}, reverse=True)
         levels = [level for level in levels if level <= t + 1e-3]  # img2img begins further down
         images = 1 + max(row.image for row in rows)
         height, width = (size * self._factor for size in sample.shape[-2:])
-        references = [self._encode(picture, height, width, sample) for picture in self.pictures]
-        if self.per_image:
-            if len(references) != images:
-                raise ValueError(f"{images} images are drawn, and references were given for {len(references)}")
-            references = [[reference] for reference in references]
+        shared = [self._encode(reference, height, width, sample) for reference in self.references]
+        if self.per_image and len(shared) != images:
+            raise ValueError(f"the pipeline draws {images} images, but there are references for {len(shared)}")
+        references = [[one] for one in shared] if self.per_image else shared
+        if self.appearance_prompt is not None:
+            told = self._call["context"][[row.kind == CONDITIONAL for row in rows]]
+            app, _ = self._appearance_context([row.image for row in rows if row.kind == CONDITIONAL], told, self._call["kwargs"])
+            self._contradicts = not torch.equal(app.to(told), told)
         figure = None if self.figure is None or not self.settings.on_figure else self.figure.to(sample)
-        self.run = Run(self.settings, references, self.cache, self._key, levels, self.seeds, self.watch, figure,
-                       [None if body is None else Body.of(body.moved((1 / width, 1 / height))) for body in self.bodies])  # fmt: skip
+        bodies = [None if body is None else Body.of(body) for body in self.bodies]
+        run = Run(self.settings, references, self.cache, self._key, levels, self.layers, seeds=self.seeds, watch=self.watch, figure=figure,
+                  bodies=bodies, guidance=float(getattr(self.pipe, "guidance_scale", 1.0)), images=images)  # fmt: skip
+        self.run = run
         self.runs += 1
         if self.settings.enabled and self.settings.infusion and self.settings.strength > 0:
-            self.run.read_references(self)
+            run.read_references(self)
+        return run
 
     @property
     def _factor(self) -> int:
         return 2 ** (len(self.pipe.vae.config.block_out_channels) - 1)
 
-    def _encode(self, picture: Picture, height: int, width: int, like: Tensor) -> Reference:
-        image, inside = fit(as_tensor(picture.image), height, width)
-        latent = encoded(self.pipe.vae, image)
-        mask = None
-        if picture.mask is not None:
-            mask = fit(as_tensor(picture.mask)[:1], height, width)[0][0, 0] > 0.5
-        elif not inside.all():
-            mask = inside  # the bars beside a picture of another shape are not the subject
-        body = None if picture.skeleton is None else body_on(picture.skeleton, as_tensor(picture.image).shape[-2:], height, width)
-        return Reference(latent.to(like), mask, picture.weight, body)
+    def _encode(self, reference: Reference, height: int, width: int, like: Tensor) -> Encoded:
+        image, mask, body = reference.on_canvas(height, width)
+        return Encoded(encoded(self.pipe.vae, image).to(like), mask, reference.weight, body)
 
     def _key(self, image: int) -> AppearanceKey:
         context = self._conditioning(image)[0]
@@ -231,7 +217,7 @@ class Seal:
 
     def _appearance_context(self, images: Sequence[int], like: Tensor, kwargs: dict) -> tuple[Tensor, dict[str, Tensor] | None]:
         """The text encoders' view of c_app for these images; padded or cut to the prompt's own length."""
-        given = self.appearance_prompt
+        given = self.appearance_prompt or ""
         prompts = [given if isinstance(given, str) else given[image] for image in images]
         encoded = self.pipe.encode_prompt(prompts, device=like.device, num_images_per_prompt=1, do_classifier_free_guidance=False)
         context, added = encoded[0], kwargs.get("added_cond_kwargs")
@@ -240,42 +226,9 @@ class Seal:
         return context, None if added is None else {"text_embeds": encoded[2]}
 
 
-def _attention(seal: Seal, site: Site, module) -> Callable:
-    """The forward of one self-attention layer: its own, whatever optimisation is active, and the reference infused into its result."""
-
-    def split(x: Tensor) -> Tensor:
-        return x.unflatten(-1, (module.heads, -1)).transpose(1, 2)
-
-    def project(x: Tensor) -> Tensor:
-        return module.to_out[1](module.to_out[0](x)) / module.rescale_output_factor
-
-    def forward(original, hidden_states: Tensor, encoder_hidden_states=None, *args, **kwargs):
-        run = seal.run
-        if run is None or encoder_hidden_states is not None or not (run.reading or run.weight(site)):
-            return original(hidden_states, encoder_hidden_states, *args, **kwargs)
-        if run.reading:
-            if run.blocks.weight(site.part, site.index) > 0:
-                run.observe(site, split(module.to_k(hidden_states)), split(module.to_v(hidden_states)), hidden_states)
-            return original(hidden_states, *args, **kwargs)
-        q = split(module.to_q(hidden_states))
-        if run.needs_heads:
-            k, v = split(module.to_k(hidden_states)), split(module.to_v(hidden_states))
-            return project(run.attention(site, q, k, v, hidden_states).transpose(1, 2).flatten(2))
-        return run.infused(site, original(hidden_states, *args, **kwargs), project, q, hidden_states)
-
-    return forward
-
-
-def find_sites(unet) -> dict[Site, Any]:
-    """Every self-attention layer of the U-Net, in the order it runs them."""
-    found, counts = {}, {"down": 0, "mid": 0, "up": 0}
-    order = {"down": 0, "mid": 1, "up": 2}
-    named = [(name, module) for name, module in unet.named_modules() if name.endswith("attn1")]
-    for name, module in sorted(named, key=lambda item: order[item[0].split("_")[0]]):
-        part = name.split("_")[0]
-        found[Site(name, part, counts[part])] = module
-        counts[part] += 1
-    return found
+def _looked_at(reference: Reference) -> Reference:
+    """With what was drawn on it as its subject, unless somebody has looked already."""
+    return reference.found("drawn") if reference.drawn is not None and reference.subject is None else reference
 
 
 def weights_fingerprint(unet) -> str:
@@ -294,40 +247,7 @@ def _extended(value, rows: int, gen: list[int]):
     return value
 
 
-def as_tensor(image) -> Tensor:
-    """A picture in any of the usual forms as (channels, height, width) in [0, 1]."""
-    if not isinstance(image, Tensor):
-        array = np.asarray(image)
-        array = array[..., None] if array.ndim == 2 else array
-        array = array.astype(np.float32) / (255 if array.dtype == np.uint8 else 1)
-        image = torch.from_numpy(np.ascontiguousarray(array)).permute(2, 0, 1)
-    image = image.float()
-    return image[None] if image.ndim == 2 else image[:3]
-
-
 def encoded(vae, canvas: Tensor) -> Tensor:
     """The latent of a picture (1, 3, height, width) in [0, 1], scaled as the U-Net expects: the mean, which draws no random number."""
     latent = vae.encode((canvas * 2 - 1).to(vae.device, vae.dtype)).latent_dist.mean
     return (latent - (getattr(vae.config, "shift_factor", None) or 0)) * vae.config.scaling_factor
-
-
-def body_on(skeleton: Skeleton, size: tuple[int, int], height: int, width: int) -> Body | None:
-    """The limbs of a picture of this size (height, width) where `fit` puts it, in shares of the canvas."""
-    scale = min(height / size[0], width / size[1])
-    shift = ((1 - size[1] * scale / width) / 2, (1 - size[0] * scale / height) / 2)
-    return Body.of(skeleton.moved((scale / width, scale / height), shift))
-
-
-def fit(image: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """The whole picture in the middle of a canvas (1, channels, height, width), its border repeated; and where it lies."""
-    tall, wide = image.shape[-2:]
-    scale = min(height / tall, width / wide)
-    size = (max(1, round(tall * scale)), max(1, round(wide * scale)))
-    if size != (tall, wide):
-        shrinks = scale < 1
-        image = F.interpolate(image[None], size=size, mode="bilinear", align_corners=False, antialias=shrinks)[0]
-    top, left = (height - size[0]) // 2, (width - size[1]) // 2
-    inside = torch.zeros(height, width, dtype=torch.bool)
-    inside[top : top + size[0], left : left + size[1]] = True
-    canvas = F.pad(image[None], (left, width - size[1] - left, top, height - size[0] - top), mode="replicate")
-    return canvas.clamp(0, 1), inside

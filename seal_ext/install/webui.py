@@ -68,7 +68,7 @@ class Place:
         """Paths that this command made, relative to the folder, and what tells whether they are still the same."""
         try:
             if self.record.stat().st_size > LARGEST_RECORD:
-                raise UserError(f"{self.record} is too large for a record of this command")
+                raise UserError(f"{self.record} is too large to be this command's record")
             content = json.loads(self.record.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return {}
@@ -126,11 +126,11 @@ class Place:
                 files += [path for path in copied if path.exists()] or [extension]
         for path in files:
             if not self._ours(path):
-                raise UserError(f"{path} is in the way: this command did not make it, or it was changed since; move it and try again")
+                raise UserError(f"{path} is in the way: this command did not make it, or somebody changed it; move it and try again")
         for folder in (self.extension.parent, self.checkpoints, self.adapters):
             existing = next(one for one in (folder, *folder.parents) if one.exists())
             if not os.access(existing, os.W_OK):
-                raise UserError(f"{existing} cannot be written to")
+                raise UserError(f"you may not write into {existing}")
 
     def _make(self, folder: Path) -> None:
         for one in [folder for folder in (*reversed(folder.parents), folder) if not folder.exists()]:
@@ -140,7 +140,7 @@ class Place:
     def _install(self, extension: Path, origin: Path, parts: tuple[str, ...]) -> str:
         name = self._name(extension)
         if extension.resolve() == origin:
-            return f"the extension is {name} already"
+            return f"the extension is already there as {name}"
         self._take_away([one for one in self.made if extension in (self.folder / one, *(self.folder / one).parents)])
         try:
             extension.symlink_to(origin, target_is_directory=True)
@@ -157,10 +157,10 @@ class Place:
     def remove(self) -> list[str]:
         """Take away what this command made and nobody changed since."""
         if not self.made:
-            return ["there is nothing of this command here"]
+            return ["this command has made nothing here"]
         changed = self._take_away(list(self.made))
-        said = [f"{name} was changed since, so it stays" for name in changed]
-        return [*said, f"everything {'else ' if changed else ''}that this command made is gone"]
+        said = [f"{name} stays, because somebody changed it" for name in changed]
+        return [*said, f"removed everything {'else ' if changed else ''}that this command made"]
 
     def _take_away(self, names: list[str]) -> list[str]:
         """The names of what stays because somebody changed it."""
@@ -220,8 +220,8 @@ def _remove_folder(folder: Path) -> None:
 def main(argv: list[str]) -> int:
     parser = Parser(prog="dev.py webui", description=__doc__, examples=EXAMPLES)
     parser.add_argument("folder", type=Path, metavar="PATH", help="the WebUI's folder, or its --data-dir")
-    parser.add_argument("--forge", action="store_true", help="PATH is a Forge's or reForge's --data-dir; their own folder tells by itself")
-    parser.add_argument("--remove", action="store_true", help="take away what this command made")
+    parser.add_argument("--forge", action="store_true", help="PATH is the --data-dir of Forge or reForge, not their own folder")
+    parser.add_argument("--remove", action="store_true", help="remove what this command made")
     options = parser.parse_args(argv)
     try:
         place = Place(options.folder, options.forge)

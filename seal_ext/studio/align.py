@@ -7,17 +7,18 @@ from argparse import ArgumentParser
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
-from seal_ext.core.geometry import FILL, Alignment, align
-from seal_ext.core.subject import BLACK_BEHIND, AlignError, Box, Subject, from_control_map
-from seal_ext.core.warping import apply
+from seal_ext.core.anchor_align import Aligned, anchor_align
+from seal_ext.core.canvas import FILL
+from seal_ext.core.control_map import BLACK_BEHIND
+from seal_ext.core.geometry import Alignment
+from seal_ext.core.pixels import AlignError, Pixels, on_white
+from seal_ext.reference import Reference
 from seal_ext.settings import Settings
 from seal_ext.studio.cli import Parser, UserError, add_model, add_reference, add_settings, read_settings
 from seal_ext.studio.drawing import boxes_overlay
-from seal_ext.studio.mask import find_subject, heat_of, say
-from seal_ext.studio.models import open_studio
-from seal_ext.studio.pictures import beside, on_white, png, read_picture, write_picture
+from seal_ext.studio.mask import find_subject, read_reference, say
+from seal_ext.studio.models import Studio, open_studio
+from seal_ext.studio.pictures import beside, png, read_picture, write_picture
 
 EXAMPLES = """\
   python -m seal_ext.studio align --reference knight.png --structure pose.png
@@ -47,22 +48,15 @@ def read_size(text: str | None, usual: int) -> tuple[int, int]:
     return width, height
 
 
-def align_structure(
-    reference: Subject, structure: np.ndarray, canvas: tuple[int, int], settings: Settings, kind: str = "auto"
-) -> tuple[Alignment, np.ndarray]:
-    """The alignment, and the structure at the canvas's size as it asks; only resized when AnchorAlign is off or cannot act."""
+def align_structure(reference: Reference | None, structure: Pixels, canvas: tuple[int, int], settings: Settings, kind: str) -> Aligned:
+    """The structure on the canvas; without a reference there is nothing to align it with."""
+    # What there is to say of the reference was said when its subject was found.
+    subject = replace(reference.standing, reasons=()) if reference is not None and settings.align else None
     known = None if kind == "auto" else kind
-    if not settings.align:
-        whole = Box(0.0, 0.0, *map(float, canvas))
-        off = ("AnchorAlign is off: the structure is only resized.",)
-        found = Alignment(canvas, structure.shape[1::-1], FILL, FILL, whole, whole, reasons=off)
-        return found, apply(structure, found, known)
     try:
-        subject = from_control_map(structure, known)
-        found = align(reference, subject, canvas, FILL, **settings.alignment())
+        return anchor_align(subject, structure, canvas, FILL, FILL, known, room=settings.room, **settings.alignment())
     except AlignError as error:
         raise UserError(f"{error} To use the structure as it is: --set align=off") from None
-    return found, apply(structure, found, known)
 
 
 def say_alignment(found: Alignment) -> None:
@@ -81,35 +75,33 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--out", type=Path, default=Path("aligned.png"), help="the aligned structure; the overlay is written beside it")
     options = parser.parse_args(argv)
     out, settings = png(options.out), read_settings(options.preset, options.changes)
-    picture = read_picture(options.reference, "the reference")
+    given = read_reference(options.reference, options.mask, options.reference_pose)
     structure = on_white(read_picture(options.structure, "the structure"))
-    drawn = None if options.mask is None else read_picture(options.mask, "the mask")
-    canvas = read_size(options.size, 0) if options.size else canvas_like(picture)
+    canvas = read_size(options.size, 0) if options.size else canvas_like(given.pixels)
 
-    def studio():
+    def studio() -> Studio:
         return open_studio(options.checkpoint, options.adapter, options.config, options.device)
 
-    reference = find_subject(picture, settings.mask_source, drawn, heat_of(studio, picture, "", options.subject))
-    if options.reference_pose is not None:
-        reference = reference.with_pose(on_white(read_picture(options.reference_pose, "the reference's pose")))
-    found, aligned = align_structure(replace(reference, reasons=()), structure, canvas, settings, options.structure_kind)
-    say(reference)
-    say_alignment(found)
-    write_picture(aligned, out)
-    print(f"{out}\n{write_picture(boxes_overlay(aligned, on_canvas(picture, canvas), found), beside(out, 'overlay'))}")
+    reference = find_subject(given, settings, studio, "", options.subject)
+    aligned = align_structure(reference, structure, canvas, settings, options.structure_kind)
+    say(reference.seen)
+    say_alignment(aligned.alignment)
+    write_picture(aligned.map, out)
+    shown = boxes_overlay(aligned.map, on_canvas(reference, canvas), aligned.alignment)
+    print(f"{out}\n{write_picture(shown, beside(out, 'overlay'))}")
     return 0
 
 
-def canvas_like(picture: np.ndarray) -> tuple[int, int]:
+def canvas_like(picture: Pixels) -> tuple[int, int]:
     """The reference's own shape, for want of a model's size: aligning needs no weights."""
     height, width = picture.shape[:2]
     shrink = min(1.0, PREVIEW / max(height, width))
-    return tuple(max(SMALLEST, round(side * shrink / 64) * 64) for side in (width, height))
+    width, height = (max(SMALLEST, round(side * shrink / 64) * 64) for side in (width, height))
+    return width, height
 
 
-def on_canvas(picture: np.ndarray, canvas: tuple[int, int]) -> np.ndarray:
+def on_canvas(reference: Reference, canvas: tuple[int, int]) -> Pixels:
     """The reference as the sampler sees it: whole, in the middle."""
-    from seal_ext.hosts.diffusers import as_tensor, fit
-
-    image, _ = fit(as_tensor(on_white(picture)), canvas[1], canvas[0])
-    return (image[0].permute(1, 2, 0) * 255).round().byte().numpy()
+    image, _, _ = reference.on_canvas(canvas[1], canvas[0])
+    shown: Pixels = (image[0].permute(1, 2, 0) * 255).round().byte().numpy()
+    return shown

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,17 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from seal_ext.core.canvas import as_tensor, fit
+from seal_ext.core.mask import Box, subject_of
 from seal_ext.core.matching import FEATURES, feature_of, match, subject_tokens, token_grid
 from seal_ext.core.noise import reference_input, reference_noise
-from seal_ext.core.subject import Box, subject_of
-from seal_ext.hosts.diffusers import as_tensor, find_sites, fit
-from seal_ext.run import Site
+from seal_ext.layers import AttentionCall, Layers, Site, find_sites
 from seal_ext.settings import Settings
 from seal_ext.studio.cli import Bar, Parser, UserError, add_model, add_reference, add_settings, read_settings
 from seal_ext.studio.generate import Progress
-from seal_ext.studio.mask import find_subject, heat_of, say
+from seal_ext.studio.mask import find_subject, read_reference, say
 from seal_ext.studio.models import Studio, open_studio
-from seal_ext.studio.pictures import on_white, read_picture
 from seal_ext.studio.warp import USUAL, Warp
 
 EXAMPLES = """\
@@ -87,7 +86,7 @@ class Copy:
 
 
 def copies_of(picture: np.ndarray, mask: np.ndarray, warps: Sequence[Warp] = USUAL) -> list[Copy]:
-    box = subject_of(mask, "reference", keep="all").box
+    box = subject_of(mask, "reference", every=True).box
     return [Copy(warp(picture, box), warp(mask.astype(np.uint8), box, smooth=False) > 0, warp, box) for warp in warps]
 
 
@@ -99,7 +98,6 @@ def measure(
     prompt: str = "",
     size: int | None = None,
     noise: str = "clean",
-    at: Sequence[int] = AT,
     progress: Progress = lambda share, doing: None,
 ) -> Tallies:
     """Every self-attention layer of middle and decoder, every feature, every timestep; the picture's copies beside it in one batch."""
@@ -113,40 +111,35 @@ def measure(
     unet, alphas = studio.pipe.unet, studio.pipe.scheduler.alphas_cumprod
     random = reference_noise(range(len(latents)), latents.shape[1:]).to(latents)
     tallies: Tallies = {}
-    for done, t in enumerate(at):
-        progress(done / len(at), "measuring")
+    for done, t in enumerate(AT):
+        progress(done / len(AT), "measuring")
         alpha, sigma = float(alphas[t]) ** 0.5, (1 - float(alphas[t])) ** 0.5
         first = reference_input(latents[:1], None if noise == "clean" else random[:1], sigma, alpha)
         batch = torch.cat([first, alpha * latents[1:] + sigma * random[1:]])
-        hooks = [
-            module.register_forward_pre_hook(_counting(tallies, site, t, copies, inside, latents.shape[-2:]), with_kwargs=True)
-            for site, module in find_sites(unet).items() if site.part != "down"
-        ]  # fmt: skip
-        try:
+        count = _counting(tallies, t, copies, inside, latents.shape[-2:])
+        sites = {site: module for site, module in find_sites(unet).items() if site.part != "down"}
+        with Layers(sites) as layers, layers.answering(count):
             unet(batch, torch.tensor(t, device=unet.device), **told)
-        finally:
-            for hook in hooks:
-                hook.remove()
     progress(1.0, "measuring")
     return tallies
 
 
-def _counting(tallies: Tallies, site: Site, t: int, copies: list[Copy], mask: Tensor, latent: Sequence[int]):
+def _counting(tallies: Tallies, t: int, copies: list[Copy], mask: Tensor, latent: Sequence[int]) -> Callable[[AttentionCall], Tensor]:
     """Row 0 is the reference, the others are its copies; nothing of a layer is kept but counts."""
 
-    def count(module, args, kwargs):
-        hidden = args[0] if args else kwargs["hidden_states"]
-        grid = token_grid(hidden.shape[1], *latent)
+    def count(call: AttentionCall) -> Tensor:
+        hidden, grid = call.hidden, token_grid(call.hidden.shape[1], *latent)
         if grid is None:
-            return
+            return call.own()
         subject = subject_tokens(mask[None].float(), grid)[0]
-        q, k = (x.unflatten(-1, (module.heads, -1)).transpose(1, 2) for x in (module.to_q(hidden[1:]), module.to_k(hidden[:1])))
+        q, k = call.q()[1:], call.kv()[0][:1]
         for kind in FEATURES:
             key = feature_of(kind, k, hidden[:1])[:, :, subject.to(k.device)]
             found = match(feature_of(kind, q, hidden[1:]), key)
-            tally = tallies.setdefault((site, kind, t), Tally(grid))
+            tally = tallies.setdefault((call.site, kind, t), Tally(grid))
             for row, copy in enumerate(copies):
                 _add(tally, copy, found.index[row, ..., 0].cpu(), found.similarity[row].cpu(), subject)
+        return call.own()
 
     return count
 
@@ -275,14 +268,13 @@ def main(argv: list[str]) -> int:
     if options.out.suffix != ".json":
         raise UserError(f"--out {options.out} must end in .json")
     settings = read_settings(options.preset, options.changes)
-    picture = read_picture(options.reference, "the reference")
-    drawn = None if options.mask is None else read_picture(options.mask, "the mask")
+    given = read_reference(options.reference, options.mask)
     studio = open_studio(options.checkpoint, options.adapter, options.config, options.device)
-    subject = find_subject(picture, settings.mask_source, drawn, heat_of(lambda: studio, picture, options.prompt, options.subject))
-    say(subject)
+    reference = find_subject(given, settings, lambda: studio, options.prompt, options.subject)
+    say(reference.seen)
     bar = Bar()
     try:
-        tallies = measure(studio, on_white(picture), subject.mask, options.prompt, noise=settings.noise, progress=bar)
+        tallies = measure(studio, reference.rgb, reference.seen.mask, options.prompt, noise=settings.noise, progress=bar)
     finally:
         bar.done()
     choice = choose(tallies)

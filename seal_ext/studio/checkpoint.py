@@ -86,12 +86,12 @@ def expand(shards_dir: Path | str, target_dir: Path | str, adapter_dir: Path | s
             _put(result.description, _pointing_at(data.decode(), str(result.tokenizer)).encode())
         else:
             _put(result.tokenizer / path.name, data)
-    for part, path in ((MODEL, result.checkpoint), (ADAPTER, result.adapter)):
-        if path is not None:
+    for part, made in ((MODEL, result.checkpoint), (ADAPTER, result.adapter)):
+        if made is not None:
             stamp = hashlib.sha256("".join(entry["sha256"] for entry in weights[part]).encode()).hexdigest()
-            if _stamp(path) != stamp:
+            if _stamp(made) != stamp:
                 # A single entry: several are written in no fixed order, and the same shards would give other bytes.
-                _put(path, save(assemble(shards, weights[part]), metadata={"shards": stamp}))
+                _put(made, save(assemble(shards, weights[part]), metadata={"shards": stamp}))
     return result
 
 
@@ -128,7 +128,7 @@ class Components:
     """The parts of a diffusers pipeline."""
 
     unet: "diffusers.UNet2DConditionModel"
-    vae: "diffusers.AutoencoderKL"
+    vae: "diffusers.AutoencoderKL | None"  # only latents are drawn without
     text_encoder: "transformers.CLIPTextModel"
     tokenizer: "transformers.CLIPTokenizer"
     scheduler: "diffusers.DDIMScheduler"
@@ -138,7 +138,7 @@ class Components:
         """The adapter's pipeline where there is an adapter, else the plain one."""
         import diffusers
 
-        parts = {k: v for k, v in vars(self).items() if v is not None}
+        parts = {k: v for k, v in vars(self).items() if k != "adapter" or v is not None}
         kind = diffusers.StableDiffusionPipeline if self.adapter is None else diffusers.StableDiffusionAdapterPipeline
         return kind(**parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
 
@@ -169,23 +169,45 @@ def load_diffusers(
     checkpoint = Path(checkpoint)
     description, folder = read_description(checkpoint)
     params = description["model"]["params"]
-    state = _split(_weights(checkpoint), (keys.UNET, keys.VAE, keys.TEXT), checkpoint)
-    unet_config, vae_config = keys.unet_config(params), keys.vae_config(params)
+    unet, vae = diffusers.UNet2DConditionModel(**keys.unet_config(params)), diffusers.AutoencoderKL(**keys.vae_config(params))
     text = transformers.CLIPTextModel(transformers.CLIPTextConfig.from_pretrained(str(folder), local_files_only=True))
-    # Since transformers 5 this model's own names begin one level further in.
-    prefix = "text_model." if any(name.startswith("text_model.") for name in text.state_dict()) else ""
+    fill(checkpoint, unet, vae, text)
 
-    def ready(module: Any, weights: Mapping[str, Tensor], source: Path) -> Any:
-        return filled(module, weights, source).to(device, dtype).eval().requires_grad_(False)
+    def ready(module: Any) -> Any:
+        return module.to(device, dtype).eval().requires_grad_(False)
 
     return Components(
-        unet=ready(diffusers.UNet2DConditionModel(**unet_config), keys.unet_state(state[0], unet_config["layers_per_block"]), checkpoint),
-        vae=ready(diffusers.AutoencoderKL(**vae_config), keys.vae_state(state[1], len(vae_config["block_out_channels"])), checkpoint),
-        text_encoder=ready(text, {prefix + name: tensor for name, tensor in state[2].items()}, checkpoint),
+        unet=ready(unet),
+        vae=ready(vae),
+        text_encoder=ready(text),
         tokenizer=transformers.CLIPTokenizer.from_pretrained(str(folder), local_files_only=True),
         scheduler=diffusers.DDIMScheduler(**keys.scheduler_config(params)),
-        adapter=None if adapter is None else ready(*read_adapter(Path(adapter)), Path(adapter)),
+        adapter=None if adapter is None else ready(filled(*read_adapter(Path(adapter)), Path(adapter))),
     )
+
+
+def _parts(unet: Any, vae: Any, text: Any) -> list[tuple[str, Any, dict[str, str]]]:
+    """A checkpoint's networks: how their names begin in it, and how LDM's go on where diffusers' do."""
+    # Since transformers 5 the text encoder's own names begin one level further in.
+    inner = "text_model." if any(name.startswith("text_model.") for name in text.state_dict()) else ""
+    return [(keys.UNET, unet, keys.unet_names(unet.config)), (keys.VAE, vae, keys.vae_names(vae.config)), (keys.TEXT, text, {"": inner})]
+
+
+def fill(checkpoint: Path, unet: Any, vae: Any, text: Any) -> None:
+    """Give diffusers' and transformers' networks the weights of an LDM checkpoint."""
+    parts = _parts(unet, vae, text)
+    states = _split(_weights(checkpoint), [prefix for prefix, _, _ in parts], checkpoint)
+    for (_, network, names), state in zip(parts, states, strict=True):
+        filled(network, keys.to_diffusers(state, names), checkpoint)
+
+
+def ldm_state(unet: Any, vae: Any, text: Any) -> dict[str, Tensor]:
+    """The networks' weights as an LDM checkpoint holds them: what `fill` reads."""
+    return {
+        prefix + name: tensor
+        for prefix, network, names in _parts(unet, vae, text)
+        for name, tensor in keys.to_ldm(network.state_dict(), names).items()
+    }
 
 
 def read_adapter(path: Path) -> tuple[Any, dict[str, Tensor]]:
@@ -195,10 +217,9 @@ def read_adapter(path: Path) -> tuple[Any, dict[str, Tensor]]:
     if "conv_in.weight" not in state:
         raise CheckpointError(f"{path} is not a T2I-Adapter: it has no conv_in.weight")
     width, inputs = state["conv_in.weight"].shape[:2]
-    module = diffusers.T2IAdapter(
-        in_channels=inputs // 64, channels=[width, 2 * width, 4 * width, 4 * width], num_res_blocks=2, downscale_factor=8
-    )
-    return module, keys.adapter_state(state)
+    channels = [width, 2 * width, 4 * width, 4 * width]
+    module = diffusers.T2IAdapter(in_channels=inputs // 64, channels=channels, num_res_blocks=keys.ADAPTER_BLOCKS, downscale_factor=8)
+    return module, keys.to_diffusers(state, keys.adapter_names())
 
 
 def _weights(path: Path) -> dict[str, Tensor]:
@@ -221,7 +242,7 @@ def filled(module: nn.Module, weights: Mapping[str, Tensor], source: Path) -> nn
     places = module.state_dict()
     kind = type(module).__name__
     if missing := sorted(places.keys() - weights.keys()):
-        raise CheckpointError(f"{source} misses, for {kind}, {_some(missing)}")
+        raise CheckpointError(f"{source} lacks, for {kind}, {_some(missing)}")
     if stray := sorted(weights.keys() - places.keys()):
         raise CheckpointError(f"{source} holds, for {kind}, unexpected {_some(stray)}")
     if uneven := sorted(name for name in places if places[name].shape != weights[name].shape):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from seal_ext.core.subject import AlignError
+from seal_ext.core.pixels import AlignError
 from seal_ext.settings import BY_NAME, PRESETS, Settings, SettingsError
 from seal_ext.studio.shards import CheckpointError
 
@@ -34,9 +34,9 @@ def complain(message: object) -> int:
 class Parser(argparse.ArgumentParser):
     """An argument parser that answers a mistake with one line, and whose help ends with examples."""
 
-    def __init__(self, *args, examples: str = "", **more):
-        epilog = f"examples:\n{examples}" if examples else None
-        super().__init__(*args, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **more)
+    def __init__(self, prog: str, description: str | None, examples: str):
+        epilog, as_written = f"examples:\n{examples}", argparse.RawDescriptionHelpFormatter
+        super().__init__(prog, description=description, epilog=epilog, formatter_class=as_written, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
         sys.exit(complain(message))
@@ -79,13 +79,16 @@ def add_reference(parser: argparse.ArgumentParser, required: bool = True) -> Non
 
 def read_settings(preset: str, changes: Sequence[str] = ()) -> Settings:
     """A preset's name or file, and `name=value` upon it."""
-    given = {"preset": preset} if preset in PRESETS else _preset_file(preset)
+    given: dict[str, object] = {"preset": preset} if preset in PRESETS else _preset_file(preset)
     for change in changes:
         name, equals, text = (part.strip() for part in change.partition("="))
         if not equals:
             raise UserError(f"--set {change[:60]!r} is not of the form name=value")
         given[name] = _read(name, text)
-    return Settings.parse({"enabled": True} | given)
+    settings = Settings.parse({"enabled": True} | given, in_studio=True)
+    for note in settings.notes:
+        print(f"note: {note}", file=sys.stderr)
+    return settings
 
 
 def _read(name: str, text: str) -> object:
@@ -94,7 +97,7 @@ def _read(name: str, text: str) -> object:
         return text  # Settings.parse knows what to say of it
     if setting.kind is bool:
         text = "on" if text.lower() in TRUE else "off" if text.lower() in FALSE else text
-    return setting.read(text)
+    return setting.read(text, in_studio=True)
 
 
 def _preset_file(name: str) -> dict[str, object]:
@@ -119,9 +122,8 @@ class Bar:
 
     WIDTH = 30
 
-    def __init__(self, stream=None):
-        self.stream = sys.stderr if stream is None else stream
-        self.shown = ""
+    def __init__(self):
+        self.stream, self.shown = sys.stderr, ""
 
     def __call__(self, share: float, doing: str) -> None:
         share = min(max(share, 0.0), 1.0)

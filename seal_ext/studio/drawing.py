@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from seal_ext.core.geometry import Alignment
-from seal_ext.core.subject import Box
+from seal_ext.core.mask import Box
 
 REFERENCE, BEFORE, AFTER = (38, 166, 91), (150, 150, 150), (240, 130, 30)  # green, grey, orange
 SHOWN = 512  # pixels of the shorter side, so that lines look like lines
@@ -46,8 +46,8 @@ def boxes_overlay(structure: np.ndarray, reference: np.ndarray, found: Alignment
 
 def _rectangle(canvas: np.ndarray, box: Box, factor: float, colour: tuple[int, int, int]) -> None:
     edge = max(2, min(canvas.shape[:2]) // 200)
-    ends = [tuple(int(np.clip(round(v * factor), -1 << 14, 1 << 14)) for v in point) for point in ((box.x0, box.y0), (box.x1, box.y1))]
-    cv2.rectangle(canvas, *ends, colour, edge, cv2.LINE_AA)
+    x0, y0, x1, y1 = (int(np.clip(round(v * factor), -1 << 14, 1 << 14)) for v in (box.x0, box.y0, box.x1, box.y1))
+    cv2.rectangle(canvas, (x0, y0), (x1, y1), colour, edge, cv2.LINE_AA)
 
 
 def disagreement_map(picture: np.ndarray, disagreement: np.ndarray) -> np.ndarray:

@@ -6,23 +6,25 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from seal_ext.core.anchor_align import Aligned
 from seal_ext.core.cache import AppearanceCache
-from seal_ext.core.geometry import Alignment
-from seal_ext.core.skeleton import read_skeleton
-from seal_ext.core.subject import Subject, figure_of
-from seal_ext.hosts.diffusers import MEGABYTE, Picture, Seal, as_tensor, fit
-from seal_ext.match_map import MatchWatch, match_map
+from seal_ext.core.canvas import as_tensor
+from seal_ext.core.pixels import on_white
+from seal_ext.hosts.diffusers import MEGABYTE, Seal
+from seal_ext.match_map import MatchWatch
+from seal_ext.reference import Reference
 from seal_ext.settings import Settings
 from seal_ext.studio.align import add_structure, align_structure, on_canvas, read_size, say_alignment
 from seal_ext.studio.cli import Bar, Parser, UserError, add_model, add_reference, add_settings, read_settings
 from seal_ext.studio.drawing import boxes_overlay, disagreement_map, mask_overlay
-from seal_ext.studio.mask import find_subject, heat_of, say
+from seal_ext.studio.mask import find_subject, read_reference, say
 from seal_ext.studio.models import SAMPLERS, Studio, open_studio
-from seal_ext.studio.pictures import beside, on_white, png, read_picture, write_picture
+from seal_ext.studio.pictures import beside, png, read_picture, write_picture
 
 EXAMPLES = """\
   python -m seal_ext.studio generate --prompt "a woman running, in a meadow" --out plain.png
@@ -49,14 +51,6 @@ class Job:
     batch: int = 1  # images drawn at once; no picture depends on it
 
 
-@dataclass(frozen=True)
-class Reference:
-    """The character's picture, and where on it the character is."""
-
-    picture: np.ndarray  # RGB or RGBA bytes
-    subject: Subject
-
-
 @dataclass
 class Result:
     """Pictures (height, width, 3) in bytes, one a seed, and beside them what explains them, where there is any."""
@@ -72,11 +66,11 @@ def generate(
     job: Job,
     settings: Settings,
     reference: Reference | None = None,
-    structure: np.ndarray | None = None,
+    structure: Aligned | None = None,
     progress: Progress = lambda share, doing: None,
     cache: AppearanceCache | None = None,
 ) -> Result:
-    """Draws the job. `structure` is a map at the job's size, aligned or not. `progress` may raise, and everything is undone."""
+    """Draws the job. `structure` is on the job's canvas, aligned or not. `progress` may raise, and everything is undone."""
     settings = settings.for_architecture(studio.architecture)
     cache = cache or AppearanceCache(settings.cache_mb * MEGABYTE)
     result = Result()
@@ -90,39 +84,40 @@ def generate(
 def _draw(studio, job: Job, seeds: Sequence[int], settings: Settings, reference, structure, progress: Progress, cache, result) -> None:
     pipe = studio.pipe if structure is None else studio.structured
     width, height = job.size
-    more = {} if structure is None else {"image": as_tensor(structure)[None].repeat(len(seeds), 1, 1, 1).to(pipe.device, pipe.unet.dtype)}
     watch = MatchWatch()
-    seal = nullcontext()
+    more: dict[str, Any] = {}
+    guides: dict[str, Any] = {}
+    if structure is not None:
+        more = {"image": as_tensor(structure.map)[None].repeat(len(seeds), 1, 1, 1).to(pipe.device, pipe.unet.dtype)}
+        figure = None if structure.figure is None else torch.from_numpy(structure.figure)[None].float()
+        guides = {"figure": figure, "bodies": [structure.joints]}
+    seal: Seal | None = None
     if reference is not None and settings.enabled:
-        picture = Picture(on_white(reference.picture), reference.subject.mask, skeleton=reference.subject.skeleton)
         told = job.appearance_prompt or settings.appearance_prompt or None
-        figure = None if structure is None else figure_of(structure, settings.room)
-        seal = watch.seal = Seal(pipe, picture, settings, appearance_prompt=told, cache=cache, watch=watch if settings.show_match else None,
-                                 seeds=seeds, tell=lambda done, of: progress(0.2 * done / of, "reading the reference"),
-                                 figure=None if figure is None else torch.from_numpy(figure)[None].float(),
-                                 bodies=[] if structure is None else [read_skeleton(structure)])  # fmt: skip
+        seal = Seal(pipe, reference, settings, appearance_prompt=told, cache=cache, seeds=seeds, **guides,
+                    watch=watch if settings.show_match else None,
+                    tell=lambda done, of: progress(0.2 * done / of, "reading the reference"))  # fmt: skip
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    with _reporting(pipe, job.steps, _within(progress, (0.2, 1.0))), seal:
+    with _reporting(pipe, job.steps, _within(progress, (0.2, 1.0))), seal or nullcontext():
         drawn = pipe(prompt=[job.prompt] * len(seeds), negative_prompt=[job.negative] * len(seeds), width=width, height=height, **more,
                      num_inference_steps=job.steps, guidance_scale=job.guidance, generator=generators, output_type="np").images  # fmt: skip
         images = [(image * 255).round().clip(0, 255).astype(np.uint8) for image in np.nan_to_num(drawn)]
-        if watch.seal is not None:
-            _explain(watch, images, settings, result)
+        if seal is not None:
+            _explain(seal, watch, images, settings, result)
+    if seal is not None:
+        result.notes += [note for note in seal.notes if note not in result.notes]
     result.images += images
 
 
-def _explain(watch: MatchWatch, images: list[np.ndarray], settings: Settings, result: Result) -> None:
-    """Before the run is closed: its maps, and what it has to say."""
-    run = watch.seal.run
+def _explain(seal: Seal, watch: MatchWatch, images: list[np.ndarray], settings: Settings, result: Result) -> None:
+    """Before the run is closed: its maps."""
+    run = seal.run
     if run is None:
         return
-    result.notes += [note for note in run.notes if note not in result.notes]
     height, width = images[0].shape[:2]
     if watch.index is not None:
-        shown, _ = fit(as_tensor(watch.seal.pictures[0].image), height, width)
-        mask = run.references[0][0].mask
-        by_image = dict(zip(watch.images, zip(watch.index, watch.amount, strict=True), strict=True))
-        result.matches += [match_map(shown[0], mask, *by_image[image]) for image in range(len(images))]
+        shown, _, _ = seal.references[0].on_canvas(height, width)
+        result.matches += watch.maps(shown[0], run.references[0][0].mask)
     disagreement = run.gate.picture() if run.gate and settings.show_disagreement else None
     if disagreement is not None:
         result.disagreements += [disagreement_map(image, seen) for image, seen in zip(images, disagreement, strict=True)]
@@ -134,7 +129,7 @@ def _within(progress: Progress, share: tuple[float, float]) -> Progress:
 
 @contextmanager
 def _reporting(pipe, steps: int, progress: Progress) -> Iterator[None]:
-    """Every diffusers pipeline tells its steps to its progress bar, and only there by the same name: so this is the bar."""
+    """Stands in for the progress bar: the one place where every diffusers pipeline tells its steps by the same name."""
 
     class Steps:
         done = 0
@@ -175,12 +170,12 @@ def add_job(parser: Parser) -> None:
 def read_job(options, studio: Studio) -> Job:
     for name, low, high in (("count", 1, 256), ("batch", 1, 64), ("steps", 1, 1000)):
         if not low <= getattr(options, name) <= high:
-            raise UserError(f"--{name} is {getattr(options, name)}; it lies between {low} and {high}")
+            raise UserError(f"--{name} is {getattr(options, name)}; it must lie between {low} and {high}")
     guidance = studio.guidance if options.cfg is None else options.cfg
     if not 0 <= guidance <= 50:
-        raise UserError(f"--cfg is {guidance:g}; it lies between 0 and 50")
+        raise UserError(f"--cfg is {guidance:g}; it must lie between 0 and 50")
     if not 0 <= options.seed < LARGEST_SEED - options.count:
-        raise UserError("--seed is a whole number from 0")
+        raise UserError("--seed must be a whole number from 0")
     seeds = tuple(range(options.seed, options.seed + options.count))
     size = read_size(options.size, studio.size)
     return Job(options.prompt, options.negative, options.appearance_prompt, size, options.steps, guidance, seeds, options.batch)
@@ -197,40 +192,28 @@ def main(argv: list[str]) -> int:
     out, settings = png(options.out), read_settings(options.preset, options.changes)
     if options.maps:
         settings = replace(settings, show_match=True, show_disagreement=True, show_aligned=True, show_mask=True)
-    picture = None if options.reference is None else read_picture(options.reference, "the reference")
+    reference = None if options.reference is None else read_reference(options.reference, options.mask, options.reference_pose)
     structure = None if options.structure is None else on_white(read_picture(options.structure, "the structure"))
-    drawn = None if options.mask is None else read_picture(options.mask, "the mask")
-    pose = None if options.reference_pose is None else on_white(read_picture(options.reference_pose, "the reference's pose"))
     studio = open_studio(options.checkpoint, options.adapter, options.config, options.device, options.sampler)
-    job, found, reference = read_job(options, studio), None, None
+    job, aligned = read_job(options, studio), None
     if structure is not None:
         _ = studio.structured  # says at once that there is no adapter
-    if picture is not None:
-        told = job.appearance_prompt or job.prompt
-        subject = find_subject(picture, settings.mask_source, drawn, heat_of(lambda: studio, picture, told, options.subject))
-        say(subject)
-        reference = Reference(picture, subject if pose is None else subject.with_pose(pose))
+    if reference is not None:
+        reference = find_subject(reference, settings, lambda: studio, job.appearance_prompt or job.prompt, options.subject)
+        say(reference.seen)
     if structure is not None:
-        found, structure = place(reference, structure, job.size, settings, options.structure_kind)
-        say_alignment(found)
+        aligned = align_structure(reference, structure, job.size, settings, options.structure_kind)
+        say_alignment(aligned.alignment)
     bar = Bar()
     try:
-        result = generate(studio, job, settings, reference, structure, bar)
+        result = generate(studio, job, settings, reference, aligned, bar)
     finally:
         bar.done()
-    for path in write(result, job, settings, out, reference, structure, found):
+    for path in write(result, job, settings, out, reference, aligned):
         print(path)
     for note in result.notes:
         print(f"note: {note}")
     return 0
-
-
-def place(reference: Reference | None, structure: np.ndarray, size: tuple[int, int], settings: Settings, kind: str):
-    """The structure on the canvas; without a reference there is nothing to align it with."""
-    if reference is None:
-        settings = replace(settings, align=False)
-    subject = None if reference is None else replace(reference.subject, reasons=())
-    return align_structure(subject, structure, size, settings, kind)
 
 
 def write(
@@ -239,8 +222,7 @@ def write(
     settings: Settings,
     out: Path,
     reference: Reference | None = None,
-    structure: np.ndarray | None = None,
-    found: Alignment | None = None,
+    structure: Aligned | None = None,
 ) -> list[Path]:
     """All files of a run; the pictures carry their parameters as a WebUI writes them."""
     several = len(result.images) > 1
@@ -250,10 +232,10 @@ def write(
     for word, maps in (("match", result.matches), ("disagreement", result.disagreements)):
         written += [write_picture(image, beside(name, word)) for image, name in zip(maps, names, strict=False)]
     if reference is not None and settings.show_mask:
-        written.append(write_picture(mask_overlay(on_white(reference.picture), reference.subject.mask), beside(out, "mask")))
+        written.append(write_picture(mask_overlay(reference.rgb, reference.seen.mask), beside(out, "mask")))
     if reference is not None and structure is not None and settings.show_aligned:
-        back = on_canvas(reference.picture, job.size)
-        written.append(write_picture(boxes_overlay(structure, back, found), beside(out, "aligned")))
+        shown = boxes_overlay(structure.map, on_canvas(reference, job.size), structure.alignment)
+        written.append(write_picture(shown, beside(out, "aligned")))
     return written
 
 

@@ -1,17 +1,18 @@
-"""From LDM's names and description to diffusers': which weight is which, and with what arguments to build.
+"""LDM's names and description and diffusers': which weight is which, and with what arguments to build.
 
 Everything follows from the numbers in the `.yaml` beside a checkpoint, so that any width and depth of SD1's
 layout can be read; nothing is looked up elsewhere.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from torch import Tensor
 
 UNET = "model.diffusion_model."
 VAE = "first_stage_model."
 TEXT = "cond_stage_model.transformer.text_model."
+ADAPTER_LEVELS, ADAPTER_BLOCKS = 4, 2  # blocks of every level
 
 RESNET = {
     "in_layers.0": "norm1",
@@ -25,10 +26,12 @@ UNET_ENDS = {
     "time_embed.0": "time_embedding.linear_1",
     "time_embed.2": "time_embedding.linear_2",
     "input_blocks.0.0": "conv_in",
+    "middle_block.1": "mid_block.attentions.0",
     "out.0": "conv_norm_out",
     "out.2": "conv_out",
 }
 VAE_ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
+VAE_PRODUCT = re.compile(r"(en|de)coder\.mid_block\.attentions\.0\.to_.*\.weight")  # linear in diffusers, a 1x1 convolution in LDM
 
 
 def unet_config(params: Mapping) -> dict:
@@ -82,65 +85,79 @@ def scheduler_config(params: Mapping) -> dict:
     }
 
 
-def unet_state(state: Mapping[str, Tensor], blocks: int) -> dict[str, Tensor]:
-    """The U-Net's weights under diffusers' names; `blocks` is the number of residual blocks per level."""
-    return _renamed(state, lambda name: _unet_name(name, blocks + 1))
+def unet_names(config: Mapping) -> dict[str, str]:
+    """How names of the U-Net's weights begin, LDM's → diffusers'; `config` is its arguments."""
+    attends = [kind.startswith("CrossAttn") for kind in config["down_block_types"]]
+    blocks, coarsest = config["layers_per_block"], len(attends) - 1
+    names = dict(UNET_ENDS) | _resnet("middle_block.0", "mid_block.resnets.0") | _resnet("middle_block.2", "mid_block.resnets.1")
+    for level in range(len(attends)):
+        # Both sides count in the order they run, so up_blocks.0 is the coarsest level.
+        down, up = attends[level], attends[coarsest - level]
+        for i in range(blocks + 1):
+            number = level * (blocks + 1) + i
+            source, target = f"input_blocks.{number + 1}", f"down_blocks.{level}"
+            if i < blocks:
+                names |= _resnet(f"{source}.0", f"{target}.resnets.{i}")
+                names |= {f"{source}.1": f"{target}.attentions.{i}"} if down else {}
+            elif level < coarsest:
+                names[f"{source}.0.op"] = f"{target}.downsamplers.0.conv"
+            source, target = f"output_blocks.{number}", f"up_blocks.{level}"
+            names |= _resnet(f"{source}.0", f"{target}.resnets.{i}")
+            names |= {f"{source}.1": f"{target}.attentions.{i}"} if up else {}
+            if i == blocks and level < coarsest:
+                names[f"{source}.{1 + up}.conv"] = f"{target}.upsamplers.0.conv"
+    return _beginnings(names)
 
 
-def vae_state(state: Mapping[str, Tensor], levels: int) -> dict[str, Tensor]:
-    """The autoencoder's weights under diffusers' names; its attention is linear there, not 1x1 convolutions."""
-    renamed = _renamed(state, lambda name: _vae_name(name, levels))
-    return {k: v[..., 0, 0] if ".attentions." in k and v.ndim == 4 else v for k, v in renamed.items()}
+def vae_names(config: Mapping) -> dict[str, str]:
+    """The same of the autoencoder's."""
+    names, levels, blocks = {}, len(config["block_out_channels"]), config["layers_per_block"]
+    for half, side, more in (("encoder", "down", 0), ("decoder", "up", 1)):
+        names[f"{half}.norm_out"] = f"{half}.conv_norm_out"
+        names |= {f"{half}.mid.block_{i + 1}": f"{half}.mid_block.resnets.{i}" for i in range(2)}
+        names |= {f"{half}.mid.attn_1.{ours}": f"{half}.mid_block.attentions.0.{theirs}" for ours, theirs in VAE_ATTENTION.items()}
+        for level in range(levels):
+            # LDM numbers both sides from fine to coarse; diffusers numbers them in the order they run.
+            source, target = f"{half}.{side}.{level}", f"{half}.{side}_blocks.{levels - 1 - level if more else level}"
+            names[f"{source}.{side}sample"] = f"{target}.{side}samplers.0"
+            for i in range(blocks + more):
+                names[f"{source}.block.{i}"] = f"{target}.resnets.{i}"
+                names[f"{source}.block.{i}.nin_shortcut"] = f"{target}.resnets.{i}.conv_shortcut"
+    return _beginnings(names)
 
 
-def adapter_state(state: Mapping[str, Tensor], blocks: int = 2) -> dict[str, Tensor]:
-    """A T2I-Adapter's weights under diffusers' names, which group the body's blocks by level."""
-
-    def name_of(name: str) -> str:
-        if match := re.fullmatch(r"body\.(\d+)\.(.+)", name):
-            level, i = divmod(int(match[1]), blocks)
-            inner = match[2] if match[2].startswith("in_conv") else f"resnets.{i}.{match[2]}"
-            name = f"body.{level}.{inner}"
-        return f"adapter.{name}"
-
-    return _renamed(state, name_of)
+def adapter_names() -> dict[str, str]:
+    """The same of a T2I-Adapter's; diffusers groups the body's blocks by level."""
+    names = {"conv_in": "adapter.conv_in"}
+    for level in range(ADAPTER_LEVELS):
+        names[f"body.{level * ADAPTER_BLOCKS}.in_conv"] = f"adapter.body.{level}.in_conv"
+        names |= {f"body.{level * ADAPTER_BLOCKS + i}": f"adapter.body.{level}.resnets.{i}" for i in range(ADAPTER_BLOCKS)}
+    return _beginnings(names)
 
 
-def _renamed(state: Mapping[str, Tensor], name_of: Callable[[str], str]) -> dict[str, Tensor]:
-    return {name_of(name): tensor for name, tensor in state.items()}
+def to_diffusers(state: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
+    """LDM's weights of one network as diffusers has them; a name that the table lacks stays."""
+    renamed = {_renamed(name, names): tensor for name, tensor in state.items()}
+    return {name: tensor[..., 0, 0] if VAE_PRODUCT.fullmatch(name) and tensor.ndim == 4 else tensor for name, tensor in renamed.items()}
 
 
-def _unet_name(name: str, per_level: int) -> str:
-    module, _, kind = name.rpartition(".")
-    if module in UNET_ENDS:
-        return f"{UNET_ENDS[module]}.{kind}"
-    if match := re.fullmatch(r"middle_block\.(\d)\.(.+)", name):
-        return "mid_block." + _unet_inner(match[2], ("resnets.0", "attentions.0", "resnets.1")[int(match[1])])
-    if match := re.fullmatch(r"(input|output)_blocks\.(\d+)\.(\d)\.(.+)", name):
-        side, number, inner = match[1], int(match[2]), match[4]
-        level, i = divmod(number - (side == "input"), per_level)
-        stage = f"{'down' if side == 'input' else 'up'}_blocks.{level}."
-        if inner.startswith("op."):
-            return f"{stage}downsamplers.0.conv.{kind}"
-        if inner.startswith("conv."):
-            return f"{stage}upsamplers.0.conv.{kind}"
-        return stage + _unet_inner(inner, f"{'attentions' if match[3] == '1' else 'resnets'}.{i}")
-    return name
+def to_ldm(state: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
+    """The other way round, by the same table."""
+    back = {theirs: ours for ours, theirs in names.items()}
+    return {_renamed(name, back): tensor[..., None, None] if VAE_PRODUCT.fullmatch(name) else tensor for name, tensor in state.items()}
 
 
-def _unet_inner(inner: str, module: str) -> str:
-    part, _, kind = inner.rpartition(".")
-    return f"{module}.{RESNET.get(part, part)}.{kind}"
+def _resnet(source: str, target: str) -> dict[str, str]:
+    return {f"{source}.{ours}": f"{target}.{theirs}" for ours, theirs in RESNET.items()}
 
 
-def _vae_name(name: str, levels: int) -> str:
-    name = name.replace("nin_shortcut", "conv_shortcut").replace("norm_out", "conv_norm_out")
-    name = name.replace("mid.block_1.", "mid_block.resnets.0.").replace("mid.block_2.", "mid_block.resnets.1.")
-    if match := re.fullmatch(r"(\w+)\.mid\.attn_1\.(\w+)\.(\w+)", name):
-        return f"{match[1]}.mid_block.attentions.0.{VAE_ATTENTION.get(match[2], match[2])}.{match[3]}"
-    if match := re.fullmatch(r"(\w+)\.(down|up)\.(\d+)\.(.+)", name):
-        # LDM numbers both sides from fine to coarse; diffusers numbers them in the order they run.
-        level = int(match[3]) if match[2] == "down" else levels - 1 - int(match[3])
-        inner = match[4].replace("block.", "resnets.", 1).replace("sample.conv", "samplers.0.conv")
-        return f"{match[1]}.{match[2]}_blocks.{level}.{inner}"
+def _beginnings(names: Mapping[str, str]) -> dict[str, str]:
+    return {f"{ours}.": f"{theirs}." for ours, theirs in names.items()}
+
+
+def _renamed(name: str, names: Mapping[str, str]) -> str:
+    """With its longest known beginning changed."""
+    for end in range(len(name), -1, -1):
+        if name[:end] in names:
+            return names[name[:end]] + name[end:]
     return name

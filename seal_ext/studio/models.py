@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seal_ext.hosts.diffusers import as_tensor, encoded, fit
+from seal_ext.core.canvas import as_tensor, fit
+from seal_ext.hosts.diffusers import encoded
 from seal_ext.studio import checkpoint as files
 from seal_ext.studio.cli import UserError
 
@@ -99,7 +100,7 @@ def open_studio(
     checkpoint: Path | None = None, adapter: Path | None = None, config: Path | None = None, device: str = "auto", sampler: str = "ddim"
 ) -> Studio:
     """The embedded model when no checkpoint is named."""
-    _quiet()
+    quiet()
     device = _device(device)
     dtype = torch.float16 if device == "cuda" else torch.float32
     if checkpoint is None:
@@ -186,7 +187,7 @@ def _adapter(path: Path, device: str, dtype: torch.dtype) -> Any:
     return files.filled(module, state, path).to(device, dtype).eval().requires_grad_(False)
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """What the libraries say while loading is for their developers."""
     import diffusers
     import transformers

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 
 from seal_ext.core.cache import AppearanceCache
-from seal_ext.core.subject import AlignError
+from seal_ext.core.pixels import AlignError, on_white
+from seal_ext.reference import Reference
 from seal_ext.settings import TABLE, Setting, Settings, SettingsError, Value
 from seal_ext.studio.align import KINDS, align_structure, on_canvas, read_size
 from seal_ext.studio.cli import Cancelled, Parser, UserError, add_model
 from seal_ext.studio.drawing import boxes_overlay, mask_overlay
-from seal_ext.studio.generate import Job, Progress, Reference, generate, place
-from seal_ext.studio.mask import find_subject, heat_of
+from seal_ext.studio.generate import Job, Progress, generate
+from seal_ext.studio.mask import find_subject, read_reference
 from seal_ext.studio.models import Studio, open_studio
-from seal_ext.studio.pictures import on_white, read_picture
+from seal_ext.studio.pictures import read_picture
 
 EXAMPLES = """\
   python -m seal_ext.studio page
@@ -56,7 +58,7 @@ class Page:
 
     def settings(self, values: Mapping[str, object]) -> Settings:
         given = {setting.name: values[setting.name] for setting in shown_settings()}
-        return Settings.parse({"enabled": True, "show_match": True, "show_disagreement": True} | given)
+        return Settings.parse({"enabled": True, "show_match": True, "show_disagreement": True} | given, in_studio=True)
 
     def preset(self, values: Mapping[str, object], before: str) -> list[Value]:
         """The settings' values after another preset was chosen: what was changed by hand stays."""
@@ -69,14 +71,14 @@ class Page:
         reference = self._reference(values, settings)
         if reference is None:
             raise UserError("give a reference first")
-        mask = mask_overlay(on_white(reference.picture), reference.subject.mask)
-        shown = Shown(mask=mask, told=[f"Subject: {reference.subject.source}.", *reference.subject.reasons])
+        mask = mask_overlay(reference.rgb, reference.seen.mask)
+        shown = Shown(mask=mask, told=[f"Subject: {reference.seen.source}.", *reference.seen.reasons])
         if values.get("structure"):
             structure = on_white(read_picture(str(values["structure"]), "the structure"))
             size = read_size(str(values.get("size") or "") or None, self.studio.size)
-            bare = replace(reference.subject, reasons=())
-            found, aligned = align_structure(bare, structure, size, settings, str(values["kind"]))
-            shown.alignment = boxes_overlay(aligned, on_canvas(reference.picture, size), found)
+            aligned = align_structure(reference, structure, size, settings, str(values["kind"]))
+            found = aligned.alignment
+            shown.alignment = boxes_overlay(aligned.map, on_canvas(reference, size), found)
             shown.told += [f"Aligned: {found.scale:.2f} times as large ({found.rule}).", *found.reasons]
         return shown
 
@@ -85,23 +87,23 @@ class Page:
         self.stop.clear()
         settings, job = self.settings(values), self._job(values)
         reference = self._reference(values, settings)
-        shown, structure = Shown(), None
+        shown, aligned = Shown(), None
         if reference is not None:
-            shown.mask = mask_overlay(on_white(reference.picture), reference.subject.mask)
-            shown.told += reference.subject.reasons
+            shown.mask = mask_overlay(reference.rgb, reference.seen.mask)
+            shown.told += reference.seen.reasons
         if values.get("structure"):
             structure = on_white(read_picture(str(values["structure"]), "the structure"))
-            found, structure = place(reference, structure, job.size, settings, str(values["kind"]))
+            aligned = align_structure(reference, structure, job.size, settings, str(values["kind"]))
             if reference is not None:
-                shown.alignment = boxes_overlay(structure, on_canvas(reference.picture, job.size), found)
-                shown.told += found.reasons
+                shown.alignment = boxes_overlay(aligned.map, on_canvas(reference, job.size), aligned.alignment)
+                shown.told += aligned.alignment.reasons
 
         def step(share: float, doing: str) -> None:
             if self.stop.is_set():
                 raise Cancelled
             progress(share, doing)
 
-        result = generate(self.studio, job, settings, reference, structure, step, self._cache(settings))
+        result = generate(self.studio, job, settings, reference, aligned, step, self._cache(settings))
         shown.pictures, shown.matches, shown.disagreements = result.images, result.matches, result.disagreements
         shown.told += result.notes
         return shown
@@ -115,15 +117,13 @@ class Page:
     def _reference(self, values: Mapping[str, object], settings: Settings) -> Reference | None:
         if not values.get("reference"):
             return None
-        picture = read_picture(str(values["reference"]), "the reference")
-        drawn = read_picture(str(values["mask"]), "the mask") if values.get("mask") else None
-        prompt = settings.appearance_prompt or str(values["prompt"])
-        return Reference(picture, find_subject(picture, settings.mask_source, drawn, heat_of(lambda: self.studio, picture, prompt, None)))
+        given = read_reference(str(values["reference"]), str(values["mask"]) if values.get("mask") else None)
+        return find_subject(given, settings, lambda: self.studio, settings.appearance_prompt or str(values["prompt"]))
 
-    def _job(self, values: Mapping[str, object]) -> Job:
+    def _job(self, values: Mapping[str, Any]) -> Job:
         seed, count = int(values["seed"]), int(values["count"])
         if not (0 <= seed < 1 << 62 and 1 <= count <= 16 and 1 <= int(values["steps"]) <= 1000):
-            raise UserError("the seed is at least 0, and 1 to 16 pictures take 1 to 1000 steps")
+            raise UserError("the seed must be at least 0, the pictures 1 to 16 and the steps 1 to 1000")
         size = read_size(str(values.get("size") or "") or None, self.studio.size)
         return Job(str(values["prompt"]), str(values["negative"]), "", size, int(values["steps"]), float(values["guidance"]),
                    tuple(range(seed, seed + count)))  # fmt: skip
@@ -133,7 +133,7 @@ def control(gr, setting: Setting):
     """A row of the table as a control."""
     told = {"label": setting.label, "info": setting.help, "value": setting.default}
     if setting.choices:
-        return gr.Dropdown(choices=list(setting.choices), **told)
+        return gr.Dropdown(choices=[*setting.choices, *setting.studio_choices], **told)
     if setting.kind is bool:
         return gr.Checkbox(**told)
     if setting.kind is str:
@@ -215,7 +215,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--open", action="store_true", help="open it in the browser")
     options = parser.parse_args(argv)
     if not 1 <= options.port <= 65535:
-        raise UserError(f"--port is {options.port}; it lies between 1 and 65535")
+        raise UserError(f"--port is {options.port}; it must lie between 1 and 65535")
     if find_spec("gradio") is None:
         raise UserError("the page needs gradio, which is not installed: python -m pip install gradio")
     page = Page(open_studio(options.checkpoint, options.adapter, options.config, options.device))

@@ -49,14 +49,6 @@ def _bytes(image: Image.Image) -> np.ndarray:
     return np.array(image.convert("RGB"))
 
 
-def on_white(picture: np.ndarray) -> np.ndarray:
-    """RGB: what is transparent lets white paper through, whatever colour hides under it."""
-    if picture.shape[2] == 3:
-        return picture
-    alpha = picture[..., 3:].astype(np.float32) / 255
-    return (picture[..., :3] * alpha + 255 * (1 - alpha)).round().astype(np.uint8)
-
-
 def write_picture(picture: np.ndarray, path: Path, told: dict[str, str] | None = None) -> Path:
     """A PNG; `told` goes into its text chunks."""
     chunks = PngImagePlugin.PngInfo()

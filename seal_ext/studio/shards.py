@@ -39,7 +39,7 @@ def read_manifest(folder: Path) -> dict:
 
 def update_manifest(folder: Path, **entries: object) -> None:
     """Set `entries`; a dictionary joins the one already there."""
-    manifest = read_manifest(folder) if (folder / MANIFEST).exists() else {"format": 1}
+    manifest: dict = read_manifest(folder) if (folder / MANIFEST).exists() else {"format": 1}
     for key, value in entries.items():
         manifest[key] = {**manifest.get(key, {}), **value} if isinstance(value, dict) else value
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8")

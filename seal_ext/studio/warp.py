@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from seal_ext.core.subject import Box
+from seal_ext.core.mask import Box
 
 PEGS = 4  # a side, of the grid by which the picture is bent
 ROOM = 0.25  # of the subject's box, by which that grid reaches beyond it

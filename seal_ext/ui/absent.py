@@ -1,4 +1,4 @@
-"""What stands on the page in SeAl's place where that cannot be: a sentence that says why."""
+"""What the page shows where SeAl cannot work: a sentence that says why."""
 
 from __future__ import annotations
 

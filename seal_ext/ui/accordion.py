@@ -6,14 +6,16 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from html import escape
+from typing import Any
 
 import gradio as gr
 from gradio.context import Context
 from PIL import Image
 
+from seal_ext import __version__
 from seal_ext.hosts.webui import process_state
 from seal_ext.request import MOST_REFERENCES, NAMES, PICTURES, REFERENCE_KEY, parse
-from seal_ext.settings import BY_NAME, PRESETS, TABLE, Setting, Settings, SettingsError, defaults
+from seal_ext.settings import BY_NAME, GROUPS, PRESETS, TABLE, Setting, Settings, SettingsError, defaults
 from seal_ext.units import Units
 
 from . import gradios, preview, words
@@ -22,24 +24,13 @@ from .gradios import on
 TITLE = "SeAl — keep this character"
 FEW = 4  # choices that fit side by side
 AROUND = ("prompt", "width", "height", "gallery")  # of the tab: what stands outside the accordion and works with it
-# Every other setting stands under the first heading whose names it has; the table's order decides within.
-GROUPS = {
-    "Infusion": ("infusion", "start", "end", "feature", "threshold", "tau_early", "tau_late", "delta_early", "delta_late", "shape", "clamp",
-                 "rivals", "on_figure", "room", "limbs", "softness", "top_k", "form", "blocks", "uncond_rows", "hires",
-                 "hires_factor", "inner"),
-    "Reference pass": ("noise", "seed_policy", "t_app", "cache_mb"),
-    "Delta-Bridge": ("bridge", "lam", "lam_start", "lam_end", "lam_shape", "filter", "radius", "repeats", "gate", "gate_strength",
-                     "gate_low", "gate_high"),
-    "AnchorAlign": ("alike", "margin", "hand_x", "hand_y", "hand_scale", "units"),
-    "More pictures": ("show_aligned", "show_match", "show_disagreement", "show_mask"),
-}  # fmt: skip
-EMPTY = "Give a picture of the character, and it is shown here with what counts of it, and where the structure goes."
+EMPTY = "Give a picture of the character. This preview then outlines the character and shows where the structure goes."
 PAINT = "If the preview outlines more or less than the character, paint over the character here."
-POSE = ("When your unit's map is ready-made: the skeleton of the reference itself, so that limb is compared with limb. A unit with an "
-        "openpose preprocessor finds it by itself.")  # fmt: skip
-HOW = "Click the preview; then drag, turn the wheel, or use the arrow keys, + and −. 0 takes your correction back."
-LOST = "The picture was made with a reference that is no longer kept. Put it in here again, or another one."
-NOTHING_READ = "The WebUI has no interrogator, or it could not read the reference; then its console says why."
+POSE = ("You need this only if your unit's map is a finished skeleton. Give the skeleton of the reference itself, and SeAl matches limb "
+        "with limb. A unit with an openpose preprocessor finds it by itself.")  # fmt: skip
+HOW = "Click the preview, then drag the figure, turn the mouse wheel, or press the arrow keys, + and −. The key 0 undoes your correction."
+LOST = "That picture's reference is no longer kept. Give it again, or use another one."
+NOTHING_READ = "The WebUI has no interrogator, or its interrogator failed. In that case the console of the WebUI says why."
 
 
 @dataclass
@@ -49,7 +40,7 @@ class Accordion:
     components: list
     infotext_fields: list[tuple[object, Callable[[Mapping], object]]]
     paste_field_names: list[str]
-    parts: dict[str, object] = field(default_factory=dict)
+    parts: dict[str, Any] = field(default_factory=dict)
     tab: str = "txt2img"
     joined: bool = False  # with what stands around it on the page
 
@@ -66,70 +57,99 @@ class Accordion:
 
 def draw(make_accordion: Callable, elem_id: Callable[[str], str], tab: str = "txt2img") -> Accordion:
     """Draw it inside the current page. No side effects: the host draws it several times."""
-    parts: dict[str, object] = {}
-
-    def put(*names: str) -> None:
-        for name in names:
-            parts[name] = component(BY_NAME[name], elem_id)
-
-    def button(name: str, label: str, told: str, shown: bool = True):
-        parts[name] = gr.Button(label, elem_id=elem_id(name), elem_classes=[] if shown else ["seal-hidden"], size="sm")
-        parts[name].webui_tooltip = told
-
+    page = _Parts(elem_id, tab)
+    parts = page.made
     with make_accordion(value=False, label=TITLE, elem_id=elem_id("accordion")) as parts["enabled"]:
         with gr.Row(elem_classes=["seal-pictures"]):
             with gr.Column(min_width=260):
-                told = "Drop or paste a picture of the character."
-                parts["reference"] = _picture("Reference", "reference", told, elem_id, 320, brush=True)
-                with gr.Row(elem_classes=["seal-buttons"]):
-                    button("last", "Use last result", "Take the selected result of this tab as the reference.")
-                    button("add", "Add another", "Lay this reference aside with those below and make room for a further picture of the "
-                           "same character.")  # fmt: skip
-                with gr.Group(visible=False, elem_id=elem_id("further")) as parts["further"]:
-                    parts["more"] = _unsaved(gradios.gallery("Further references", elem_id("more"), 130))
-                    button("clear", "Remove further references", "Only the reference above stays.")
-                parts["lost"] = gr.HTML(elem_id=elem_id("lost"))
-                gr.HTML(f'<p class="seal-faint">{PAINT}</p>', elem_id=elem_id("paint"))
-                put("mask_source")
+                page.pictures()
             with gr.Column(min_width=260):
-                gr.HTML(_stage(elem_id, tab), elem_id=elem_id("preview"))
-                with gr.Row(elem_classes=["seal-buttons"]):
-                    button("look", "Update preview", "Look again, and run the preprocessors of ControlNet's units.")
-                    button("reset", "Undo correction", "Take back what you moved or scaled by hand.")
-                told = "An OpenPose skeleton of the reference itself."
-                parts["reference_pose"] = _picture("Reference's pose", "reference_pose", told, elem_id, 120)
-                gr.HTML(f'<p class="seal-faint">{POSE}</p>', elem_id=elem_id("posing"))
+                page.preview()
         parts["told"] = gr.HTML(elem_id=elem_id("told"), elem_classes=["seal-told"])
-        with gr.Row(elem_classes=["seal-next"]):
-            put("preset", "strength")
-        put("appearance_prompt")
-        with gr.Row(elem_classes=["seal-buttons"]):
-            button("copy", "Copy from prompt", "Start from your prompt, then change the words that do not fit the reference.")
-            button("info", "Read from reference", "Take the prompt that the reference remembers it was made with.")
-            button("ask", "Interrogate", "Let the WebUI describe the reference. It loads a model of its own for this.")
-        parts["words"] = gr.HTML(words.shown("", ""), elem_id=elem_id("words"))
-        with gr.Row(elem_classes=["seal-next"]):
-            put("align", "anchor")
-        parts["ticks"] = _unsaved(gr.CheckboxGroup(choices=[], label="Units to align", elem_id=elem_id("ticks"), visible=False,
-                                                   info="Enabled ControlNet units that carry a structure."))  # fmt: skip
-        put(*(setting.name for setting in TABLE if setting.basic and setting.name not in parts))
-        with gr.Accordion("Advanced", open=False, elem_id=elem_id("advanced")):
-            told = "Instead of painting: a picture that is bright on the character."
-            parts["mask"] = _picture("Subject mask", "subject_mask", told, elem_id, 200)
-            left = [setting.name for setting in TABLE if not setting.basic and not any(setting.name in names for names in GROUPS.values())]
-            for heading, names in GROUPS.items() if not left else (*GROUPS.items(), ("More settings", left)):
-                with gr.Accordion(heading, open=False, elem_id=elem_id("group_" + heading.lower().replace(" ", "_"))):
-                    put(*names)
-        # What the page's script presses and reads.
-        button("glance", "Glance", "", shown=False)
-        button("compare", "Compare", "", shown=False)
-        parts["picture"] = _unsaved(gr.Textbox(visible=False, elem_id=elem_id("picture")))
+        page.wishes()
+        page.advanced()
     _connect(parts, tab)
-    fields = [(parts[name], _pasted(name)) for name in NAMES if name in BY_NAME]
+    fields = [(parts[name], _value(name)) for name in NAMES if name in BY_NAME]
     slots = (*PICTURES, "more", "further", "lost")
-    fields += [(parts[name], lambda parameters, name=name: pasted(parameters)[name]) for name in slots]
+    fields += [(parts[name], _pasted(name)) for name in slots]
     keys = [BY_NAME[name].infotext for name in BY_NAME] + [REFERENCE_KEY]
     return Accordion([parts[name] for name in NAMES], fields, keys, parts, tab=tab)
+
+
+class _Parts:
+    """The accordion's components by their names, made in the order in which they stand there."""
+
+    def __init__(self, elem_id: Callable[[str], str], tab: str):
+        self.elem_id, self.tab = elem_id, tab
+        self.made: dict[str, Any] = {}
+
+    def put(self, *names: str) -> None:
+        for name in names:
+            self.made[name] = component(BY_NAME[name], self.elem_id)
+
+    def button(self, name: str, label: str, told: str, shown: bool = True) -> None:
+        self.made[name] = gr.Button(label, elem_id=self.elem_id(name), elem_classes=[] if shown else ["seal-hidden"], size="sm")
+        self.made[name].webui_tooltip = told
+
+    def picture(self, name: str, label: str, told: str, height: int, slot: str = "", brush: bool = False) -> None:
+        self.made[name] = _unsaved(gradios.slot(label, self.elem_id(slot or name), height, brush))
+        self.made[name].webui_tooltip = told
+
+    def text(self, name: str, text: str) -> None:
+        gr.HTML(f'<p class="seal-faint">{text}</p>', elem_id=self.elem_id(name))
+
+    def pictures(self) -> None:
+        """The reference, and what is done with it."""
+        made, elem_id = self.made, self.elem_id
+        self.picture("reference", "Reference", "Drop or paste a picture of the character.", 320, brush=True)
+        with gr.Row(elem_classes=["seal-buttons"]):
+            self.button("last", "Use last result", "Use the selected result of this tab as the reference.")
+            self.button("add", "Add another", "Keep this reference below, and give another picture of the same character here.")
+        with gr.Group(visible=False, elem_id=elem_id("further")) as made["further"]:
+            made["more"] = _unsaved(gradios.gallery("Further references", elem_id("more"), 130))
+            self.button("clear", "Remove further references", "Remove all references but the one above.")
+        made["lost"] = gr.HTML(elem_id=elem_id("lost"))
+        self.text("paint", PAINT)
+        self.put("mask_source")
+
+    def preview(self) -> None:
+        """What counts of the reference, and where the pose goes."""
+        gr.HTML(_stage(self.elem_id, self.tab), elem_id=self.elem_id("preview"))
+        with gr.Row(elem_classes=["seal-buttons"]):
+            self.button("look", "Update preview", "Draw the preview again. This also runs the preprocessors of your ControlNet units.")
+            self.button("reset", "Undo correction", "Undo what you moved or scaled by hand.")
+        self.picture("reference_pose", "Reference's pose", "An OpenPose skeleton of the reference itself.", 120)
+        self.text("posing", POSE)
+
+    def wishes(self) -> None:
+        """How much of the reference, and what of it is not wanted."""
+        made, elem_id = self.made, self.elem_id
+        with gr.Row(elem_classes=["seal-next"]):
+            self.put("preset", "strength")
+        self.put("appearance_prompt")
+        with gr.Row(elem_classes=["seal-buttons"]):
+            self.button("copy", "Copy from prompt", "Start from your prompt, then change the words that do not fit the reference.")
+            self.button("info", "Read from reference", "Use the prompt that is stored in the reference picture.")
+            self.button("ask", "Interrogate", "Let the WebUI describe the reference in words. It loads another model for this.")
+        made["words"] = gr.HTML(words.shown("", ""), elem_id=elem_id("words"))
+        with gr.Row(elem_classes=["seal-next"]):
+            self.put("align", "anchor")
+        made["ticks"] = _unsaved(gr.CheckboxGroup(choices=[], label="Units to align", elem_id=elem_id("ticks"), visible=False,
+                                                  info="Enabled ControlNet units that carry a structure."))  # fmt: skip
+        self.put(*(setting.name for setting in TABLE if setting.basic and setting.name not in made))
+
+    def advanced(self) -> None:
+        """Every other setting by its group; and what the page's script presses and reads."""
+        with gr.Accordion("Advanced", open=False, elem_id=self.elem_id("advanced")):
+            told = "You can give this instead of painting: a picture that is bright where the character is."
+            self.picture("mask", "Subject mask", told, 200, slot="subject_mask")
+            for heading in GROUPS:
+                with gr.Accordion(heading, open=False, elem_id=self.elem_id("group_" + heading.lower().replace(" ", "_"))):
+                    self.put(*(setting.name for setting in TABLE if setting.group == heading))
+        self.text("version", f"SeAl {__version__}")
+        self.button("glance", "Glance", "", shown=False)
+        self.button("compare", "Compare", "", shown=False)
+        self.made["picture"] = _unsaved(gr.Textbox(visible=False, elem_id=self.elem_id("picture")))
 
 
 def component(setting: Setting, elem_id: Callable[[str], str]):
@@ -147,12 +167,6 @@ def component(setting: Setting, elem_id: Callable[[str], str]):
 def _unsaved(made):
     """Not among the defaults that the WebUI lets its user save."""
     made.do_not_save_to_config = True
-    return made
-
-
-def _picture(label: str, name: str, told: str, elem_id: Callable[[str], str], height: int, brush: bool = False):
-    made = _unsaved(gradios.slot(label, elem_id(name), height, brush))
-    made.webui_tooltip = told
     return made
 
 
@@ -259,7 +273,7 @@ def _readable(text: object) -> str:
     try:
         return str(BY_NAME["units"].checked(text))
     except SettingsError:
-        return BY_NAME["units"].default
+        return str(BY_NAME["units"].default)
 
 
 def _ticked(ticks: list[str], text: str, shown: str) -> str:
@@ -276,9 +290,13 @@ def _preset(preset: str, names: list[str]) -> list:
     return [gr.update(value=table[name]) for name in names]
 
 
-def _pasted(name: str) -> Callable[[Mapping], object]:
-    """A component's value in a picture's parameters; what they do not mention is at its default, so that pasting is complete."""
+def _value(name: str) -> Callable[[Mapping], object]:
+    """A setting's value in a picture's parameters; what they do not mention is at its default, so that pasting is complete."""
     return lambda parameters: getattr(Settings.from_infotext(parameters), name)
+
+
+def _pasted(name: str) -> Callable[[Mapping], object]:
+    return lambda parameters: pasted(parameters)[name]
 
 
 def pasted(parameters: Mapping) -> dict[str, object]:
@@ -290,7 +308,9 @@ def pasted(parameters: Mapping) -> dict[str, object]:
     found = [process_state.recall(name) for name in names]
     first, *others = found or [None]
     kept = [one.aside() for one in others if one is not None]
-    lost = gr.update(value=_said(LOST) if None in found else "")
+    # The reference is no setting, and would be called an unknown one.
+    notes = Settings.from_infotext({key: value for key, value in parameters.items() if key != REFERENCE_KEY}).notes
+    lost = gr.update(value="".join(map(_said, ([LOST] if None in found else []) + list(notes))))
     if first is None:
         return dict.fromkeys((*PICTURES, "further"), gr.update()) | {"more": None, "lost": lost}
     filled = {"reference": first.picture(), "mask": first.drawing(), "reference_pose": first.posture()}

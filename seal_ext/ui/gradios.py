@@ -65,7 +65,7 @@ def slot(label: str, elem_id: str, height: int, brush: bool = False):
     if not brush:
         return gr.Image(**common)
     made = Painted(**common)
-    buttons = (("undo", "Undo", "Take the last stroke back."), ("clear", "Clear", "Take all that was painted back."))
+    buttons = (("undo", "Undo", "Undo the last stroke."), ("clear", "Clear", "Remove everything you painted."))
     tools = '<label><span>Brush</span><input type="range" min="1" max="25" value="6"></label>'
     tools += "".join(f'<button type="button" data-does="{does}" title="{told}">{name}</button>' for does, name, told in buttons)
     tools = f'<div class="seal-brush" data-slot="{escape(elem_id)}" style="--seal-paint: {GREEN}">{tools}</div>'

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from modules import errors, images, infotext_utils, scripts, shared
 from PIL import Image
 
-from seal_ext.hosts.webui.controlnet.align import find, has_picture, strange, structures
+from seal_ext.hosts.webui.controlnet.align import strange, structures, there
 
-__all__ = ["find", "from_gallery", "has_picture", "interrogated", "opened", "prompt_of", "report", "strange", "structures", "units"]
+__all__ = ["from_gallery", "interrogated", "opened", "prompt_of", "report", "strange", "structures", "there", "units"]
 
 
 def opened(files: Iterable | None) -> list[Image.Image]:

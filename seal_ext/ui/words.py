@@ -18,7 +18,7 @@ LONGEST = 600  # words of each that are compared
 SAME, PROMPT, REFERENCE = "same", "prompt", "reference"
 EMPTY = "Reference prompt and prompt are the same, so Delta-Bridge has nothing to steer."
 ALIKE = "No word differs, so Delta-Bridge has nothing to steer."
-LEGEND = "Delta-Bridge steers from the struck words to the marked ones."
+LEGEND = "Delta-Bridge steers away from the struck-out words and towards the marked ones."
 
 
 def words(text: str) -> list[str]:

@@ -11,16 +11,17 @@ from bench.judge.reading import WEIGHTS
 from bench.world.anatomy import REGION
 from bench.world.sheet import to_bytes
 from bench.world.words import COLOUR
-from seal_ext.core.subject import subject_of
+from seal_ext.core.mask import subject_of
+from seal_ext.reference import Reference
 from seal_ext.studio.checkpoint import EMBEDDED
-from seal_ext.studio.generate import Reference
 
 
 @pytest.fixture(scope="module")
 def scenes():
     who, shot = demo.reference_shot(demo.CHARACTER)
     picture = to_bytes(shot.picture.image[0]).numpy()
-    return demo.scenes_of(demo.CHARACTER, who, Reference(picture, subject_of((shot.picture.region[0] > 0).numpy(), "truth", keep="all")))
+    subject = subject_of((shot.picture.region[0] > 0).numpy(), "truth", every=True)
+    return demo.scenes_of(demo.CHARACTER, who, Reference(picture, subject=subject))
 
 
 def test_three_poses_and_two_prompts(scenes):
@@ -34,7 +35,7 @@ def test_three_poses_and_two_prompts(scenes):
 def test_the_truth_moves_with_the_structure(scenes):
     """The aligned skeleton lies on the figure of the truth that was moved, not on that of the truth as given."""
     for scene in scenes:
-        joints = scene.aligned.max(2) > 200
+        joints = scene.aligned.map.max(2) > 200
         on, off = ((scene.truth(moved).region[0] > 0).numpy()[joints].mean() for moved in (True, False))
         assert on > 0.75 > off
 

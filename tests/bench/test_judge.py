@@ -21,15 +21,9 @@ from bench.world.scene import sample_subjects
 from bench.world.truth import ATTRIBUTE, SHOWN_ON, Fact, attributes
 from bench.world.words import HELD_OUT_EMBLEM
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TINY = (16, 16, 16, 16)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def test_the_network_answers_every_attribute_and_every_pixel():
@@ -137,7 +131,7 @@ def test_the_committed_judge_reads_unseen_pictures():
     facts = attributes(s.identities, s.poses, s.settings, picture)
     judge = Judge.load()
     marks = mark(judge.read(picture.image), facts, picture.region)
-    assert marks.accuracy > 0.9
+    assert marks.right.sum() / marks.asked.sum() > 0.9
     assert mean_iou(marks.both, marks.either) > 0.8
     worn = mark(judge.read(weather(picture.image, torch.Generator().manual_seed(0))), facts, picture.region)
-    assert worn.accuracy > 0.87
+    assert worn.right.sum() / worn.asked.sum() > 0.87

@@ -9,25 +9,20 @@ from bench.metrics import bootstrap
 from bench.metrics.colour import delta_e, lab, masked_mean
 from bench.metrics.identity import identity_error
 from bench.metrics.leak import background_distance, background_leaked
-from bench.metrics.match import chance, matched, subject_tokens
-from bench.metrics.pattern import pattern_error, textured
+from bench.metrics.match import chance, matched
+from bench.metrics.pattern import pattern_error
 from bench.metrics.structure import mean_iou, part_overlap, silhouette_iou
 from bench.metrics.text import facts_found
 from bench.world.anatomy import REGION
+from bench.world.raster import rasterise
 from bench.world.render import body
 from bench.world.scene import sample_pairs
 from bench.world.truth import ATTRIBUTE, Fact, correspondence
 from bench.world.words import BACKGROUND, COLOUR, KIND
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SIZE = 64
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def painted(*rgb):
@@ -115,8 +110,6 @@ def test_pattern_sees_the_second_colour_and_the_period_but_not_the_part_s_mean()
     # As L*a*b* sees it, the same stripes darker: only the deviations count.
     paler = error(stripes(16, one=(0.72, 0.13, 0.13), two=(0.86, 0.86, 0.86)))
     assert paler < 0.1
-    assert textured(truth, region).item()
-    assert not textured(on_grey(painted(0.3, 0.3, 0.9), subject), region).item()
 
 
 def test_overlap_of_known_squares():
@@ -169,7 +162,7 @@ def test_marks_accept_either_of_two_right_answers():
     truth["top colour"] = Fact(torch.tensor([5]), ~nothing, torch.tensor([3]))
     truth["pose"] = Fact(torch.tensor([1]), ~nothing, torch.tensor([1]))
     marks = mark(reading, truth, torch.zeros(1, 4, 4, dtype=torch.long))
-    assert marks.accuracy == 0.5
+    assert marks.right.sum() / marks.asked.sum() == 0.5
     assert marks.by_attribute()["top colour"] == 1
     assert mean_iou(marks.both, marks.either).item() == 1
     assert marks.both.shape == (1, len(REGION))
@@ -210,7 +203,7 @@ def test_the_true_correspondence_matches_everywhere_and_chance_is_low():
     x, y = found.point.floor().long().clamp(0, 15).unbind(-1)
     right, asked = matched((y * 16 + x).flatten(1), found.point, found.visible)
     assert torch.equal(right, asked) and (asked > 10).any()
-    blind = chance(found.point, found.visible, subject_tokens(a, 16, 16))
+    blind = chance(found.point, found.visible, rasterise(a, 16, 16).slot >= 0)
     assert 0.03 < float(blind.sum() / asked.sum()) < 0.3
 
 
@@ -240,8 +233,6 @@ def test_recovered_runs_from_no_reference_to_the_ceiling():
 
 def test_comparisons_are_paired():
     hard = torch.linspace(0, 100, 50)
-    gain = bootstrap.difference(hard + 1, hard)
-    assert gain["low"] == pytest.approx(1, abs=1e-6) and gain["high"] == pytest.approx(1, abs=1e-6)
     none, ceiling = hard + 50, hard
     better = bootstrap.recovered_difference(none, none - 20, none - 10, ceiling)
     assert better["value"] == pytest.approx(20) and better["low"] == pytest.approx(20)

@@ -1,17 +1,23 @@
-"""The embedded model is SD1's architecture: LDM's names, and diffusers' and transformers' numbers, from one file."""
+"""The embedded model is SD1's architecture: LDM's names in its file, diffusers' and transformers' networks in memory."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from bench.drawing import STEPS, sample
 from bench.model import tokenizer as bpe
-from bench.model.embedded import Embedded, sample, steps_of
+from bench.model.embedded import Embedded
 from bench.model.shape import Shape
+from bench.train.denoiser import Denoiser
 from seal_ext.studio import checkpoint as ck
+from seal_ext.studio import keys
 from seal_ext.studio.shards import assemble, read_manifest, shard
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 CAPTIONS = ["a red fox waving, seen from the left", "two blue cats running; it's Night", "The fox sleeps 12 hours"]
 # Random weights differ from trained ones in nothing that matters here, once no branch is zero.
@@ -36,14 +42,6 @@ SD1_KEYS = {
 }
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     """A saved model with its adapter and tokenizer."""
@@ -63,8 +61,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def ours(folder) -> Embedded:
-    model = Embedded.load(folder / "tiny.safetensors", folder / "adapter.safetensors")
-    return model.to(memory_format=torch.channels_last)
+    return Embedded.load(folder / "tiny.safetensors", folder / "adapter.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -76,20 +73,17 @@ def theirs(folder) -> ck.Components:
 def packed(folder, ours, tmp_path_factory) -> Path:
     shards = tmp_path_factory.mktemp("shards")
     description = (folder / "tiny.yaml").read_text()
-    ck.pack(ours.state_dict(), ours.adapter.state_dict(), description, folder / "tokenizer", shards, name="tiny")
+    ck.pack(ours.ldm_state(), ours.adapter_state(), description, folder / "tokenizer", shards, name="tiny")
     return shards
 
 
-def close(a: torch.Tensor, b: torch.Tensor, tolerance: float = 1e-4) -> bool:
-    return a.shape == b.shape and (a - b).abs().max().item() <= tolerance
-
-
 def test_names_are_sd1s(ours):
-    names = ours.state_dict().keys()
+    names = ours.ldm_state().keys()
     assert {prefix + name for prefix, part in SD1_KEYS.items() for name in part.split()} <= names
-    assert len(ours.unet.input_blocks) + 1 + len(ours.unet.output_blocks) == 25
     # SD1's U-Net has 686 weights, whatever its widths.
     assert sum(name.startswith("model.diffusion_model.") for name in names) == 686
+    blocks = {tuple(name.split(".")[2:4]) for name in names if "put_blocks" in name}
+    assert blocks == {(side, str(number)) for side in ("input_blocks", "output_blocks") for number in range(12)}
     assert not [name for name in names if "adapter" in name or name.startswith("alphas")]
 
 
@@ -106,59 +100,56 @@ def test_shape_comes_back_from_the_files(folder):
     assert Shape.from_files(description, tokenizer) == SHAPE
 
 
-@pytest.mark.parametrize("size", [(8, 8), (16, 8)])
-@pytest.mark.parametrize("hinted", [False, True])
-def test_epsilon_is_diffusers(ours, theirs, size, hinted):
-    torch.manual_seed(1)
-    h, w = size
-    x, t, context = torch.randn(2, 4, h, w), torch.tensor([1, 981]), torch.randn(2, 77, SHAPE.context)
-    hint = torch.rand(2, 3, h * 8, w * 8)
-    with torch.no_grad():
-        features = ours.adapter(hint) if hinted else None
-        if hinted:
-            assert all(close(a, b) for a, b in zip(features, theirs.adapter(hint), strict=True))
-        epsilon = ours.unet(x.to(memory_format=torch.channels_last), t, context, features)
-        residuals = None if features is None else [feature.clone() for feature in features]
-        expected = theirs.unet(x, t, context, down_intrablock_additional_residuals=residuals).sample
-    assert expected.std() > 0.1
-    assert close(epsilon, expected)
-    if hinted:
-        assert not close(ours.unet(x, t, context), expected, 1e-2)
-
-
-def test_autoencoder_is_diffusers(ours, theirs):
-    torch.manual_seed(2)
+def test_training_and_drawing_open_the_same_networks(ours, theirs):
+    for name in ("unet", "vae", "text", "adapter"):
+        mine, other = getattr(ours, name).state_dict(), getattr(theirs, "text_encoder" if name == "text" else name).state_dict()
+        assert mine.keys() == other.keys() and all(torch.equal(mine[key], other[key]) for key in mine)
     image = torch.rand(1, 3, 64, 96) * 2 - 1
     with torch.no_grad():
         mean, logvar = ours.vae.encode(image)
         expected = theirs.vae.encode(image).latent_dist
-        assert close(mean, expected.mean) and close(logvar, expected.logvar)
-        assert close(ours.vae.decode(mean), theirs.vae.decode(mean).sample)
-        assert close(ours.decode(ours.encode(image)), theirs.vae.decode(mean).sample)
+        assert torch.equal(mean, expected.mean) and torch.equal(logvar, expected.logvar)
+        assert torch.equal(ours.vae.decode(mean), theirs.vae.decode(mean).sample)
 
 
-def test_text_is_transformers(ours, theirs, folder):
-    tokens = bpe.Tokenizer(folder / "tokenizer").encode(CAPTIONS)
+@pytest.mark.parametrize("pick", [dict(blocks=1), dict(multipliers=(1, 2, 4, 4), vae_multipliers=(1, 2), vae_blocks=2)])
+def test_names_go_both_ways_in_any_depth(pick):
+    shape = replace(SHAPE, **pick)
+    model = Embedded(shape)
+    for network, names in (
+        (model.unet, keys.unet_names(model.unet.config)),
+        (model.vae, keys.vae_names(model.vae.config)),
+        (model.adapter, keys.adapter_names()),
+    ):
+        own = network.state_dict()
+        named = keys.to_ldm(own, names)
+        assert len(named) == len(own) and not named.keys() & {name for name in own if name.startswith(("down_", "up_", "mid_", "adapter."))}
+        back = keys.to_diffusers(named, names)
+        assert back.keys() == own.keys() and all(torch.equal(back[name], own[name]) for name in own)
+
+
+def test_a_new_model_predicts_nothing_yet():
+    model = Embedded(SHAPE)
+    x, context = torch.randn(1, 4, 8, 8), torch.randn(1, 77, SHAPE.context)
     with torch.no_grad():
-        assert close(ours.text(tokens), theirs.text_encoder(tokens).last_hidden_state)
+        assert not model.unet(x, 500, context).sample.any()
 
 
-def test_sampler_is_the_pipelines(ours, theirs, folder):
+def test_what_is_rewritten_after_a_step_stays_in_the_latent(theirs):
     torch.manual_seed(3)
-    noise, hint, seen = torch.randn(2, 4, 8, 8), torch.rand(1, 3, 64, 64), []
-    tokenizer = bpe.Tokenizer(folder / "tokenizer")
-    latent = sample(
-        ours, tokenizer.encode(CAPTIONS[:2]), tokenizer.encode([""]), noise, 5, 4.0, hint, lambda i, t, x, clean: seen.append(t)
-    )
-    pipeline = theirs.pipeline()
-    pipeline.set_progress_bar_config(disable=True)
-    expected = pipeline(
-        CAPTIONS[:2], image=hint.expand(2, -1, -1, -1), height=64, width=64, num_inference_steps=5, guidance_scale=4.0,
-        latents=noise, output_type="latent",
-    ).images  # fmt: skip
-    assert seen == steps_of(SHAPE, 5) == [801, 601, 401, 201, 1]
-    scale = expected.abs().max().item()
-    assert close(latent / scale, expected / scale)
+    noise, hint, seen = torch.randn(2, 4, 8, 8), torch.rand(2, 3, 64, 64), []
+    pipe = theirs.pipeline()
+    pipe.set_progress_bar_config(disable=True)
+
+    def keep(t: int, latents: torch.Tensor) -> None:
+        seen.append(t)
+        latents[..., :4] = t
+
+    plain, kept = sample(pipe, CAPTIONS[:2], hint, noise), sample(pipe, CAPTIONS[:2], hint, noise, keep)
+    stride = 1000 // STEPS
+    assert seen == [i * stride + 1 for i in reversed(range(STEPS))]  # SD's own steps
+    assert (kept[..., :4] == 1).all() and (kept[..., 4:] != plain[..., 4:]).any()
+    assert not torch.equal(sample(pipe, CAPTIONS[:2], hint, noise, strength=0.0), plain)
 
 
 def test_gradients_reach_every_weight_under_autocast():
@@ -167,17 +158,16 @@ def test_gradients_reach_every_weight_under_autocast():
         for parameter in model.parameters():
             parameter.add_(0.01 * torch.randn_like(parameter))
     with torch.autocast("cpu", torch.bfloat16):
-        features = model.adapter(torch.rand(1, 3, 64, 64))
-        context = model.text(torch.randint(0, 700, (1, 77)))
-        epsilon = model.unet(torch.randn(1, 4, 8, 8), torch.tensor([500]), context, features)
+        tokens, hint = torch.randint(0, 700, (1, 77)), torch.rand(1, 3, 64, 64)
+        epsilon = Denoiser(model)(torch.randn(1, 4, 8, 8), torch.tensor([500]), tokens, hint, torch.ones(1))
     epsilon.float().square().mean().backward()
-    image, _, logvar = model.vae(torch.randn(1, 3, 32, 32))
-    (image.square().mean() + logvar.mean()).backward()
+    mean, logvar = model.vae.encode(torch.randn(1, 3, 32, 32))
+    (model.vae.decode(mean).square().mean() + logvar.mean()).backward()
     assert not [name for name, parameter in model.named_parameters() if parameter.grad is None]
 
 
 def test_shards_hold_halves(tmp_path, ours):
-    state = ours.state_dict()
+    state = ours.ldm_state()
     paths = shard(state, tmp_path, limit=2**20)
     assert len(paths) > 1 and all(path.stat().st_size <= 2**20 for path in paths)
     back = assemble(tmp_path, read_manifest(tmp_path)["weights"]["model"])
@@ -186,7 +176,7 @@ def test_shards_hold_halves(tmp_path, ours):
 
 
 def test_shards_hold_bytes_within_half_a_step(tmp_path, ours):
-    state = ours.state_dict()
+    state = ours.ldm_state()
     paths = shard(state, tmp_path, bits=8)
     assert sum(path.stat().st_size for path in paths) < 1.25 * sum(tensor.numel() for tensor in state.values())
     back = assemble(tmp_path, read_manifest(tmp_path)["weights"]["model"])
@@ -205,7 +195,8 @@ def test_expanding_gives_the_model_back_and_then_rests(tmp_path, packed, ours):
     assert times == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     assert ck.read_description(first.checkpoint)[1] == first.tokenizer == tmp_path / "models" / "tiny-tokenizer"
     again = Embedded.load(first.checkpoint, first.adapter)
-    assert all(torch.equal(tensor, ours.state_dict()[name].half().float()) for name, tensor in again.state_dict().items())
+    was = ours.ldm_state()
+    assert all(torch.equal(tensor, was[name].half().float()) for name, tensor in again.ldm_state().items())
     ck.load_diffusers(first.checkpoint, first.adapter)
 
 
@@ -251,7 +242,7 @@ def test_diffusers_loading_is_strict(tmp_path, folder):
     first = "model.diffusion_model.input_blocks.0.0.weight"
     for change, words in (
         ({"model_ema.decay": torch.zeros(1)}, "unexpected model_ema.decay"),
-        ({first: None}, "misses, for UNet2DConditionModel, conv_in.weight"),
+        ({first: None}, "lacks, for UNet2DConditionModel, conv_in.weight"),
         ({first: torch.zeros(32, 4, 1, 1)}, "wrongly shaped conv_in.weight"),
         ({"first_stage_model.loss.logvar": torch.zeros(1)}, "for AutoencoderKL, unexpected loss.logvar"),
     ):

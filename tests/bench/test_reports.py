@@ -1,17 +1,22 @@
-"""The committed model: opened by two readers alike, measured by one command; and wrong usage answered in one line."""
+"""The committed model: written as it was read, measured by one command; and wrong usage answered in one line."""
 
 import json
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from bench import model_report, world_sheet
+from bench import world_sheet
 from bench.__main__ import main
 from bench.cases import make_cases
 from bench.cli import run
+from bench.drawing import Model, open_model
+from bench.judge.reading import Judge
+from bench.model.embedded import Embedded
 from bench.model_card import GOALS
 from bench.seeds import DEVELOPMENT, FINAL
-from seal_ext.studio.checkpoint import EMBEDDED, expand, load_diffusers
+from bench.writing import write_text
+from seal_ext.studio.checkpoint import EMBEDDED, expand
 
 needs_weights = pytest.mark.skipif(not (EMBEDDED / "manifest.json").exists(), reason="the weights are not in this tree")
 
@@ -22,18 +27,37 @@ def files():
 
 
 @needs_weights
-def test_our_reading_and_diffusers_predict_the_same_noise(files):
-    ours = model_report.Model(files).network
-    theirs = load_diffusers(files.checkpoint, files.adapter)
-    generator = torch.Generator().manual_seed(0)
-    x, t = torch.randn(2, 4, 16, 16, generator=generator), torch.tensor([10, 800])
-    context = torch.randn(2, 77, ours.shape.context, generator=generator)
-    hint = torch.rand(2, 3, 128, 128, generator=generator)
-    with torch.no_grad():
-        one = ours.unet(x, t, context, ours.adapter(hint))
-        other = theirs.unet(x, t, context, down_intrablock_additional_residuals=list(theirs.adapter(hint))).sample
-        assert (one - other).abs().max() <= 1e-4
-        assert (ours.unet(x, t, context) - theirs.unet(x, t, context).sample).abs().max() <= 1e-4
+def test_the_files_come_back_from_the_networks_bit_by_bit(files):
+    network = Embedded.load(files.checkpoint, files.adapter)
+    for path, state in ((files.checkpoint, network.ldm_state()), (files.adapter, network.adapter_state())):
+        kept = load_file(path)
+        assert kept.keys() == state.keys()
+        assert all(torch.equal(kept[name], state[name]) for name in kept)
+
+
+@needs_weights
+def test_every_network_of_the_files_knows_its_trade(files):
+    """Names that went to wrong places would load as well, but say nothing: each network has to take its share of the error away."""
+    model, cases = Model(files), make_cases(torch.arange(20, 28))
+    pipe, image = model.pipe, cases.truth.picture.image
+    latent = model.encode(image)
+    assert (model.decode(latent) - image).abs().mean() < 0.05
+    noise = model.noise(cases.seeds)
+
+    def error(t: int, texts: list[str], hint: torch.Tensor | None) -> float:
+        alpha = pipe.scheduler.alphas_cumprod[t]
+        noisy = alpha.sqrt() * latent + (1 - alpha).sqrt() * noise
+        ids = pipe.tokenizer(texts, padding="max_length", return_tensors="pt").input_ids
+        features = None if hint is None else pipe.adapter(hint)
+        context = pipe.text_encoder(ids).last_hidden_state
+        epsilon = pipe.unet(noisy, t, context, down_intrablock_additional_residuals=features).sample
+        return float((epsilon - noise).square().mean())
+
+    said, hint = [c.text for c in cases.prompts], cases.truth.structure
+    for t, most in ((900, 0.02), (500, 0.1)):
+        whole = error(t, said, hint)
+        assert whole < most and whole < 0.9 * error(t, said, None)
+        assert whole < (0.9 if t == 900 else 1) * error(t, [""] * len(latent), hint)
 
 
 @needs_weights
@@ -57,7 +81,7 @@ def test_the_report_has_every_key_with_its_interval(files, tmp_path, capsys):
 @needs_weights
 def test_the_model_draws_the_asked_for_place(files):
     """A floor far below the measured figures and far above chance (a tenth): damaged or confused weights would not reach it."""
-    model, judge, _ = model_report.open_model()
+    model, judge = open_model(), Judge.load()
     cases = make_cases(torch.arange(20, 36))
     drawn = model.decode(model.draw([c.text for c in cases.prompts], cases.truth.structure, model.noise(cases.seeds)))
     reading = judge.read(drawn)
@@ -94,7 +118,7 @@ def test_wrong_usage_is_one_line_and_exit_2(argv, said, capsys):
 def test_a_file_that_cannot_be_written_is_one_line(tmp_path, capsys):
     blocked = tmp_path / "file"
     blocked.write_text("in the way")
-    code = run(lambda argv: model_report.write_text(blocked / "out.json", "{}") or 0, [])
+    code = run(lambda argv: write_text(blocked / "out.json", "{}") or 0, [])
     assert code == 2 and "cannot be written" in capsys.readouterr().err
 
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from bench.cli import UserError, run
-from bench.model.autoencoder import AutoencoderKL
 from bench.model.embedded import Embedded
+from bench.model.networks import AutoencoderKL
 from bench.model.shape import Shape
 from bench.model.tokenizer import Tokenizer, train, write
 from bench.seeds import TRAIN, split_of

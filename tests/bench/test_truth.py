@@ -17,15 +17,9 @@ from bench.world.texture import shade
 from bench.world.truth import ATTRIBUTE, SHOWN_ON, attributes, correspondence
 from bench.world.words import COLOUR, KIND, PATTERN, TOP
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SIZE = 64
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

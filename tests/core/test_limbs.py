@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seal_ext.core.infusion import Infusion, Queries, infuse, infuse_joint, shared_out
+from seal_ext.core.infusion import Asking, Infusion, attention, take
 from seal_ext.core.limbs import Body, guide
 from seal_ext.core.matching import Appearance, match
 from seal_ext.core.skeleton import Skeleton
@@ -97,21 +97,21 @@ def test_attention_goes_where_the_guide_says(top_k, rows):
     layer = Layer(4)
     chosen = torch.randint(layer.appearance.tokens, (rows, TOKENS), generator=torch.Generator().manual_seed(0))
     told = torch.full((rows, TOKENS, layer.appearance.tokens), -200.0).scatter(2, chosen[..., None], 0.0)
-    queries = Queries(layer.q, ALL, layer.hidden, guide=told)
+    asking = Asking(ALL, layer.hidden, guide=told)
     value = layer.appearance.v[0][:, chosen.expand(ROWS, -1)].transpose(0, 1)
     how = open_gate(top_k=top_k)
-    torch.testing.assert_close(infuse(layer.base, queries, layer.appearance, how), value, rtol=1e-3, atol=1e-3)
-    much = Infusion(-2.0, 1e9, top_k=top_k, ceiling=float("inf"))
-    torch.testing.assert_close(infuse_joint(layer.k, layer.v, queries, layer.appearance, much), value, rtol=1e-3, atol=1e-3)
-    assert shared_out(queries, layer.appearance, how).guide.shape[0] == rows
+    for form in (how, Infusion(-2.0, 1e9, top_k=top_k, form="joint")):
+        seen = attention(layer.q, layer.k, layer.v, asking, layer.appearance, form)
+        torch.testing.assert_close(seen, value, rtol=1e-3, atol=1e-3)
+    assert take(layer.q, asking, layer.appearance, how).guide.shape[0] == rows
 
 
 def test_rivals_close_the_gate():
     layer = Layer(5)
     own = layer.appearance
     beaten = Appearance(own.k, own.v, own.feature, None, layer.appearance.feature)
-    queries = Queries(layer.q, ALL, layer.hidden)
-    assert torch.equal(infuse(layer.base, queries, beaten, open_gate()), layer.base)
+    asking = Asking(ALL, layer.hidden)
+    assert torch.equal(attention(layer.q, layer.k, layer.v, asking, beaten, open_gate()), layer.base)
     nothing = Appearance(own.k, own.v, own.feature, None, torch.zeros_like(own.feature[:, :, :2]))
-    share = shared_out(queries, nothing, open_gate())
+    share = take(layer.q, asking, nothing, open_gate())
     assert torch.equal(share.amount > 0, share.matched.similarity > 0)

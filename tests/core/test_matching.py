@@ -138,12 +138,15 @@ def test_hidden_features_ignore_the_light_and_contrast_of_a_picture():
 
 @pytest.mark.parametrize("kind,groups,width", [("hidden", 1, 12), ("qk", 1, 12), ("qk_per_head", 3, 4)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_features_have_unit_length_and_the_live_dtype(kind, groups, width, dtype):
+def test_features_have_unit_length_and_in_the_live_dtype_the_values_of_single_precision(kind, groups, width, dtype):
     heads, hidden = tensors(2, (2, 3, 10, 4), (2, 10, 12), dtype=dtype)
     feature = feature_of(kind, heads, hidden)
     assert feature.shape == (2, groups, 10, width) and feature.dtype == dtype
     torch.testing.assert_close(feature.float().norm(dim=-1), torch.ones(2, groups, 10), rtol=0, atol=1e-2)
-    assert match(feature, feature[:1]).similarity.dtype == torch.float32
+    torch.testing.assert_close(feature.float(), feature_of(kind, heads.float(), hidden.float()), rtol=0, atol=torch.finfo(dtype).eps)
+    found, single = match(feature, feature[:1]), match(feature.float(), feature[:1].float())
+    assert found.similarity.dtype == torch.float32
+    torch.testing.assert_close(found.similarity, single.similarity, rtol=0, atol=2 * torch.finfo(dtype).eps)
 
 
 def test_hidden_states_are_asked_for():

@@ -39,5 +39,7 @@ FIRST = [4396882242666801058, 2878233229852589345]
 def test_the_reference_is_shown_clean_or_noised():
     z0 = torch.ones(1, *SHAPE, dtype=torch.float16)
     assert reference_input(z0, None, sigma=3.0) is z0
-    noised = reference_input(z0, reference_noise([1], SHAPE), sigma=0.5, alpha=0.8)
+    noise = reference_noise([1], SHAPE)
+    noised = reference_input(z0, noise, sigma=0.5, alpha=0.8)
     assert noised.dtype == z0.dtype and 0.3 < float(noised.float().std()) < 0.7
+    torch.testing.assert_close(noised.float(), 0.8 * z0.float() + 0.5 * noise, rtol=2e-3, atol=2e-3)

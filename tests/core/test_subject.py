@@ -17,20 +17,12 @@ from bench.world.identity import sample_identities
 from bench.world.pose import sample_poses
 from bench.world.render import body, render
 from bench.world.structure import STRUCTURE, draw_structure
-from seal_ext.core import subject as masks
-from seal_ext.core.subject import (
-    AlignError,
-    Box,
-    background_of,
-    checked_image,
-    from_alpha,
-    from_box,
-    from_control_map,
-    from_drawn,
-    from_probability,
-    from_rembg,
-    subject_of,
-)
+from seal_ext import rembg
+from seal_ext.core.control_map import background_of, figure_of, from_control_map
+from seal_ext.core.grabcut import from_probability
+from seal_ext.core.mask import Box, everything, subject_of
+from seal_ext.core.pixels import AlignError, checked_image, on_white
+from seal_ext.core.subject import AUTO, find_subject
 
 SIZE = 128
 
@@ -50,10 +42,10 @@ def overlap(a, b):
 
 
 @settings(deadline=None)  # the machine may be busy
-@given(arrays.arrays(bool, st.tuples(st.integers(1, 24), st.integers(1, 24))), st.sampled_from(["large", "largest", "all"]))
-def test_a_box_is_tight_or_a_sentence_says_why_there_is_none(mask, keep):
+@given(arrays.arrays(bool, st.tuples(st.integers(1, 24), st.integers(1, 24))), st.booleans())
+def test_a_box_is_tight_or_a_sentence_says_why_there_is_none(mask, every):
     try:
-        found = subject_of(mask, "test", keep)
+        found = subject_of(mask, "test", every)
     except AlignError as error:
         assert str(error).endswith(".")
         return
@@ -83,32 +75,104 @@ def test_a_full_frame_is_told():
 def test_specks_go_and_large_parts_stay_and_both_are_told():
     mask = np.zeros((60, 60), bool)
     mask[5:25, 5:25] = mask[30:50, 30:45] = mask[55:57, 2:4] = True
-    large, largest, everything = (subject_of(mask, "test", keep) for keep in ("large", "largest", "all"))
-    assert large.box == Box(5, 5, 45, 50) and largest.box == Box(5, 5, 25, 25) and everything.box == Box(2, 5, 45, 57)
-    assert "3 separate parts" in large.reasons[0] and "2 large ones are kept" in large.reasons[0] and not everything.reasons
+    large, every = (subject_of(mask, "test", every) for every in (False, True))
+    assert large.box == Box(5, 5, 45, 50) and every.box == Box(2, 5, 45, 57) and every.clear and not large.clear
+    assert "3 separate parts" in large.reasons[0] and "2 large ones are kept" in large.reasons[0] and not every.reasons
 
 
 def test_alpha_needs_transparency():
     image = np.full((20, 20, 4), 255, np.uint8)
     with pytest.raises(AlignError, match="no transparent part"):
-        from_alpha(image)
+        find_subject(image[..., :3], image[..., 3], source="alpha")
     with pytest.raises(AlignError, match="no alpha"):
-        from_alpha(image[..., :3])
+        find_subject(image[..., :3], source="alpha")
     image[:5, :, 3] = 0
-    assert from_alpha(image).box == Box(0, 5, 20, 20)
-    assert from_alpha(image.astype(np.float32) / 255).box == Box(0, 5, 20, 20)
+    assert find_subject(image[..., :3], image[..., 3], source="alpha").box == Box(0, 5, 20, 20)
+    floats = image.astype(np.float32) / 255
+    assert find_subject(floats[..., :3], floats[..., 3]).box == Box(0, 5, 20, 20)
 
 
-def test_a_brush_paints_in_any_colour():
-    canvas = np.zeros((20, 20, 3), np.uint8)
-    canvas[3:9, 4:10] = (250, 20, 20)
-    canvas[12:18, 4:10] = (20, 20, 250)
-    assert from_drawn(canvas).box == Box(4, 3, 10, 18)
-    assert from_drawn(canvas, colour=(255, 0, 0)).box == Box(4, 3, 10, 9)
-    layer = np.full((20, 20, 4), 255, np.uint8)
-    layer[..., 3] = canvas.max(2)
-    assert from_drawn(layer).box == Box(4, 3, 10, 18)
-    assert from_drawn(canvas.max(2) > 0).box == Box(4, 3, 10, 18)
+def test_white_paper_shows_where_a_picture_is_transparent():
+    hidden = np.zeros((2, 2, 4), np.uint8)
+    hidden[..., 0], hidden[0, :, 3], hidden[1, 1, 3] = 255, 255, 51
+    assert on_white(hidden)[:, 1].tolist() == [[255, 0, 0], [255, 204, 204]] and on_white(hidden)[1, 0].tolist() == [255] * 3
+    floats = hidden.astype(np.float32) / 255
+    assert np.allclose(on_white(floats) * 255, on_white(hidden)) and on_white(floats).dtype == np.float32
+    assert on_white(hidden[..., :3]).base is hidden and not (on_white(hidden[..., :3]) != hidden[..., :3]).any()
+
+
+def photo(even=True):
+    """A red figure of 16 × 40 pixels before a background."""
+    image = np.full((64, 64, 3), 210, np.uint8) if even else np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    image[12:52, 24:40] = (200, 30, 40)
+    return image
+
+
+WHERE = Box(24, 12, 40, 52)
+
+
+def only(box):
+    mask = np.zeros((64, 64), bool)
+    mask[int(box.y0) : int(box.y1), int(box.x0) : int(box.x1)] = True
+    return mask
+
+
+def nobody(rgb):
+    raise AlignError("Nobody is there.")
+
+
+def test_the_order_of_what_is_believed():
+    """What was drawn, then alpha, an even background, rembg, attention; and where nothing helps nobody knows."""
+    boxes = {name: Box(10, 10, 20 + i, 30) for i, name in enumerate(("drawn", "alpha", "rembg", "attention"))}
+    asked = []
+
+    def way(name):
+        return lambda rgb: asked.append(name) or subject_of(only(boxes[name]), name)
+
+    ways = {name: way(name) for name in ("attention", "rembg")}
+    alpha = only(boxes["alpha"]).astype(np.uint8) * 255
+    assert AUTO == ("alpha", "background", "rembg", "attention")
+    found = find_subject(photo(), alpha, only(boxes["drawn"]), ways=ways)
+    assert (found.source, found.box, found.known) == ("drawn", boxes["drawn"], True)
+    assert find_subject(photo(), alpha, ways=ways).box == boxes["alpha"]
+    assert find_subject(photo(), ways=ways).box == WHERE and not asked
+    assert find_subject(photo(even=False), ways=ways).box == boxes["rembg"] and asked == ["rembg"]
+    assert find_subject(photo(even=False), ways=ways | {"rembg": nobody}).box == boxes["attention"]
+    full = np.full((64, 64), 255, np.uint8)
+    assert find_subject(photo(even=False), full, ways={"rembg": lambda rgb: subject_of(full > 0, "rembg")}).known is False
+
+
+def test_where_nothing_helps_the_whole_picture_counts_and_a_field_says_so():
+    found = find_subject(photo(even=False), ways={"rembg": nobody})
+    assert not found.known and found.source == "whole" and found.mask.all() and found.box == everything(64, 64).box
+    assert "did not find" in found.reasons[0] and "Nobody is there." in found.reasons[0] and len(found.reasons) == 1
+    wanted = find_subject(photo(), source="whole")
+    assert not wanted.known and not wanted.reasons
+
+
+@pytest.mark.parametrize(("share", "known"), [(0.005, False), (0.1, True), (0.95, False)])
+def test_a_background_is_believed_where_a_figure_stands_before_it(share, known):
+    image, side = np.full((100, 100, 3), 210, np.uint8), round(50 * share**0.5)
+    image[50 - side : 50 + side, 50 - side : 50 + side] = 20
+    assert find_subject(image).known == known and find_subject(image, source="background").known
+
+
+@pytest.mark.parametrize(("how", "said"), [
+    (dict(drawn=np.zeros((64, 64), bool)), "empty"), (dict(source="drawn"), "No mask was drawn"), (dict(source="alpha"), "no alpha"),
+    (dict(source="rembg"), "not installed"), (dict(source="attention"), "not available"), (dict(source="guess"), "not a way"),
+    (dict(source="rembg", ways={"rembg": nobody}), "Nobody"),
+])  # fmt: skip
+def test_what_was_given_or_chosen_is_never_passed_over(how, said):
+    with pytest.raises(AlignError, match=said):
+        find_subject(photo(), **how)
+
+
+@pytest.mark.parametrize("speck", [False, True])
+def test_a_figure_is_known_only_where_nothing_was_guessed(speck):
+    structure = np.zeros((64, 64, 3), np.uint8)
+    structure[12:52, 24:40] = 255
+    structure[2:4, 2:4] = 255 * speck
+    assert (figure_of(structure, 0.05) is None) == speck
 
 
 @pytest.mark.parametrize("kind", STRUCTURE)
@@ -128,7 +192,7 @@ def test_lines_that_close_around_nothing_are_known_by_their_extent():
     cv2.line(image, (20, 20), (80, 30), 255, 1)
     cv2.line(image, (20, 20), (30, 80), 255, 1)
     found = from_control_map(image, "edges")
-    assert not found.solid and found.box == Box(20, 20, 81, 81) and "extent" in found.reasons[0]
+    assert not found.solid and found.box == Box(20, 20, 81, 81) and "how far" in found.reasons[0]
 
 
 def test_an_uneven_background_is_told():
@@ -160,21 +224,11 @@ def test_attention_finds_a_photos_subject_and_grabcut_its_outline():
     assert np.median(fine) > np.median(coarse) and np.median(fine) > 0.75, (coarse, fine)
 
 
-def test_a_box_finds_a_photos_subject():
-    _, _, photos, truth = world()
-    scores = []
-    for photo, mask in zip(photos, truth, strict=True):
-        b = subject_of(mask, "truth").box
-        scores.append(overlap(from_box(photo, Box(b.x0 - 3, b.y0 - 3, b.x1 + 3, b.y1 + 3)).mask, mask))
-    assert np.median(scores) > 0.6, scores
-
-
 def test_a_photo_of_one_colour_still_gives_the_rough_place():
     heat = np.zeros((8, 8))
     heat[3:6, 3:6] = 1
     found = from_probability(np.full((64, 64, 3), 90, np.uint8), heat)
     assert abs((found.box.x0 + found.box.x1) / 2 - 36) < 8
-    assert from_box(np.full((64, 64, 3), 90, np.uint8), Box(10, 10, 40, 40)).box.width <= 64
 
 
 @pytest.mark.parametrize("heat", [np.zeros((8, 8)), np.full((8, 8), np.nan), np.zeros((0, 4)), np.zeros(8), "warm", None])
@@ -183,22 +237,16 @@ def test_a_map_without_a_peak_is_refused(heat):
         from_probability(np.zeros((32, 32, 3), np.uint8), heat)
 
 
-@pytest.mark.parametrize("box", [Box(5, 5, 5, 9), Box(90, 90, 99, 99), Box(np.nan, 0, 9, 9), Box(9, 9, 2, 2), Box(-1e30, 0, np.inf, 4)])
-def test_an_impossible_box_is_refused(box):
-    with pytest.raises(AlignError):
-        from_box(np.zeros((32, 32, 3), np.uint8), box)
-
-
 def test_rembg_is_used_only_where_it_is(monkeypatch):
     image = np.zeros((20, 20, 3), np.uint8)
-    monkeypatch.setattr(masks, "has_rembg", lambda: False)
+    monkeypatch.setattr(rembg, "find_spec", lambda name: None)
     with pytest.raises(AlignError, match="not installed"):
-        from_rembg(image)
+        find_subject(image, source="rembg", ways=rembg.ways())
     drawn = np.zeros((20, 20), np.uint8)
     drawn[4:9, 4:9] = 255
-    monkeypatch.setattr(masks, "has_rembg", lambda: True)
+    monkeypatch.setattr(rembg, "find_spec", lambda name: True)
     monkeypatch.setitem(sys.modules, "rembg", SimpleNamespace(remove=lambda _, only_mask: drawn))
-    assert from_rembg(image).box == Box(4, 4, 9, 9)
+    assert find_subject(image, source="rembg", ways=rembg.ways()).box == Box(4, 4, 9, 9)
 
 
 @pytest.mark.parametrize(
@@ -208,7 +256,7 @@ def test_rembg_is_used_only_where_it_is(monkeypatch):
      np.zeros((2, 2, 2, 3), np.uint8), np.array([["a"]])],
 )  # fmt: skip
 def test_what_is_no_picture_is_refused_in_one_sentence(image):
-    for source in (checked_image, from_alpha, from_drawn, from_control_map):
+    for source in (checked_image, from_control_map):
         with pytest.raises(AlignError) as error:
             source(image)
         assert str(error.value).endswith(".") and len(str(error.value)) < 160
@@ -217,11 +265,11 @@ def test_what_is_no_picture_is_refused_in_one_sentence(image):
 @settings(deadline=None, max_examples=60)
 @given(arrays.arrays(np.uint8, st.tuples(st.integers(1, 20), st.integers(1, 20), st.sampled_from([1, 3, 4]))))
 def test_any_picture_gives_a_subject_or_a_sentence(image):
+    rgb, alpha = on_white(np.repeat(image, 3, 2) if image.shape[2] == 1 else image), image[..., -1]
     for source in (
-        from_alpha,
-        from_drawn,
+        lambda _: find_subject(rgb, alpha),
+        lambda _: find_subject(rgb, drawn=alpha > 127),
         from_control_map,
-        lambda i: from_box(i, Box(2, 2, 12, 12)),
         lambda i: from_probability(i, np.eye(4)),
     ):
         try:
@@ -233,7 +281,8 @@ def test_any_picture_gives_a_subject_or_a_sentence(image):
 def test_a_huge_photo_is_cut_out_as_quickly_as_a_small_one():
     image = np.full((4000, 3000, 3), 200, np.uint8)
     cv2.circle(image, (1500, 2000), 700, (40, 90, 10), -1)
+    heat = cv2.GaussianBlur(cv2.circle(np.zeros((400, 300), np.float32), (150, 200), 70, 1.0, -1), (0, 0), 20)[5::10, 5::10]
     start = time.perf_counter()
-    found = from_box(image, Box(600, 1100, 2400, 2900))
+    found = from_probability(image, heat)
     assert time.perf_counter() - start < 5 and found.size == (3000, 4000)
     assert found.box.x0 == pytest.approx(800, abs=30) and found.box.y1 == pytest.approx(2700, abs=30)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from seal_ext import layers
 from tests.hosts import webui as stand_in
 
 
@@ -81,6 +82,12 @@ def pytest_terminal_summary(terminalreporter, config):
     for name in ("ratios", "identity"):
         if found[name]:
             terminalreporter.write_line(f"{name}: {json.dumps(found[name])}")
+
+
+@pytest.fixture(autouse=True)
+def a_package_that_is_known(monkeypatch):
+    """The stand-in's attention is an attention layer of its own package, as the real ones are."""
+    monkeypatch.setattr(layers, "PLAIN", layers.PLAIN | {"tests.hosts.webui"})
 
 
 @pytest.fixture

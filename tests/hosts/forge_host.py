@@ -12,7 +12,7 @@ from tests.hosts import webui
 class UNet(webui.UNet):
     """As Forge runs one: patches come with every call."""
 
-    BLOCKS = (("input", 0), ("middle", 0), ("output", 0), ("output", 1))
+    BLOCKS = (("input", 0), ("middle", 0), *(("output", number) for number in range(5)))
 
     def forward(self, x, timesteps, context=None, control=None, transformer_options=None, **more):
         options = transformer_options or {}
@@ -44,7 +44,7 @@ class UNet(webui.UNet):
         return self.last(x)
 
     def places(self):
-        return self.input_blocks[0][0], self.middle_block[0], self.output_blocks[0][0], self.output_blocks[1][0]
+        return self.input_blocks[0][0], self.middle_block[0], *(block[0] for block in self.output_blocks)
 
 
 def plain_attention(q, k, v, told):

@@ -10,16 +10,16 @@ import numpy as np
 import torch
 from PIL import Image
 
-from bench.identity.methods import Studio, anchor_align, none, peer, seal
+from bench.drawing import GUIDANCE, STEPS, Model
+from bench.identity.methods import aligned_with, moved_by, none, peer, references_of, seal
 from bench.identity.tasks import TASKS, Task
 from bench.metrics.bootstrap import recovered
 from bench.metrics.identity import identity_error
-from bench.model_report import GUIDANCE, STEPS, Model
 from bench.peers.reference_only import reference_adain, reference_adain_attn, reference_only
 from bench.seeds import FORMER
 from seal_ext.install.webui import Place
 from seal_ext.settings import Settings
-from seal_ext.studio.checkpoint import Expanded, load_diffusers
+from seal_ext.studio.checkpoint import Expanded
 
 CASES = 8
 FIDELITIES = (0.0, 0.5, 1.0)
@@ -27,21 +27,18 @@ WITHIN = 3.0  # points of identity that two hosts may be apart
 Column = dict[str, torch.Tensor]
 
 
-def open_studio(webui) -> Studio:
+def model_of(webui) -> Model:
     """What the bench draws with, on the very files that the WebUI has; without the judge, since identity needs only the truth."""
     place = Place(webui.data)
     checkpoint, description, adapter = place.weights
-    files = Expanded(checkpoint, description, place.tokenizer, adapter)
-    pipe = load_diffusers(files.checkpoint, files.adapter).pipeline()
-    pipe.set_progress_bar_config(disable=True)
-    return Studio(pipe, Model(files))
+    return Model(Expanded(checkpoint, description, place.tokenizer, adapter))
 
 
 class Cases:
     """One case of the bench, drawn by the bench and by a WebUI."""
 
     def __init__(self, webui, name: str = "pose", cases: int = CASES):
-        self.webui, self.studio = webui, open_studio(webui)
+        self.webui, self.model = webui, model_of(webui)
         self.task: Task = TASKS[name](torch.arange(FORMER.start, FORMER.start + cases))
         self.hints = self.task.structure()
         self.references = [picture_of(image) for image in self.task.reference.picture.image]
@@ -49,7 +46,8 @@ class Cases:
         self.poses = [picture_of(skeleton) if person else None for skeleton, person in people]  # no tool finds an animal's joints
         self.masks = [Image.fromarray(mask.byte().numpy() * 255) for mask in self.task.reference_mask()]
         self.adapter = next(m for m in webui.call("/controlnet/model_list?update=true")["model_list"] if m.startswith(live.EMBEDDED))
-        self.moved = anchor_align(self.task, self.hints, Settings(enabled=True))  # structures, and the camera by which the truth follows
+        structures = aligned_with(references_of(self.task), self.hints, Settings(enabled=True))
+        self.moved = moved_by(structures)  # their maps, and the camera by which the truth follows
         self.base = self._errors(self.on_diffusers("none"), None)
 
     # ---- the bench
@@ -63,7 +61,7 @@ class Cases:
             "reference_adain": lambda: peer(lambda: reference_adain(fidelity), statistics=True),
             "reference_adain+attn": lambda: peer(lambda: reference_adain_attn(fidelity), statistics=True),
         }
-        return self.studio.model.decode(make[name]()(self.studio, self.task).latents)
+        return self.model.decode(make[name]()(self.model, self.task).latents)
 
     # ---- the WebUI
 
@@ -119,7 +117,7 @@ class Cases:
     def _errors(self, pictures: torch.Tensor, moved) -> Column:
         truth = self.task.truth(moved)
         subject = truth.region > 0
-        ceiling = self.studio.model.through_vae(truth.image)
+        ceiling = self.model.through_vae(truth.image)
         return {"error": identity_error(pictures, truth.image, subject), "ceiling": identity_error(ceiling, truth.image, subject)}
 
 

@@ -216,12 +216,8 @@ class WebUI:
         return {"module": module, "model": model, **more}
 
 
-# Infuses everywhere, from the first step and strongly, so that it shows in a model of random weights, too. Whatever decides whether
-# something shows is said here: defaults are tuned for pictures and may change at any time.
-OPEN = dict(strength=1.0, infusion=True, start=0.0, end=1.0, feature="hidden", threshold="cosine", tau_early=0.0, tau_late=0.0,
-            delta_early=4.0, delta_late=4.0, shape="linear", clamp=False, rivals=True, on_figure=True, limbs=1.0, softness=0.0, top_k=32,
-            form="output", blocks="mid up", uncond_rows=0.7, hires=True, hires_factor=1.0, noise="clean", t_app="every 4",
-            bridge=True, lam=0.5, lam_start=0.0, lam_end=0.4, lam_shape="cosine", gate=True, gate_strength=1.0, align=True)  # fmt: skip
+# Infuses everywhere and strongly, so that it shows in a model of random weights, too: for tests that ask whether anything acts at all.
+OPEN = dict(strength=2.0, tau_early=0.0, tau_late=0.0, delta_early=4.0, delta_late=4.0, blocks="mid up")
 # The words that give Delta-Bridge something to do.
 DOG = {"appearance_prompt": "a blue dog"}
 SMALL = dict(width=64, height=64)
@@ -229,8 +225,8 @@ HIRES = dict(enable_hr=True, hr_scale=1.5, denoising_strength=0.6, hr_upscaler="
 
 
 def seal(**more) -> dict:
-    """SeAl's arguments with a reference."""
-    return {"reference": encoded(figure())} | OPEN | more
+    """SeAl's arguments with a reference: what users get, but for what is said."""
+    return {"reference": encoded(figure())} | more
 
 
 def apart(one: np.ndarray, other: np.ndarray) -> int:

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from live_webui import DOG, HIRES, SMALL, apart, complaints, encoded, figure, seal
+from live_webui import DOG, HIRES, OPEN, SMALL, apart, complaints, encoded, figure, seal
 
 pytestmark = [pytest.mark.slow, pytest.mark.live, pytest.mark.usefixtures("tiny", "nothing_stays")]
 
@@ -50,7 +50,9 @@ def test_a_refiner_is_infused_as_well(webui):
 
 def test_hires_with_another_checkpoint(webui):
     asked = SMALL | HIRES | dict(hr_checkpoint_name="tiny-sd1-other")
-    plain, once, both = (webui.draw(given, **asked)[0] for given in (None, seal(hires=False), seal()))
+    plain, once, both = (
+        webui.draw(given, **asked)[0] for given in (None, seal(hires=False, **OPEN, form="output"), seal(**OPEN, form="output"))
+    )
     assert apart(plain, once) > 1 and apart(once, both) > 1 and not complaints(webui)
     assert np.array_equal(plain, webui.draw(**asked)[0])
 
@@ -87,7 +89,7 @@ def test_kinds_of_models(webui, kind, how):
         how |= {"hr_upscaler": "Lanczos"}  # with a latent upscaler the host itself cannot draw with an inpainting model
     before = webui.draw(**how)
     for more in ({}, DOG, {"noise": "noised"}) if how == SMALL else (DOG,):
-        drawn = webui.draw(seal(**more), **how)
+        drawn = webui.draw(seal(**OPEN, **more), **how)
         assert not complaints(webui) and min(map(apart, before, drawn)) > 1
     assert np.array_equal(before, webui.draw(**how))
 

@@ -10,8 +10,8 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 
-from seal_ext.core.subject import from_drawn
-from seal_ext.request import Asked
+from seal_ext.core.mask import everything, subject_of
+from seal_ext.reference import Reference
 from seal_ext.settings import Settings
 from tests.skeletons import STANDING, painted
 
@@ -48,9 +48,11 @@ class Unit:
         return f"Module: {self.module}"
 
 
-class Seal(SimpleNamespace):
-    def note(self, sentence):
-        self.notes.append(sentence)
+class Run(SimpleNamespace):
+    """A generation before units; `found` is what they say."""
+
+    def align(self, controlnet):
+        self.found = controlnet.align_units(self.p, self.references, self.settings, self.notes.append)
 
 
 @pytest.fixture
@@ -74,13 +76,11 @@ def figure(left, top, right, bottom, size=64):
 def seal(units, mask=None, poses=(), **settings):
     """A run whose reference stands in the middle, 40 pixels tall, before units of a script that comes after another."""
     mask = figure(24, 12, 40, 52) if mask is None else mask
-    references = [Asked(mask, pose=pose) for pose in poses or [None]]
+    subject = subject_of(mask.max(2) > 0, "drawn") if mask.any() else everything(64, 64, "Nobody knows.")
+    references = [Reference(mask, pose=pose, subject=subject) for pose in poses or [None]]
     script = SimpleNamespace(title=lambda: "ControlNet", args_from=1, args_to=1 + len(units))
     p = SimpleNamespace(scripts=SimpleNamespace(alwayson_scripts=[script]), script_args=("other", *units), width=64, height=64)
-    subjects = [from_drawn(mask) if mask.any() else None]
-    return Seal(p=p, settings=Settings.parse(dict(enabled=True, margin=0.0) | settings), request=SimpleNamespace(references=references),
-                subjects=subjects * len(references), notes=[], undo=[], aligned=[], figures=[], skeleton=None, poses={}, units=[],
-                bridge_refused="")  # fmt: skip
+    return Run(p=p, settings=Settings.parse(dict(enabled=True, margin=0.0) | settings), references=references, notes=[])
 
 
 def box(image):
@@ -93,23 +93,23 @@ def test_a_structure_comes_to_where_the_reference_stands(controlnet, form):
     given = form(enabled=True, module="none", model="some_t2ia", image=figure(4, 10, 12, 30), resize_mode=Mode.RESIZE)
     before = copy.deepcopy(given if form is dict else vars(given))
     run = seal([given, Unit(enabled=False)])
-    controlnet.align_units(run)
+    run.align(controlnet)
     aligned = run.p.script_args[1]
     assert np.abs(np.subtract(box(aligned.image), (24, 12, 40, 52))).max() <= 1 and aligned.resize_mode is Mode.RESIZE
     # Where the figure will be, with some room, is all that may be infused.
-    assert run.figures[0].shape == (64, 64) and run.figures[0][12:52, 24:40].all() and not run.figures[0][:, :16].any()
+    assert run.found.figures[0].shape == (64, 64) and run.found.figures[0][12:52, 24:40].all() and not run.found.figures[0][:, :16].any()
     assert run.p.script_args[0] == "other" and not run.p.script_args[2].enabled
-    run.undo.pop()()
+    run.found.restore()
     assert run.p.script_args[1] is given
     assert all(np.array_equal(value, before[name]) for name, value in (given if form is dict else vars(given)).items() if name == "image")
 
 
 def test_a_preprocessor_runs_before_aligning_and_the_infotext_keeps_it(controlnet):
     run = seal([Unit(module="depth_midas", image=255 - figure(4, 10, 12, 30))])
-    controlnet.align_units(run)
+    run.align(controlnet)
     aligned = run.p.script_args[1]
     assert aligned.module == "none" and np.abs(np.subtract(box(aligned.image), (24, 12, 40, 52))).max() <= 1
-    assert controlnet.infotext(run) == {"ControlNet 0": "Module: depth_midas"}
+    assert controlnet.infotext(run.found) == {"ControlNet 0": "Module: depth_midas"}
 
 
 @pytest.mark.parametrize(("unit", "said"), [
@@ -120,27 +120,28 @@ def test_a_preprocessor_runs_before_aligning_and_the_infotext_keeps_it(controlne
 def test_what_is_left_alone_is_said(controlnet, unit, said):
     given = Unit(**(dict(image=figure(4, 10, 12, 30)) | unit))
     run = seal([given])
-    controlnet.align_units(run)
+    run.align(controlnet)
     assert run.p.script_args[1] is given and any(said in note for note in run.notes)
 
 
 def test_a_reference_without_a_known_subject_moves_nothing(controlnet):
     given = Unit(image=figure(4, 10, 12, 30))
     run = seal([given], mask=figure(0, 0, 0, 0))
-    controlnet.align_units(run)
-    assert run.p.script_args[1] is given and any("draw a mask" in note for note in run.notes)
+    run.align(controlnet)
+    assert run.p.script_args[1] is given and any("draw a mask" in note for note in run.notes) and not run.found.aligned
+    assert run.found.figures[0][10:30, 4:12].all() and not run.found.figures[0][:, 32:].any()  # it says where the figure will be
 
 
 def test_switched_off_it_only_looks(controlnet):
     given = Unit(image=figure(4, 10, 12, 30))
     run = seal([given], align=False)
-    controlnet.align_units(run)
-    assert run.p.script_args[1] is given and not run.notes and not run.aligned
-    assert run.figures[0][10:30, 4:12].all() and not run.figures[0][:, 32:].any()  # where it will be, all the same
+    run.align(controlnet)
+    assert run.p.script_args[1] is given and not run.notes and not run.found.aligned
+    assert run.found.figures[0][10:30, 4:12].all() and not run.found.figures[0][:, 32:].any()  # where it will be, all the same
     run = seal([given], align=False)
     run.p.image_mask, run.p.inpaint_full_res = figure(0, 0, 9, 9), True
-    controlnet.align_units(run)
-    assert run.p.script_args[1] is given and not run.notes and not run.figures
+    run.align(controlnet)
+    assert run.p.script_args[1] is given and not run.notes and not run.found.figures
 
 
 SKELETON = np.asarray(painted(scale=0.5, shift=(0.1, 0.2)))
@@ -151,9 +152,9 @@ POSES = [np.asarray(painted()), np.asarray(painted(STANDING | {4: (0.2, 0.3)}))]
 def test_joints_of_references_and_of_a_ready_made_map(controlnet, align):
     run = seal([Unit(image=SKELETON)], poses=[*POSES, None], align=align)
     run.p.width = run.p.height = 128
-    controlnet.align_units(run)
-    assert set(run.poses) == {0, 1} and np.allclose(run.poses[1].points[4] / 64, (0.2, 0.3), atol=0.02)
-    height = np.ptp(run.skeleton.points[[0, 10], 1])
+    run.align(controlnet)
+    assert set(run.found.poses) == {0, 1} and np.allclose(run.found.poses[1].points[4] / 64, (0.2, 0.3), atol=0.02)
+    height = np.ptp(run.found.joints.points[[0, 10], 1])
     assert height == pytest.approx(0.7 if align else 0.35, abs=0.03)  # limbs say how large
     assert (run.p.script_args[1].image.shape == SKELETON.shape) and (run.p.script_args[1].image is SKELETON) != align
 
@@ -165,25 +166,25 @@ def test_a_given_pose_wins_over_a_detected_one(controlnet, monkeypatch):
     monkeypatch.setattr(Unit, "cls_get_preprocessor", staticmethod(lambda name: SimpleNamespace(returns_image=True, cached_call=detected)))
     photo = figure(4, 10, 12, 30)
     run = seal([Unit(module="openpose", image=photo)], poses=[None, POSES[0]])
-    controlnet.align_units(run)
-    assert np.allclose(run.poses[0].points[1] / 64, (0.5 * STANDING[1][0] + 0.1, 0.5 * STANDING[1][1] + 0.2), atol=0.03)
-    assert np.allclose(run.poses[1].points[1] / 64, STANDING[1], atol=0.03)
+    run.align(controlnet)
+    assert np.allclose(run.found.poses[0].points[1] / 64, (0.5 * STANDING[1][0] + 0.1, 0.5 * STANDING[1][1] + 0.2), atol=0.03)
+    assert np.allclose(run.found.poses[1].points[1] / 64, STANDING[1], atol=0.03)
     run = seal([Unit(module="openpose", image=photo)], mask=figure(0, 0, 0, 0))
-    run.subjects = [from_drawn(figure(24, 12, 40, 52))]
-    controlnet.align_units(run)
-    assert run.skeleton is not None and not run.poses and any(controlnet.NO_POSE in note for note in run.notes)
+    run.references = [replace(run.references[0], subject=subject_of(figure(24, 12, 40, 52).max(2) > 0, "drawn"))]
+    run.align(controlnet)
+    assert run.found.joints is not None and not run.found.poses and any(controlnet.NO_POSE in note for note in run.notes)
 
 
 def test_only_ticked_units_move(controlnet):
     given = [Unit(image=figure(4, 10, 12, 30)) for _ in range(3)]
     run = seal(given)
     run.settings = replace(run.settings, units="all but 1")
-    controlnet.align_units(run)
+    run.align(controlnet)
     moved = run.p.script_args[1:]
-    assert moved[1] is given[1] and moved[0] is not given[0] and moved[2] is not given[2] and len(run.aligned) == 2
+    assert moved[1] is given[1] and moved[0] is not given[0] and moved[2] is not given[2] and len(run.found.aligned) == 2
     run = seal(given[:1])
     run.settings = replace(run.settings, units="1")
-    controlnet.align_units(run)
+    run.align(controlnet)
     assert run.p.script_args[1] is given[0] and not run.notes  # it carries a structure, only where the user wants it
 
 
@@ -191,8 +192,8 @@ def test_looking_at_a_unit_changes_nothing(controlnet):
     given = Unit(image=figure(4, 10, 12, 30))
     before = dict(vars(given))
     run = seal([given])
-    found = controlnet.find(run, given)
-    assert vars(given) == before and not run.notes and not run.aligned and found.how.scale == pytest.approx(2, abs=0.05)
+    found = controlnet.there().find(given, run.references[0], run.settings, (64, 64))
+    assert vars(given) == before and found.alignment.scale == pytest.approx(2, abs=0.05) and run.p.script_args[1] is given
     assert [number for number, _ in controlnet.structures([Unit(enabled=False), given, Unit(module="reference_only")])] == [1]
 
 
@@ -200,12 +201,12 @@ def test_looking_at_a_unit_changes_nothing(controlnet):
 @pytest.mark.parametrize("words", ["", "a blue dog"])
 def test_some_units_leave_no_room_for_delta_bridge(controlnet, module, words):
     run = seal([Unit(module=module, model="None")], appearance_prompt=words)
-    controlnet.align_units(run)
-    assert run.bridge_refused and (run.bridge_refused in run.notes) == bool(words), "said where it would have done something"
+    run.align(controlnet)
+    assert run.found.bridge_refused and (run.found.bridge_refused in run.notes) == bool(words), "said where it would have done something"
 
 
 def test_without_controlnet(controlnet):
     run = seal([])
     run.p.scripts.alwayson_scripts.clear()
-    controlnet.align_units(run)
+    run.align(controlnet)
     assert run.notes and run.p.script_args == ("other",)

@@ -7,15 +7,15 @@ import pytest
 import torch
 from PIL import Image
 
+from seal_ext import layers
 from seal_ext.core.skeleton import read_skeleton
-from seal_ext.hosts import layers
 from seal_ext.hosts.webui import process_state
+from seal_ext.hosts.webui.controlnet.structures import Structures
 from seal_ext.request import parse
 from tests.hosts import forge_host, webui
 from tests.skeletons import painted
 
-BASE = dict(form="output", blocks="mid up", start=0.0, tau_early=0.0, tau_late=0.0, delta_early=1.0, delta_late=1.0, uncond_rows=1.0,
-            t_app="all", mask_source="whole")  # fmt: skip
+BASE = dict(mask_source="whole")  # beside that, what users get
 BRIDGE = dict(appearance_prompt="a dog", lam=2.0, lam_end=1.0)
 
 
@@ -48,7 +48,7 @@ def test_a_run_changes_the_picture_and_leaves_the_host_as_found(app, model):
     assert p.preserved > 0, "room for the references was not asked for"
 
 
-@pytest.mark.parametrize("settings", [{}, {"form": "joint"}, {"feature": "qk_per_head"}, {"uncond_rows": 0.0}, BRIDGE])
+@pytest.mark.parametrize("settings", [{}, {"form": "output"}, {"form": "kv"}, {"feature": "qk_per_head"}, {"uncond_rows": 0.0}, BRIDGE])
 @pytest.mark.parametrize("prompts", ["a cat", "a cat AND a hat", ["a cat", "a dog"]])
 def test_rows_are_told_apart_in_one_call_or_many(app, model, settings, prompts):
     together, _ = draw(app, model, prompts, settings)
@@ -117,7 +117,7 @@ def posed(app, p, settings):
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
     seal = app.begin(p, parse([{"reference": picture} | BASE | settings]))
     pose = read_skeleton(np.asarray(painted(size=(64, 64))))
-    seal.skeleton, seal.poses = pose.moved((1 / 64, 1 / 64)), {0: pose}
+    seal.align(Structures(joints=pose.moved((1 / 64, 1 / 64)), poses={0: pose}))
     return seal
 
 
@@ -135,8 +135,8 @@ def test_a_sampler_may_look_at_the_picture_in_another_size(app, model, looks):
         if name == "both":
             assert [rows for rows in calls if rows > 1] == [*[4] * len(looks), 6] * 3 + [4] * (len(looks) + 1)  # reading is a row alone
             seal.end_pass()
-            assert all(picture.shape == (64, 64, 3) and picture.std() > 1 for picture in seal.matches)
-            assert [picture.shape for picture in seal.disagreement] == [(8, 8)] * 2
+            assert all(picture.shape == (64, 64, 3) and picture.std() > 1 for picture in seal.shown.matches)
+            assert [picture.shape for picture in seal.shown.disagreement] == [(8, 8)] * 2
         p.close()
     assert len({tuple(x.flatten().tolist()) for x in drawn.values()}) == 3 and all(x.isfinite().all() for x in drawn.values())
 
@@ -282,6 +282,25 @@ def test_an_ip_adapter_meets_its_own_rows(app, model, monkeypatch, prompts, sett
     assert torch.allclose(drawn, draw(app, model, prompts, settings, before=adapts)[0], atol=1e-3)
 
 
+def test_words_that_another_extension_replaces_are_named(app, model):
+    """As forge-couple does: every prompt's row sees that extension's words, the reference prompt's too, and nothing is left to steer."""
+    words = torch.randn(1, 3, webui.WIDTH, generator=torch.Generator().manual_seed(5))
+
+    def couple(q, k, v, told):
+        own = words.expand(len(q), -1, -1)
+        return forge_host.plain_attention(q, own, own, told)
+
+    def couples():
+        unet = model.forge_objects.unet = model.forge_objects.unet.clone()
+        unet.model_options["transformer_options"]["patches_replace"] = {"attn2": dict.fromkeys(forge_host.UNet.BLOCKS, couple)}
+
+    only = BRIDGE | {"infusion": False}
+    drawn, p = draw(app, model, "a cat", only, before=couples)
+    assert torch.allclose(drawn, draw(app, model, "a cat", before=couples)[0], atol=1e-4)
+    assert [said for said in p.comments if said.startswith("Delta-Bridge had no effect")]
+    assert not draw(app, model, "a cat", only)[1].comments
+
+
 def test_sdxl_is_told_the_pooled_words_of_c_app(app):
     """Beside the words themselves, in the rows of c_app and no others."""
     words = {"crossattn": torch.ones(1, 3, 8), "vector": torch.full((1, 5), 2.0)}
@@ -327,7 +346,7 @@ def test_an_exception_undoes_everything(app, model, monkeypatch):
 
     inner = model.forge_objects.unet.model
     original = inner.apply_model
-    monkeypatch.setattr(inner, "apply_model", lambda *a, **k: (_ for _ in ()).throw(Boom) if len(unet.calls) > 5 else original(*a, **k))
+    monkeypatch.setattr(inner, "apply_model", lambda *a, **k: (_ for _ in ()).throw(Boom) if len(unet.calls) > 2 else original(*a, **k))
     unet.calls.clear()
     with pytest.raises(Boom):
         draw(app, model, "a cat", BRIDGE)
@@ -338,7 +357,7 @@ def test_an_exception_undoes_everything(app, model, monkeypatch):
 def test_a_model_without_a_unet_is_said_and_drawn_without(app, model):
     plain, _ = draw(app, model, "a cat")
     places = layers.find_sites(model.forge_objects.unet.model.diffusion_model)
-    assert len(places) == 4
+    assert len(places) == 7
     flat = model.forge_objects.unet.model.diffusion_model
     for name in ("input_blocks", "middle_block", "output_blocks"):
         flat._modules["other_" + name] = flat._modules.pop(name)

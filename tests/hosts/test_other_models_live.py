@@ -91,7 +91,7 @@ def test_one_sentence_and_the_same_picture(webui, loaded, unit, way):
     drawn = webui.draw(seal(**more), **how)
     assert len(drawn) == len(plain) and all(map(np.array_equal, drawn, plain))
     [sentence] = complaints(webui)
-    assert "SD1, SD2 or SDXL" in sentence and "drawn without it" in sentence
+    assert "SD1, SD2 or SDXL" in sentence and "drawn without SeAl" in sentence
     assert webui.inside()["cache"] == kept and errors(webui) - so_far == reported  # nothing was read, and nothing went wrong
 
 

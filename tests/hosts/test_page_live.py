@@ -79,7 +79,7 @@ def test_mask(step):
 
 
 def test_pose(step):
-    assert "Reference's pose (reference_pose) shows no OpenPose skeleton" in step["wrong"] and step["taken"]
+    assert "Reference's pose (reference_pose): SeAl finds no OpenPose skeleton" in step["wrong"] and step["taken"]
     assert "No enabled ControlNet unit" in step["told"]
 
 

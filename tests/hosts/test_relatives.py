@@ -81,9 +81,9 @@ def test_a_refiner_in_the_name_of_the_model_before_it(app, model, monkeypatch):
 
     monkeypatch.setattr(app.forge.Pass, "finish", finishes)
     drawn, p = draw(app, model, "a cat", {})
-    assert refused(p, "A refiner that is loaded") and footprint(model) == was and not torch.equal(drawn, plain)
+    assert refused(p, "The refiner replaced") and footprint(model) == was and not torch.equal(drawn, plain)
     drawn, p = draw(app, model, "a cat", {})
-    assert refused(p, "A refiner that is loaded") and torch.equal(drawn, plain)
+    assert refused(p, "The refiner replaced") and torch.equal(drawn, plain)
 
 
 def test_only_one_way_of_scheduling_prompts(app, named, model):
@@ -170,7 +170,7 @@ def test_one_that_never_asks(app, model, monkeypatch, slot):
     if "post_cfg" in slot:  # or SeAl puts itself back into the list
         monkeypatch.setattr(app.forge, "AFTER", "somewhere else")
     drawn, p = draw(app, model, "a cat", BRIDGE)
-    assert refused(p, "does not ask") and footprint(model) == was
+    assert refused(p, "does not call SeAl") and footprint(model) == was
     assert torch.equal(drawn, plain) or "post_cfg" in slot  # by then the first U-Net call was made
 
 
@@ -202,7 +202,7 @@ def test_a_sampler_that_never_looks_in_the_pictures_own_size(app, model):
     seal.before_sampling = lambda x: own(torch.zeros(1, 4, 16, 16))
     drawn = forge_host.draw(app, model, p, seal)
     p.close()
-    assert torch.equal(drawn, plain) and refused(p, "never looked")
+    assert torch.equal(drawn, plain) and refused(p, "never worked")
 
 
 def test_an_error_after_guidance_is_told_and_the_picture_drawn(app, model, monkeypatch):
@@ -237,15 +237,15 @@ def controlnet(monkeypatch):
 ])  # fmt: skip
 def test_units_of_an_unknown_controlnet_are_left_alone(controlnet, given):
     run = seal([given])
-    controlnet.align_units(run)
+    run.align(controlnet)
     assert run.p.script_args[1] is given and ["does not know the units" in note for note in run.notes] == [True]
-    assert controlnet.infotext(run) == {}
+    assert controlnet.infotext(run.found) == {}
 
 
 @pytest.mark.parametrize("units", [[], [SimpleNamespace(enabled=False)], [None, 7]])
 def test_where_no_unit_is_enabled_nothing_is_said_of_them(controlnet, units):
     run = seal(units)
-    controlnet.align_units(run)
+    run.align(controlnet)
     assert ["from the prompt alone" in note for note in run.notes] == [True]
 
 
@@ -320,6 +320,20 @@ def test_a_webui_without_one_of_the_modules_says_so_on_its_page(monkeypatch):
     assert module.AbsentScript().show(False) == "always" and module.SealScript().show(False) is False and len(reported) == 1
     (off,) = module.AbsentScript().ui(False)
     assert off.value is False and said("cannot work in this WebUI")
+
+
+def test_what_a_call_says_in_the_words_of_before_is_said_under_the_picture(monkeypatch):
+    module, reported = wired(monkeypatch, lambda *args: None)
+    comments, picture = [], np.full((16, 16, 3), 99, np.uint8)
+    module.request, module.controlnet = SimpleNamespace(parse=parse), SimpleNamespace(align_units=lambda *given: None)
+    module.xyz = SimpleNamespace(changed=lambda p, asked: asked)
+    begun = SimpleNamespace(references=(), settings=None, note=None, align=lambda found: None)
+    module.session = SimpleNamespace(end=lambda p: None, begin=lambda p, asked: begun, for_inner_pass=lambda p, asked: asked)
+    p = SimpleNamespace(comment=comments.append)
+    module.SealScript().before_process(p, {"reference": picture, "mask_source": "attention"})
+    assert len(comments) == 1 and "Mask (mask_source)" in comments[0] and not reported
+    module.SealScript().before_process(p, {"reference": picture, "mask_source": "attention", "enabled": False})
+    assert len(comments) == 1
 
 
 def test_a_page_that_cannot_be_drawn_leaves_seal_off(monkeypatch):

@@ -147,7 +147,7 @@ def encoded(image):
 def moved(host, given, **settings):
     """The run, and the unit that ControlNet gets."""
     run = seal([given], **settings)
-    host.adapter.align_units(run)
+    run.align(host.adapter)
     return run, run.p.script_args[1]
 
 
@@ -162,8 +162,8 @@ def test_a_unit_of_the_api(host, words):
     before = copy.deepcopy(given)
     run, unit = moved(host, given)
     assert given == before and isinstance(unit, host.unit) and stands(unit) and not host.reported
-    assert host.adapter.infotext(run) == {"ControlNet 0": "Module: None, Model: some_t2ia [1234abcd]"}
-    run.undo.pop()()
+    assert host.adapter.infotext(run.found) == {"ControlNet 0": "Module: None, Model: some_t2ia [1234abcd]"}
+    run.found.restore()
     assert run.p.script_args[1] is given
 
 
@@ -213,7 +213,7 @@ def test_a_preprocessor_runs_before_aligning(host, how, asked):
     run, unit = moved(host, host.unit.shown(255 - SMALL, module="dark_midas", **how))
     assert host.preprocessors["dark_midas"].asked == [asked] and type(host.preprocessors["dark_midas"].asked[0][0]) is int
     assert stands(unit) and unit.module == "None"
-    assert host.adapter.infotext(run) == {"ControlNet 0": "Module: dark_midas, Model: some_t2ia [1234abcd]"}
+    assert host.adapter.infotext(run.found) == {"ControlNet 0": "Module: dark_midas, Model: some_t2ia [1234abcd]"}
 
 
 @pytest.mark.parametrize(("how", "said"), [
@@ -243,13 +243,13 @@ def test_a_unit_that_cannot_be_read_is_its_hosts_to_say(host):
     """Its number is told, the others are aligned, and the host meets it as it came."""
     broken, good = dict(enabled=True, image="no picture"), dict(enabled=True, image=encoded(SMALL))
     run = seal([broken, good])
-    host.adapter.align_units(run)
+    run.align(host.adapter)
     assert run.p.script_args[1] is broken and stands(run.p.script_args[2])
     assert sum("unit 0 could not be aligned" in note for note in run.notes) == 1 and len(host.reported) == 1
-    assert host.adapter.infotext(run) == {}
+    assert host.adapter.infotext(run.found) == {}
 
 
 def test_reference_units_leave_delta_bridge_alone(host):
     """Here such a unit asks which rows are whose."""
     run, _ = moved(host, host.unit.shown(SMALL, module="reference_only", model="None"))
-    assert not run.bridge_refused
+    assert not run.found.bridge_refused

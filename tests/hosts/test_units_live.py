@@ -2,7 +2,7 @@
 
 import live_webui as live
 import pytest
-from live_webui import DOG, HIRES, apart, complaints, seal
+from live_webui import DOG, HIRES, OPEN, apart, complaints, seal
 
 from tests.hosts.ip_adapter import NAME
 
@@ -24,11 +24,11 @@ def test_an_ip_adapter_beside_seal(webui, unit, how):
     """Each acts, and together they draw what neither does; an IP-Adapter's picture says nothing of where things are."""
     plain, adapted = webui.draw(**how)[-1], webui.draw(units=[unit], **how)[-1]
     assert apart(plain, adapted) > 1
-    infused, bridged = (webui.draw(given, units=[unit], **how)[-1] for given in (seal(bridge=False, **DOG), seal(**DOG)))
-    room = "leave no room" not in " ".join(complaints(webui))
+    infused, bridged = (webui.draw(given, units=[unit], **how)[-1] for given in (seal(bridge=False, **OPEN, **DOG), seal(**OPEN, **DOG)))
+    room = "Delta-Bridge is off" not in " ".join(complaints(webui))
     assert room == (webui.kind != "a1111") and len(complaints(webui)) == (not room)  # the extension keeps an adapter's tokens as they came
     assert apart(adapted, infused) > 1 and (apart(infused, bridged) > 0) == room
-    assert apart(webui.draw(seal(bridge=False, **DOG), **how)[-1], infused) > 1
+    assert apart(webui.draw(seal(bridge=False, **OPEN, **DOG), **how)[-1], infused) > 1
     assert apart(webui.draw(units=[unit], **how)[-1], adapted) == 0
 
 

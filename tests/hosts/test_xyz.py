@@ -8,7 +8,8 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 
-from seal_ext.request import Asked, Request
+from seal_ext.reference import Reference
+from seal_ext.request import Request
 from seal_ext.settings import BY_NAME, TABLE, Settings, SettingsError
 
 
@@ -53,7 +54,7 @@ def axis(xyz, name):
 
 
 def request(**settings):
-    return Request(Settings.parse({"enabled": True} | settings), (Asked(np.zeros((16, 16, 3), np.uint8)),))
+    return Request(Settings.parse({"enabled": True} | settings), (Reference(np.zeros((16, 16, 3), np.uint8)),))
 
 
 def test_every_setting_with_an_axis_is_one_and_once(xyz, plot):
@@ -121,7 +122,7 @@ def store(xyz, tmp_path, monkeypatch):
     from seal_ext.store import Store
 
     monkeypatch.setattr(process_state, "store", Store(tmp_path / "kept", lambda: 1 << 20))
-    asked = Asked(np.random.default_rng(0).integers(0, 256, (20, 20, 3), np.uint8))
+    asked = Reference(np.random.default_rng(0).integers(0, 256, (20, 20, 3), np.uint8))
     process_state.remember(asked)
     (tmp_path / "kept" / "mine.png").write_bytes((tmp_path / "kept" / f"{asked.hash}.png").read_bytes())
     (tmp_path / "outside.png").write_bytes((tmp_path / "kept" / f"{asked.hash}.png").read_bytes())

@@ -13,15 +13,12 @@ import transformers
 from safetensors.torch import save_file
 from torch import Tensor
 
-from bench.model.autoencoder import AutoencoderKL
-from bench.model.shape import Shape
-
 WIDTH = 64  # of a token of the text encoders
 CHANNELS = 16  # of a latent
 FLUX = dict(vec_in_dim=WIDTH, context_in_dim=WIDTH, hidden_size=64, mlp_ratio=2.0, num_heads=4, depth=1, depth_single_blocks=2,
             axes_dim=[4, 6, 6])  # fmt: skip
 T5 = dict(vocab_size=32128, d_model=WIDTH, d_kv=16, d_ff=128, num_layers=2, num_heads=4)
-VAE = dict(block_out_channels=[32, 32, 64, 64], layers_per_block=1)
+VAE = dict(block_out_channels=[32, 32, 64, 64], layers_per_block=1)  # tiny-sd1's
 SD3_DEPTH = 2  # an SD3 has 64 channels for each of its blocks
 SD3_TEXT = 4096  # every WebUI fills its text up to this
 SD3_SIDE = 16  # patches of two latent cells along a side of the largest picture
@@ -80,11 +77,15 @@ def patches_of_sd3() -> dict[str, Tensor]:
             "pos_embed": torch.randn(1, SD3_SIDE**2, width) * 0.5}  # fmt: skip
 
 
-def autoencoder() -> dict[str, Tensor]:
-    first, *_ = widths = VAE["block_out_channels"]
-    made = AutoencoderKL(Shape(latent=CHANNELS, vae_width=first, vae_multipliers=[width // first for width in widths],
-                               vae_blocks=VAE["layers_per_block"]))  # fmt: skip
-    return {key: value for key, value in made.state_dict().items() if "quant_conv" not in key}
+def autoencoder(sd1: dict[str, Tensor]) -> dict[str, Tensor]:
+    """SD1's, but for the two layers that know how many channels a latent has."""
+    prefix, width = "first_stage_model.", VAE["block_out_channels"][-1]
+    own = {key.removeprefix(prefix): value for key, value in sd1.items() if key.startswith(prefix) and "quant_conv" not in key}
+    return own | {
+        "encoder.conv_out.weight": torch.randn(2 * CHANNELS, width, 3, 3) * (9 * width) ** -0.5,
+        "encoder.conv_out.bias": torch.zeros(2 * CHANNELS),
+        "decoder.conv_in.weight": torch.randn(width, CHANNELS, 3, 3) * (9 * CHANNELS) ** -0.5,
+    }
 
 
 def clip(config: dict, projection: bool) -> dict[str, Tensor]:
@@ -99,7 +100,7 @@ def t5() -> dict[str, Tensor]:
     return state | {"encoder.embed_tokens.weight": state["shared.weight"].clone()}
 
 
-def write_flows(folder: Path, config: dict) -> None:
+def write_flows(folder: Path, config: dict, sd1: dict[str, Tensor]) -> None:
     """Both, with text encoders of the CLIP kind like this one, and a layer more: AUTOMATIC1111's SD3 looks at the last but one of three."""
     narrow = config | dict(num_hidden_layers=3)
     wide = narrow | dict(hidden_act="gelu", intermediate_size=4 * config["hidden_size"])
@@ -107,13 +108,13 @@ def write_flows(folder: Path, config: dict) -> None:
     sizes = {"flux": FLUX, "t5": T5, "vae": VAE, "clip": narrow, "open_clip": wide}
     (folder / "flows" / "sizes.json").write_text(json.dumps(sizes), encoding="utf-8")
     torch.manual_seed(6)
-    write(folder / "tiny-flux", tensors(flux()) | norms_of_flux(), {"clip_l": clip(narrow, False), "t5xxl": t5()}, "vae")
+    write(folder / "tiny-flux", tensors(flux()) | norms_of_flux(), {"clip_l": clip(narrow, False), "t5xxl": t5()}, "vae", sd1)
     encoders = {"clip_l": clip(narrow, True), "clip_g": clip(wide, True), "t5xxl": t5()}
-    write(folder / "tiny-sd3", tensors(sd3()) | patches_of_sd3(), encoders, "first_stage_model")
+    write(folder / "tiny-sd3", tensors(sd3()) | patches_of_sd3(), encoders, "first_stage_model", sd1)
 
 
-def write(path: Path, network: dict[str, Tensor], encoders: dict[str, dict[str, Tensor]], vae: str) -> None:
-    parts = {"model.diffusion_model": network, vae: autoencoder()}
+def write(path: Path, network: dict[str, Tensor], encoders: dict[str, dict[str, Tensor]], vae: str, sd1: dict[str, Tensor]) -> None:
+    parts = {"model.diffusion_model": network, vae: autoencoder(sd1)}
     parts |= {f"text_encoders.{name}.transformer": state for name, state in encoders.items()}
     state = {f"{part}.{key}": value.contiguous() for part, tensors in parts.items() for key, value in tensors.items()}
     save_file({key: value.half() if value.is_floating_point() else value for key, value in state.items()}, f"{path}.safetensors")

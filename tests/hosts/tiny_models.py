@@ -2,7 +2,7 @@
 
 python tiny_models.py REPOSITORIES CHECKPOINTS LORAS
 
-Forge comes without the packages that these models are written in. There they are built from this project's modules.
+Forge comes without the packages that these models are written in. There they are built from diffusers' modules.
 """
 
 import json
@@ -27,6 +27,10 @@ try:
     import sgm.models.diffusion
     from ldm.util import instantiate_from_config
 except ModuleNotFoundError:
+    import diffusers
+
+    from seal_ext.studio import keys
+
     sgm = None
 
 ARCH = "seal-tiny"  # a text encoder of the OpenCLIP kind; a WebUI has to be told of it, too
@@ -34,6 +38,7 @@ WIDTH = 64  # of a token
 SIZE = 256  # of what SDXL is told of each of a picture's six sizes: the Forges know no other
 OPEN_CLIP = dict(embed_dim=WIDTH, vision_cfg=dict(image_size=32, layers=1, width=64, patch_size=16),
                  text_cfg=dict(context_length=77, vocab_size=49408, width=WIDTH, heads=2, layers=2))  # fmt: skip
+BEYOND = {"label_emb.0.0.": "class_embedding.linear_1.", "label_emb.0.2.": "class_embedding.linear_2."}  # what SD1's U-Net has not
 CLIP = dict(model_type="clip_text_model", vocab_size=49408, hidden_size=WIDTH, intermediate_size=128, num_hidden_layers=2,
             num_attention_heads=2, max_position_embeddings=77, hidden_act="quick_gelu", projection_dim=WIDTH, layer_norm_eps=1e-5,
             bos_token_id=49406, eos_token_id=49407, pad_token_id=49407)  # fmt: skip
@@ -101,26 +106,12 @@ def sdxl(tokenizer: Path) -> dict:
 
 
 class Own(torch.nn.Module):
-    """The model that a description speaks of, from this project's modules: they have LDM's names, and what SD1 lacks is put in."""
+    """The model that a description speaks of, from diffusers' networks, under LDM's names."""
 
     def __init__(self, params: dict):
-        from bench.model.autoencoder import AutoencoderKL
-        from bench.model.shape import Shape
-        from bench.model.unet import UNet
-
-        class Levelled(Shape):
-            @property
-            def attention_levels(self):
-                return tuple(2**level in said["attention_resolutions"] for level in range(len(self.multipliers)))
-
         super().__init__()
-        said = params.get("unet_config", params.get("network_config"))["params"]
-        vae = params["first_stage_config"]["params"]["ddconfig"]
-        shape = Levelled(width=said["model_channels"], multipliers=said["channel_mult"], blocks=said["num_res_blocks"],
-                         context=said["context_dim"], head=said["num_head_channels"],
-                         vae_width=vae["ch"], vae_multipliers=vae["ch_mult"], vae_blocks=vae["num_res_blocks"])  # fmt: skip
-        self.model, self.first_stage_model = torch.nn.Module(), AutoencoderKL(shape)
-        self.model.diffusion_model = filled(UNet(shape), said)
+        self.unet = unet_of(params.get("unet_config", params.get("network_config")))
+        self.vae = diffusers.AutoencoderKL(**keys.vae_config(params))
         if "cond_stage_config" in params:
             self.cond_stage_model = text_encoder(params["cond_stage_config"])
         else:
@@ -128,26 +119,24 @@ class Own(torch.nn.Module):
             encoders = (part for part in params["conditioner_config"]["params"]["emb_models"] if part["input_key"] == "txt")
             self.conditioner.embedders = torch.nn.ModuleList(map(text_encoder, encoders))
 
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        state = {name: tensor for name, tensor in super().state_dict().items() if not name.startswith(("unet.", "vae."))}
+        for prefix, network, names in (
+            (keys.UNET, self.unet, keys.unet_names(self.unet.config) | BEYOND),
+            (keys.VAE, self.vae, keys.vae_names(self.vae.config)),
+        ):
+            state |= {prefix + name: tensor for name, tensor in keys.to_ldm(network.state_dict(), names).items()}
+        return state
 
-def filled(unet: torch.nn.Module, said: dict) -> torch.nn.Module:
+
+def unet_of(description: dict) -> torch.nn.Module:
     """SD1's U-Net with what a description says beyond it."""
-    from bench.model.unet import SpatialTransformer, TransformerBlock
-
-    width, inputs, told = said["model_channels"], said["in_channels"], said.get("adm_in_channels")
-    if inputs != 4:  # an inpainting model sees more than the latent
-        unet.input_blocks[0][0] = torch.nn.Conv2d(inputs, width, 3, padding=1)
-    if told:
-        unet.label_emb = torch.nn.Sequential(torch.nn.Sequential(torch.nn.Linear(told, 4 * width), torch.nn.SiLU(),
-                                                                 torch.nn.Linear(4 * width, 4 * width)))  # fmt: skip
-    for part in [part for part in unet.modules() if isinstance(part, SpatialTransformer)]:
-        own, depth = part.proj_in.in_channels, said["transformer_depth"]
-        if isinstance(depth, list):
-            depth = depth[said["channel_mult"].index(own // width)]
-        while len(part.transformer_blocks) < depth:
-            part.transformer_blocks.append(TransformerBlock(own, said["context_dim"], said["num_head_channels"]))
-        if said.get("use_linear_in_transformer"):
-            part.proj_in, part.proj_out = torch.nn.Linear(own, own), torch.nn.Linear(own, own)
-    return unet
+    said = description["params"]
+    told = said.get("adm_in_channels")
+    more = dict(class_embed_type="projection", projection_class_embeddings_input_dim=told) if told else {}
+    return diffusers.UNet2DConditionModel(**keys.unet_config({"unet_config": description}), **more,
+                                          transformer_layers_per_block=said["transformer_depth"],
+                                          use_linear_projection=said.get("use_linear_in_transformer", False))  # fmt: skip
 
 
 def text_encoder(description: dict) -> torch.nn.Module:
@@ -213,14 +202,15 @@ def main() -> None:
         open_text = dict(target="ldm.modules.encoders.modules.FrozenOpenCLIPEmbedder",
                          params=dict(arch=ARCH, version=None, freeze=True, layer="penultimate"))  # fmt: skip
         plain = ldm(unet("ldm", WIDTH), clip)
-        write_lora(write("tiny-sd1", plain, 0))
+        sd1 = write("tiny-sd1", plain, 0)
+        write_lora(sd1)
         write("tiny-sd1-other", plain, 1)
         write("tiny-inpaint", ldm(unet("ldm", WIDTH, in_channels=9), clip, "LatentInpaintDiffusion", "hybrid", finetune_keys=None), 2)
         write("tiny-sd2-v", ldm(unet("ldm", WIDTH, use_linear_in_transformer=True), open_text, parameterization="v"), 3)
         write("tiny-sdxl", sdxl(tokenizer), 4)
     finally:
         transformers.CLIPTextModel.from_pretrained = by_name
-    write_flows(FOLDER, CLIP)
+    write_flows(FOLDER, CLIP, sd1)
 
 
 main()

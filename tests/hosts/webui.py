@@ -53,13 +53,13 @@ class UNet(nn.Module):
         self.first, self.last = nn.Conv2d(4, WIDTH, 1), nn.Conv2d(WIDTH, 4, 1)
         self.input_blocks = nn.ModuleList([nn.ModuleList([Spatial()])])
         self.middle_block = nn.ModuleList([Spatial()])
-        self.output_blocks = nn.ModuleList([nn.ModuleList([Spatial()]) for _ in range(2)])
+        self.output_blocks = nn.ModuleList([nn.ModuleList([Spatial()]) for _ in range(5)])
         self.calls = []
 
     def forward(self, x, timesteps, context):
         self.calls.append(len(x))
         x = self.first(x) + 0.01 * timesteps[:, None, None, None]
-        for block in (self.input_blocks[0][0], self.middle_block[0], self.output_blocks[0][0], self.output_blocks[1][0]):
+        for block in (self.input_blocks[0][0], self.middle_block[0], *(block[0] for block in self.output_blocks)):
             x = block(x, context)
         return self.last(x)
 
@@ -161,7 +161,7 @@ class Processing:
     """As much of a `p` as the adapter looks at."""
 
     def __init__(self, prompts, steps=4, scale=4.0, negative=None, seeds=None):
-        self.comments, self.steps, self.scale, self.width, self.height = {}, steps, scale, 64, 64
+        self.comments, self.steps, self.scale, self.cfg_scale, self.width, self.height = {}, steps, scale, scale, 64, 64
         self.prompts = [[Part(cond=embed(text, w > 1), weight=1.0 / len(group)) for text, w in group] for group in map(pieces, prompts)]
         self.negative = embed("", False) if negative is None else negative
         self.seeds, self.sampler, self.is_api, self.closed = seeds or list(range(len(prompts))), None, False, 0
@@ -239,7 +239,9 @@ def modules(model):
 
 def load(named):
     """The adapter, imported as in the host; afterwards no other test sees these packages."""
-    ours = tuple(f"seal_ext.hosts.webui.{name}" for name in ("session", "sampling_pass", "a1111", "forge", "options"))
+    ours = tuple(
+        f"seal_ext.hosts.webui.{name}" for name in ("session", "sampling_pass", "model", "a1111", "forge", "forge_model", "options")
+    )
     before = {name: sys.modules.get(name) for name in (*named, *ours)}
     sys.modules.update(named)
     try:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from seal_ext.core.subject import Box
-from seal_ext.run import Site
+from seal_ext.core.mask import Box
+from seal_ext.layers import Site
 from seal_ext.settings import Settings
 from seal_ext.studio import calibrate
 from seal_ext.studio.__main__ import main

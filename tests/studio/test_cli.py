@@ -64,6 +64,11 @@ def test_changes_go_upon_the_preset():
     assert (settings.tau_late, settings.gate, settings.clamp, settings.blocks) == (0.3, False, True, "up.3-5")
 
 
+def test_the_studio_can_ask_attention_where_the_character_is(capsys):
+    assert read_settings("balanced", ["mask_source=attention"]).mask_source == "attention" and capsys.readouterr().err == ""
+    assert run(main, ["settings"]) == 0 and "whole | attention]" in capsys.readouterr().out
+
+
 def test_a_preset_is_also_a_file(tmp_path):
     path = tmp_path / "mine.json"
     path.write_text(json.dumps({"feature": "qk", "tau_late": 0.61}))

@@ -7,13 +7,17 @@ import pytest
 import torch
 from PIL import Image
 
-from seal_ext.core.subject import subject_of
+from seal_ext.core.anchor_align import anchor_align
+from seal_ext.core.cross_attention import places, subject_words
+from seal_ext.core.mask import subject_of
+from seal_ext.core.pixels import AlignError
 from seal_ext.match_map import match_map
+from seal_ext.reference import Reference
 from seal_ext.settings import Settings
 from seal_ext.studio import attention, generate
 from seal_ext.studio.__main__ import main
 from seal_ext.studio.cli import Cancelled, UserError, run
-from seal_ext.studio.generate import Job, Reference
+from seal_ext.studio.generate import Job
 from seal_ext.studio.models import Studio
 
 ON = Settings(enabled=True, tau_early=0.0, tau_late=0.0, show_match=True, show_disagreement=True)
@@ -22,7 +26,7 @@ JOB = Job("a red cat", size=(64, 64), steps=3, seeds=(0, 1))
 
 @pytest.fixture
 def reference(figure):
-    return Reference(figure[0], subject_of(figure[1], "drawn"))
+    return Reference(figure[0], subject=subject_of(figure[1], "drawn"))
 
 
 def test_a_reference_changes_the_picture_and_what_is_left_is_plain(studio, reference):
@@ -52,13 +56,19 @@ def test_maps_come_one_a_picture_and_only_on_request(studio, reference):
 def test_a_structure_steers(studio, reference):
     bars = np.zeros((64, 64, 3), np.uint8)
     bars[:, 20:40] = 255
-    plain, steered = (generate.generate(studio, JOB, ON, reference, structure).images[0] for structure in (None, bars))
+    structure = anchor_align(None, bars, JOB.size, room=0.05, **ON.alignment())
+    plain, steered = (generate.generate(studio, JOB, ON, reference, given).images[0] for given in (None, structure))
     assert (plain != steered).any()
 
 
 def test_without_an_adapter_a_structure_is_refused(studio):
     with pytest.raises(UserError, match="--adapter"):
-        generate.generate(Studio(studio.pipe), JOB, ON, structure=np.zeros((64, 64, 3), np.uint8))
+        generate.generate(
+            Studio(studio.pipe),
+            JOB,
+            ON,
+            structure=anchor_align(None, np.zeros((64, 64, 3), np.uint8), JOB.size, room=0.05, **ON.alignment()),
+        )
 
 
 def test_progress_rises_to_the_end_and_can_stop_the_run(studio, reference):
@@ -109,15 +119,16 @@ def test_numbers_out_of_range_are_said(studio, option, value, monkeypatch, capsy
 
 
 def test_words_of_the_subject():
-    assert attention.subject_words("a photo of a red cat, in the snow") == "a red cat"
-    assert attention.subject_words("a red cat, in the snow", "snow") == "snow"
-    with pytest.raises(UserError):
-        attention.subject_words("")
+    assert subject_words("a photo of a red cat, in the snow") == "a red cat"
+    assert subject_words("a red cat, in the snow", "snow") == "snow"
+    with pytest.raises(AlignError, match="--subject"):
+        subject_words("")
+    assert places([9, 1, 2, 3, 8], [2, 3]) == [2, 3]
 
 
 def test_attention_gives_a_map_of_the_pictures_shape_and_leaves_no_hook(studio, figure):
     heat = attention.subject_heat(studio, figure[0][:, 20:100], "a red cat, running")
     assert heat.shape[0] / heat.shape[1] == pytest.approx(128 / 80, abs=0.1) and np.isfinite(heat).all()
     assert not any(m._forward_pre_hooks for m in studio.pipe.unet.modules())
-    with pytest.raises(UserError, match="not in the prompt"):
-        attention.places(studio.pipe.tokenizer, "a red cat", "dog")
+    with pytest.raises(AlignError, match="not in the prompt"):
+        places([9, 1, 2, 3, 8], [4])

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from seal_ext.core.pixels import on_white
 from seal_ext.studio import pictures
 from seal_ext.studio.cli import UserError
-from seal_ext.studio.pictures import on_white, read_picture, write_picture
+from seal_ext.studio.pictures import read_picture, write_picture
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "F"])

@@ -3,17 +3,19 @@
 import base64
 import io
 import json
+from html import escape
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from seal_ext.core.geometry import FILL, STRETCH, align
-from seal_ext.core.subject import AlignError, from_control_map
+from seal_ext.core.anchor_align import OFF, UNKNOWN, anchor_align
+from seal_ext.core.canvas import FILL, STRETCH
+from seal_ext.core.pixels import AlignError
 from seal_ext.request import NAMES
 from seal_ext.settings import BY_NAME
-from seal_ext.ui.preview import FADED, NO_UNIT, OFF, look
+from seal_ext.ui.preview import FADED, NO_UNIT, look
 
 
 def person(left, top, right, bottom, back=(200, 210, 220), colour=(200, 30, 40), size=64):
@@ -42,14 +44,13 @@ class Host:
     def strange(self, units):
         return ""
 
-    def find(self, seal, unit):
+    def there(self):
+        return self
+
+    def find(self, unit, reference, settings, canvas, detail):
         if unit.image is None:
             raise AlignError("it has no picture.")
-        canvas = (seal.p.width, seal.p.height)
-        how = align(
-            seal.subjects[0], from_control_map(unit.image), canvas, STRETCH, FILL, seal.settings.anchor, "auto", seal.settings.margin
-        )
-        return SimpleNamespace(map=unit.image, kind=None, how=how, detail=1.0)
+        return anchor_align(reference.standing, unit.image, canvas, STRETCH, FILL, None, detail, room=0.0, **settings.alignment())
 
     def has_picture(self, unit):
         return unit.image is not None
@@ -97,11 +98,11 @@ def test_boxes_and_map_are_in_the_canvas_without_the_hand():
 @pytest.mark.parametrize(("given", "units", "said"), [
     (dict(reference=None), [], "missing"), (dict(lam="much"), [], "(lam)"), (dict(mask_source="drawn"), [], "(mask_source)"),
     ({}, [unit(None)], "stays where it is: it has no picture"), (dict(align=False), [unit()], OFF),
-    ({}, [unit(module="openpose")], "press Update preview"),
+    ({}, [unit(module="openpose")], "press Update preview"), (dict(mask_source="whole"), [unit()], UNKNOWN),
 ])  # fmt: skip
 def test_what_is_not_seen_is_said(given, units, said):
     seen = look(values(**given), (64, 64), units, Host())
-    assert said in " ".join(seen.told) and said.split("(")[0] in seen.html
+    assert said in " ".join(seen.told) and escape(said.split("(")[0]) in seen.html
     assert not json.loads(seen.picture).get("units") and [number for number, _ in seen.units] == json.loads(seen.picture)["shown"]
 
 
@@ -121,13 +122,13 @@ def test_a_unit_that_follows_img2img_is_said_to():
 
 def test_an_error_is_reported_and_said():
     host = Host()
-    host.find = lambda seal, unit: 1 / 0
+    host.find = lambda *given: 1 / 0
     assert "ZeroDivisionError" in look(values(), (64, 64), [unit()], host).told[0] and host.reports
 
 
 def test_units_of_an_unknown_controlnet_are_said():
     host = Host()
-    host.structures, host.strange = lambda units: [], lambda units: "Nobody knows these."
+    host.there, host.strange = lambda: None, lambda units: "Nobody knows these."
     assert look(values(), (64, 64), [unit()], host).told == ("Nobody knows these.",)
 
 

@@ -2,25 +2,27 @@
 
 The denoiser's callback shows a model call before it is made: all its rows, those of the prompts first, then those of the negative
 prompts. The host then makes it in one U-Net call or several (unequal token lengths, no batching), with or without the negative rows,
-but always in this order. So the rows of a U-Net call are told by counting within the model call; a call whose shape does not
-fit is none of ours (other extensions make some) and left alone.
+but always in this order. So the rows of a U-Net call are told by counting within the model call; a call of another
+shape comes from another extension and is left alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from modules import devices, sd_unet, shared
 from modules.processing import txt2img_image_conditioning
 from torch import Tensor
 
+from seal_ext.layers import clean, shadow, wrap
 from seal_ext.run import APPEARANCE, CONDITIONAL, UNCONDITIONAL, Row
 
-from ..layers import clean, shadow
-from . import conditioning, sampling_pass
-from .sampling_pass import ATTRIBUTE, CELL, Refusal, networks, settled
+from . import conditioning, model, sampling_pass
+from .model import CELL, Refusal, networks, settled
+from .sampling_pass import ATTRIBUTE
 
 
 @dataclass
@@ -31,7 +33,7 @@ class Call(sampling_pass.Call):
     done: int = 0
 
 
-class Model(sampling_pass.Model):
+class Model(model.Model):
     """A model as the ldm and sgm packages hold it."""
 
     @property
@@ -42,7 +44,7 @@ class Model(sampling_pass.Model):
         return networks()
 
     def encode(self, image: Tensor) -> Tensor:
-        """The middle of what the encoder thinks, where it tells."""
+        """The mean of the encoder's distribution, where the encoder gives one."""
         self.sd.first_stage_model.to(devices.dtype_vae)
         pixels = image.to(shared.device, devices.dtype_vae) * 2 - 1
         with settled(pixels):
@@ -52,15 +54,15 @@ class Model(sampling_pass.Model):
             return self.sd.scale_factor * seen.mode()
 
 
-class Pass(sampling_pass.Pass):
+class Pass(sampling_pass.SamplingPass[Model, Call]):
     """What `run.Run` needs of A1111, during one pass."""
 
     kind = Model
 
-    def __init__(self, seal, params, levels: Sequence[float] | None = None):
-        super().__init__(seal, params, levels)
+    def __init__(self, session: Any, params: Any, levels: Sequence[float] | None = None):
+        super().__init__(session, params, levels)
         if sd_unet.current_unet is not None:
-            raise Refusal("SeAl cannot look into a compiled U-Net; choose `None` under SD Unet. The picture is drawn without it.")
+            raise Refusal("SeAl cannot look into a compiled U-Net. Choose `None` under SD Unet. The picture is drawn without SeAl.")
         self.wrap = params.denoiser.inner_model
         self.in_sigma = hasattr(self.wrap, "sigma_to_t")  # k-diffusion; the others count in timesteps and predict ε
 
@@ -92,48 +94,43 @@ class Pass(sampling_pass.Pass):
 
     # ---- model calls
 
-    def unlike(self, params, groups: Sequence[Sequence]) -> bool:
+    def unlike(self, params: Any, groups: Sequence[Sequence]) -> bool:
         negative = len(conditioning.tokens(params.text_uncond))
         rows = sum(map(len, groups)) + negative
         return rows != len(params.x) or negative != len(groups) or self.model.sd.cond_stage_key == "edit"
 
-    def _call_of(self, params) -> Call:
-        call = super()._call_of(params)
-        rows = [Row(CONDITIONAL, image) for image, group in enumerate(call.parts) for _ in group]
-        rows += [Row(UNCONDITIONAL, image) for image in range(len(call.parts))]
-        return Call(params, call.parts, rows=tuple(rows))
+    def _call_of(self, params: Any) -> Call:
+        parts = self._parts(params)
+        rows = [Row(CONDITIONAL, image) for image, group in enumerate(parts) for _ in group]
+        rows += [Row(UNCONDITIONAL, image) for image in range(len(parts))]
+        return Call(params, parts, rows=tuple(rows))
 
     def take_hold(self) -> None:
-        before = vars(self.wrap).get("forward")
-        self.undo += [shadow(self.wrap, "forward", self._forward(before)), shadow(self.wrap, ATTRIBUTE, self)]
+        self.undo += [wrap(self.wrap, "forward", self._forward), shadow(self.wrap, ATTRIBUTE, self)]
 
-    def _forward(self, before: Callable | None) -> Callable:
-        def own(*args, **kwargs):
-            return type(self.wrap).forward(self.wrap, *args, **kwargs) if before is None else before(*args, **kwargs)
+    def attention(self) -> dict:
+        return {"sources": _hypernetworked, "upcast": bool(getattr(shared.opts, "upcast_attn", False))}
 
+    def _forward(self, own: Callable) -> Callable:
         def forward(x: Tensor, level: Tensor, *args, **kwargs):
             call = self.call
             rows = call.rows[call.done : call.done + len(x)] if call is not None else ()
-            if len(rows) != len(x) or x.shape[-2:] != call.params.x.shape[-2:] or not isinstance(kwargs.get("cond"), dict):
+            if call is None or len(rows) != len(x) or x.shape[-2:] != call.params.x.shape[-2:] or not isinstance(kwargs.get("cond"), dict):
                 return own(x, level, *args, **kwargs)
             first, call.done = call.done == 0, call.done + len(x)
             t = self.timestep(level[0])
             lam = self.run.bridging(t)
-            self.link.run = self.run
-            try:
-                if first and lam and self.prompt is not None and not self.seal.bridge_refused:
-                    call.lam = lam
-                    return self._with_appearance(own, call, t, rows, x, level, *args, **kwargs)
-                self.run.begin(t, rows, tuple(x.shape[-2:]), self.hires)
+            if first and lam and self.prompt is not None and not self.session.bridge_refused:
+                call.lam = lam
+                return self._with_appearance(own, call, t, rows, x, level, *args, **kwargs)
+            with self.drawing(t, rows, x):
                 return own(x, level, *args, **kwargs)
-            finally:
-                self.link.run = None
 
         return forward
 
     def _with_appearance(self, own: Callable, call: Call, t: float, rows, x: Tensor, level: Tensor, *args, cond: dict, **kwargs) -> Tensor:
         """The U-Net call with a third row an image, conditioned on c_app; of another length in tokens, they make a call of their own."""
-        params, latent = call.params, tuple(x.shape[-2:])
+        params = call.params
         take = [group[0][0] for group in call.parts]
         third = tuple(Row(APPEARANCE, image) for image in range(len(take)))
         app = conditioning.repeated(conditioning.each(self._app(), lambda c: c.to(conditioning.tokens(params.text_cond))), len(take))
@@ -143,24 +140,33 @@ class Pass(sampling_pass.Pass):
         own_cond = conditioning.call_with(app, params.image_cond[take], key)
         own_x, own_level = params.x[take], params.sigma[take]
         if conditioning.call_tokens(cond).shape[1] == conditioning.tokens(app).shape[1]:
-            self.run.begin(t, (*rows, *third), latent, self.hires)
-            out = own(torch.cat([x, own_x]), torch.cat([level, own_level]), *args, cond=conditioning.joined(cond, own_cond), **kwargs)
+            with self.drawing(t, (*rows, *third), x):
+                out = own(torch.cat([x, own_x]), torch.cat([level, own_level]), *args, cond=conditioning.joined(cond, own_cond), **kwargs)
             call.appearance = out[len(x) :]
             return out[: len(x)]
-        self.run.begin(t, third, latent, self.hires)
-        call.appearance = own(own_x, own_level, *args, cond=own_cond, **kwargs)
-        self.run.begin(t, rows, latent, self.hires)
-        return own(x, level, *args, cond=cond, **kwargs)
+        with self.drawing(t, third, x):
+            call.appearance = own(own_x, own_level, *args, cond=own_cond, **kwargs)
+        with self.drawing(t, rows, x):
+            return own(x, level, *args, cond=cond, **kwargs)
 
-    def denoised(self, params) -> None:
+    def denoised(self, params: Any) -> None:
         """The model call was made, and not yet guided: λ·LowPass(Δ) goes to every row of an image, which passes guidance unchanged."""
         call, self.call = self.call, None
         if call is None or call.appearance is None:
             return
         gen = torch.stack([_together(params.x, group) for group in call.parts])
         # k-diffusion's result is x₀ = z − σε.
-        bridge = self.bridge(call, gen, -1 / float(call.params.sigma[0]) if self.in_sigma else 1.0)
+        bridge = self.bridge(call, gen, call.appearance, -1 / float(call.params.sigma[0]) if self.in_sigma else 1.0)
         params.x += bridge[[row.image for row in call.rows]].to(params.x)
+
+
+def _hypernetworked(module: torch.nn.Module, seen: Tensor) -> tuple[Tensor, Tensor]:
+    """What keys and values are made of: hypernetworks change it."""
+    if not shared.loaded_hypernetworks:
+        return seen, seen
+    from modules.hypernetworks import hypernetwork
+
+    return hypernetwork.apply_hypernetworks(shared.loaded_hypernetworks, seen, module)
 
 
 def _together(x: Tensor, group: list[tuple[int, float]]) -> Tensor:
@@ -168,4 +174,4 @@ def _together(x: Tensor, group: list[tuple[int, float]]) -> Tensor:
     total = sum(weight for _, weight in group)
     if len(group) == 1 or total <= 0:
         return x[group[0][0]]
-    return sum(x[row] * (weight / total) for row, weight in group)
+    return torch.stack([x[row] * (weight / total) for row, weight in group]).sum(0)

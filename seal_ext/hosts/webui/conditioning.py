@@ -1,4 +1,4 @@
-"""Conditioning as WebUIs of the ldm family pass it around: a tensor of token vectors, or SDXL's dictionary with one and more."""
+"""Conditioning as WebUIs of the ldm family pass it around: a tensor of token vectors, or SDXL's dictionary that holds one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def rows_of(cond: Cond, rows: Sequence[int]) -> Cond:
 
 
 def repeated(cond: Cond, count: int) -> Cond:
-    """One row as so many."""
+    """One row, repeated."""
     return each(cond, lambda x: x[:1].expand(count, *x.shape[1:]))
 
 
@@ -51,10 +51,11 @@ def marked(cond: Cond) -> Cond:
 
 def alike(one: Cond, other: Cond) -> bool:
     """Whether both say the same, to the bit."""
-    if isinstance(one, Mapping) != isinstance(other, Mapping):
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(alike(x, other[name]) for name, x in one.items())
+    if isinstance(one, Mapping) or isinstance(other, Mapping):
         return False
-    pairs = [(one[name], other.get(name)) for name in one] if isinstance(one, Mapping) else [(one, other)]
-    return all(b is not None and a.shape == b.shape and torch.equal(a, b.to(a)) for a, b in pairs)
+    return one.shape == other.shape and torch.equal(one, other.to(one))
 
 
 def call_with(cond: Cond, image: Tensor, key: str | None) -> dict:

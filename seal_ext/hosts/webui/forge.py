@@ -3,7 +3,7 @@
 The denoiser's callback comes before the patcher is looked up, after all extensions have patched it. So the pass puts its own clone there
 at its first call, on top of whatever stands in the patcher's single slots:
 
-  conditioning modifier   a model call of the sampler begins; what other extensions run before it is none of ours
+  conditioning modifier   a model call of the sampler begins; calls that other extensions make before it are not SeAl's
   U-Net function wrapper  a U-Net call of it: cond_or_uncond says whose rows these are, in any order and any number of calls
   post-CFG function       its end; λ·LowPass(Δ) is added here, once, whatever guidance did
 
@@ -12,99 +12,40 @@ Attention layers are infused as in any U-Net of the ldm family, and on top of an
 
 from __future__ import annotations
 
-import copy
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from modules import shared
 from modules.processing import txt2img_image_conditioning
 from torch import Tensor
 
-from seal_ext.run import APPEARANCE, CONDITIONAL, UNCONDITIONAL, Row, Site
+from seal_ext.core.canvas import size_of
+from seal_ext.layers import Layers, Site, clean, find_sites
+from seal_ext.run import APPEARANCE, CONDITIONAL, UNCONDITIONAL, Row, Run
 
-from ..layers import Link, clean, find_sites, shadow
 from . import conditioning, process_state, sampling_pass
-from .sampling_pass import CELL, Call, Refusal, networks, settled
+from .forge_model import UNKNOWN, Model, room
+from .forge_rows import Options, joined, part, rows_said
+from .model import CELL, Prepared, Refusal, settled
+from .sampling_pass import Call
 
-NEEDED = ("clone", "set_model_unet_function_wrapper", "add_conditioning_modifier", "set_model_sampler_post_cfg_function")
 PARTS = {"input_blocks": "input", "middle_block": "middle", "output_blocks": "output"}
-BEGUN, DRAWN, ENDED = "begun", "drawn", "ended"  # what a model call has to come through
+BEGUN, DRAWN, ENDED = "begun", "drawn", "ended"  # the hooks that every model call must reach
 AFTER = "sampler_post_cfg_function"  # what is called when a model call has been guided
-# A relative is known by what it has and hands over, whatever it calls itself.
-UNKNOWN = "SeAl does not know this relative of Forge: its U-Net offers other hooks. The picture is drawn without it."
-SILENT = "This WebUI, or an extension in it, does not ask what SeAl hangs on; from there on the picture is drawn without it."
-TILES = "Another extension draws the picture in parts; these are drawn without the reference."
-SWAPPED = ("A refiner that is loaded into the U-Net of the model before it cannot be told from that one; from there on the picture is "
-           "drawn without SeAl.")  # fmt: skip
-Options = dict[str, Any]
+# SeAl knows a relative by what it has and hands over, not by its name.
+SILENT = "This WebUI, or an extension in it, does not call SeAl at every step. The rest of the picture is drawn without SeAl."
+TILES = "Another extension draws the picture in parts. SeAl leaves those parts alone."
 
 
-class Model(sampling_pass.Model):
-    """A model as Forge's engine holds it: parts that the host moves between memories."""
-
-    @property
-    def objects(self):
-        return getattr(self.sd, "forge_objects", None)
-
-    @property
-    def unet(self):
-        return getattr(getattr(getattr(self.objects, "unet", None), "model", None), "diffusion_model", None)
-
-    @property
-    def scale(self):
-        """What counts its noise levels: Forge and reForge name it differently."""
-        inner = self.objects.unet.model
-        return getattr(inner, "predictor", None) or getattr(inner, "model_sampling", None)
-
-    def check(self) -> None:
-        """Refuse one without something that SeAl hangs on, before any of it is used."""
-        unet, vae = self.objects.unet, getattr(self.objects, "vae", None)
-        has = [(unet, name) for name in (*NEEDED, "model_options")] + [(self.scale, name) for name in ("timestep", "sigma")]
-        has += [(self.objects, "shallow_copy"), (self.sd, "encode_first_stage"), (getattr(vae, "patcher", None), "clone")]
-        if not all(hasattr(owner, name) for owner, name in has):
-            raise Refusal(UNKNOWN)
-        if _swapped():
-            raise Refusal(SWAPPED)
-
-    def is_loaded(self) -> bool:
-        return super().is_loaded() and not _swapped()
-
-    def weights(self) -> str:
-        return f"{super().weights()} {_parts()}"
-
-    def vae(self) -> str:
-        return f"{super().vae()} {_parts()}"
-
-    def extras(self) -> tuple[tuple[str, float], ...]:
-        # Here LoRAs are told by their files and strengths, as one text.
-        return (*networks(), (str(getattr(self.sd, "current_lora_hash", "")), 1.0))
-
-    def encode(self, image: Tensor) -> Tensor:
-        """The middle of what the encoder thinks, where it tells; the host's own autoencoder stays as it is."""
-        before, changed = self.objects, self.objects.shallow_copy()
-        changed.vae = copy.copy(before.vae)  # reForge's own clone() forgets some of what it needs
-        changed.vae.patcher = before.vae.patcher.clone()
-        pixels = image.to(shared.device) * 2 - 1
-        undo = _middle(changed.vae)
-        self.sd.forge_objects = changed
-        try:
-            with settled(pixels):
-                return self.sd.encode_first_stage(pixels)
-        finally:
-            self.sd.forge_objects = before
-            undo()
-
-
-class Pass(sampling_pass.Pass):
+class Pass(sampling_pass.SamplingPass[Model, Call]):
     """What `run.Run` needs of Forge, during one pass."""
 
     kind = Model
 
-    def __init__(self, seal, params, levels: Sequence[float] | None = None):
-        super().__init__(seal, params, levels)
+    def __init__(self, session: Any, params: Any, levels: Sequence[float] | None = None):
+        super().__init__(session, params, levels)
         self.expected: Call | None = None  # announced by the callback and not begun yet
         self.heard: set[str] = set()  # which of the hooks were called since the callback
         self.guided = True  # whether there are negative prompts in this model call
@@ -112,19 +53,21 @@ class Pass(sampling_pass.Pass):
         self.scale = self.model.scale
 
     @staticmethod
-    def announce(seal, x: Tensor | None) -> None:
+    def announce(session: Any, x: Tensor | None) -> Prepared | None:
         """Encode what has to be encoded while the host may still move its models about, and ask it for room beside the U-Net."""
         model = Model()
         if x is None or model.unet is None or not find_sites(model.unet):
-            return  # nothing is encoded for a model of another kind; the pass says so
+            return None  # nothing is encoded for a model of another kind; the pass says so
         model.check()
-        p, size, unet = seal.p, tuple(x.shape[-2:]), model.objects.unet
+        p, size, unet = session.p, size_of(x), model.objects.unet
+        process_state.cache.resize(model.cache_bytes(session.settings))
         steps = getattr(p, "hr_second_pass_steps", 0) if getattr(p, "is_hr_pass", False) else 0
-        seal.prepared = model.prepare(seal, size, (steps or p.steps) * (getattr(p, "step_multiplier", None) or 1))
+        prepared = model.prepare(session, size, (steps or p.steps) * (getattr(p, "step_multiplier", None) or 1))
         if hasattr(unet, "add_extra_preserved_memory_during_sampling"):
             mine = unet.clone()
-            mine.add_extra_preserved_memory_during_sampling(_wanted(model, seal, x, steps or p.steps))
+            mine.add_extra_preserved_memory_during_sampling(_wanted(model, session, prepared, x, steps or p.steps))
             model.objects.unet = mine  # until the host drops it, before the next pass
+        return prepared
 
     def timestep(self, level: Tensor) -> float:
         return float(self.scale.timestep(level.detach().reshape(1).float()))
@@ -133,7 +76,7 @@ class Pass(sampling_pass.Pass):
         sigma = float(self.scale.sigma(torch.tensor([t])))
         return (1 + sigma**2) ** -0.5, sigma * (1 + sigma**2) ** -0.5
 
-    def prepare(self) -> sampling_pass.Prepared:
+    def prepare(self) -> Prepared:
         """A refiner's references. Its U-Net was in place, and the encoders may have sent it away."""
         prepared, unet = super().prepare(), self.model.objects.unet
         management = sys.modules.get("backend.memory_management") or sys.modules.get("ldm_patched.modules.model_management")
@@ -159,14 +102,17 @@ class Pass(sampling_pass.Pass):
 
     # ---- model calls
 
-    def step(self, params) -> None:
+    def _call_of(self, params: Any) -> Call:
+        return Call(params, self._parts(params))
+
+    def step(self, params: Any) -> None:
         if self.expected is not None or (self.heard and self.heard != {BEGUN, DRAWN, ENDED}):
-            raise Refusal(SILENT)  # the model call before this one was made past SeAl
+            raise Refusal(SILENT)  # the model call before this one bypassed SeAl
         self.expected, self.call = self._in_size(params), None
         self.heard.clear()
 
     def take_hold(self) -> None:
-        # Plain functions: a host that clones a patcher copies its options deeply, and with a bound method all that belongs to it.
+        # Plain functions: a host that clones a patcher copies its options deeply, and a bound method would take its whole pass along.
         objects = self.model.objects
         before = objects.unet
         mine = before.clone()
@@ -176,7 +122,7 @@ class Pass(sampling_pass.Pass):
         mine.set_model_sampler_post_cfg_function(ends)
         objects.unet = mine
 
-        def undo():
+        def undo() -> None:
             if objects.unet is mine:
                 objects.unet = before
 
@@ -185,7 +131,7 @@ class Pass(sampling_pass.Pass):
     def unet_call(self, own: Callable[[Options], Tensor], args: Options) -> Tensor:
         """A U-Net call of the sampler, its rows told apart; `own` is what would be done without SeAl."""
         if "cond_or_uncond" not in args or "c_crossattn" not in args["c"]:
-            self.seal.give_up(UNKNOWN)
+            self.session.give_up(UNKNOWN)
             return own(args)
         call, x, kinds = self.call, args["input"], args["cond_or_uncond"]
         images = 0 if call is None else len(call.params.x)
@@ -193,30 +139,26 @@ class Pass(sampling_pass.Pass):
             return own(args)
         self.heard.add(DRAWN)
         rows = tuple(Row(UNCONDITIONAL if kind else CONDITIONAL, image) for kind in kinds for image in range(images))
-        t, latent = self.timestep(args["timestep"][0]), tuple(x.shape[-2:])
+        t = self.timestep(args["timestep"][0])
         args = {**args, "c": self._over_others(args["c"])}
         lam, wanted = self.run.bridging(t), 0 in kinds and call.appearance is None
-        self.link.run = self.run
-        try:
-            if not (lam and wanted and self.prompt is not None and not self.seal.bridge_refused):
-                self.run.begin(t, rows, latent, self.hires)
+        if not (lam and wanted and self.prompt is not None and not self.session.bridge_refused):
+            with self.drawing(t, rows, x):
                 return own(args)
-            call.lam = lam
-            third = tuple(Row(APPEARANCE, image) for image in range(images))
-            theirs = self._of_appearance(args, kinds.index(0) * images, images)
-            alike = theirs["c"]["c_crossattn"].shape[1] == args["c"]["c_crossattn"].shape[1]
-            batched = len(kinds) > 1 or not self.guided  # what the host takes apart for want of memory is not put together here
-            if alike and batched and not _may_count(args["c"].get("transformer_options", {})):
-                self.run.begin(t, (*rows, *third), latent, self.hires)
+        call.lam = lam
+        third = tuple(Row(APPEARANCE, image) for image in range(images))
+        theirs = self._of_appearance(args, kinds.index(0) * images, images)
+        alike = theirs["c"]["c_crossattn"].shape[1] == args["c"]["c_crossattn"].shape[1]
+        batched = len(kinds) > 1 or not self.guided  # if the host splits calls to save memory, SeAl does not join them
+        if alike and batched and not _may_count(args["c"].get("transformer_options", {})):
+            with self.drawing(t, (*rows, *third), x):
                 out = own(joined(args, theirs))
-                call.appearance = out[len(x) :]
-                return out[: len(x)]
-            self.run.begin(t, third, latent, self.hires)
+            call.appearance = out[len(x) :]
+            return out[: len(x)]
+        with self.drawing(t, third, x):
             call.appearance = own(theirs)
-            self.run.begin(t, rows, latent, self.hires)
+        with self.drawing(t, rows, x):
             return own(args)
-        finally:
-            self.link.run = None
 
     def _of_appearance(self, args: Options, first: int, images: int) -> Options:
         """The rows of a call that begin at `first`, one an image, conditioned on c_app instead."""
@@ -248,7 +190,7 @@ class Pass(sampling_pass.Pass):
             block = block_of(site)
             key = block if block in replaced else block[:2]
             if key in replaced:
-                over[block] = _infused(self.link, site, self.sites[site].heads, replaced[key], seen)
+                over[block] = _infused(self.run, self.layers, site, replaced[key], seen)
         patches = told.get("patches", {})
         patches = {**patches, "attn1_patch": [*patches.get("attn1_patch", []), remember]}
         replacing = {**told["patches_replace"], "attn1": over}
@@ -263,20 +205,13 @@ class Pass(sampling_pass.Pass):
             return args["denoised"]
         if "cond_denoised" not in args or "sigma" not in args:
             raise Refusal(UNKNOWN)
-        return args["denoised"] + self.bridge(call, args["cond_denoised"], -1 / float(args["sigma"][0])).to(args["denoised"])
-
-
-def _middle(vae) -> Callable[[], None]:
-    """Let an autoencoder with a patcher of its own say the middle of its distribution; the answer undoes what of it others can see."""
-    if hasattr(vae.patcher, "set_model_vae_regulation"):
-        vae.patcher.set_model_vae_regulation(lambda posterior: posterior.mode())
-    elif isinstance(getattr(draws := getattr(vae.first_stage_model, "regularization", None), "sample", None), bool):  # Forge Classic's
-        return shadow(draws, "sample", False)
-    return lambda: None  # then it draws, the same each time
+        return args["denoised"] + self.bridge(call, args["cond_denoised"], call.appearance, -1 / float(args["sigma"][0])).to(
+            args["denoised"]
+        )
 
 
 def _may_count(told: Options) -> bool:
-    """Whether others sit in the U-Net who may know how many rows of a kind there are: they are asked for calls of the usual form."""
+    """Whether other patches in the U-Net may count the rows of each kind: they only get calls of the usual form."""
     return bool(told.get("patches_replace", {}).get("attn1") or told.get("block_modifiers") or told.get("block_inner_modifiers"))
 
 
@@ -294,7 +229,7 @@ def _begins(passing: Pass, ends: Callable) -> Callable:
             told = {**told, AFTER: [*after, ends]}
         return (model, x, level, negative, positive, scale, told, *rest)
 
-    return lambda *state: passing.seal.trying(lambda: begins(*state), state)
+    return lambda *state: passing.session.trying(lambda: begins(*state), state)
 
 
 def _wrapper(passing: Pass, before: Callable | None) -> Callable:
@@ -302,7 +237,7 @@ def _wrapper(passing: Pass, before: Callable | None) -> Callable:
         def own(args: Options) -> Tensor:
             if before is None:
                 return apply(args["input"], args["timestep"], **args["c"])
-            return before(_whole(passing, apply, tuple(args["input"].shape[-2:])), args)
+            return before(_whole(passing, apply, size_of(args["input"])), args)
 
         return passing.unet_call(own, args)
 
@@ -315,55 +250,27 @@ def _whole(passing: Pass, apply: Callable, size: tuple[int, int]) -> Callable:
     def applied(x: Tensor, *args, **kwargs):
         if tuple(x.shape[-2:]) == size:
             return apply(x, *args, **kwargs)
-        passing.seal.note(TILES)
-        run, passing.link.run = passing.link.run, None
-        try:
+        passing.session.note(TILES)
+        with passing.layers.answering(None):
             return apply(x, *args, **kwargs)
-        finally:
-            passing.link.run = run
 
     return applied
 
 
 def _ends(passing: Pass) -> Callable:
-    return lambda args: passing.seal.trying(lambda: passing.finish(args), args["denoised"])
+    return lambda args: passing.session.trying(lambda: passing.finish(args), args["denoised"])
 
 
-def _parts() -> str:
-    """Of what the model is made up, beside its checkpoint: modules that the user chose, and how its weights are stored."""
-    return str(getattr(getattr(sys.modules.get("modules.sd_models"), "model_data", None), "forge_hash", ""))
-
-
-def _swapped() -> bool:
-    """Whether the U-Net has a refiner's weights in the name of the model before it, as Forge Neo may give it."""
-    return getattr(sys.modules.get("modules.sd_samplers_common"), "ORIGINAL_CHECKPOINT", None) is not None
-
-
-def _wanted(model: Model, seal, x: Tensor, steps: int) -> int:
+def _wanted(model: Model, session, prepared: Prepared, x: Tensor, steps: int) -> int:
     """How many bytes a pass takes beside what the host counts: for the references, and for the third row of Delta-Bridge."""
-    settings, unet, words = model.settings(seal), model.objects.unet, seal.prepared.prompt
+    settings, unet, words = model.settings(session.settings), model.objects.unet, prepared.prompt
     alone = settings.noise == "noised" and settings.seed_policy == "image"  # each image reads for itself
-    alone |= words is None and len({str(prompt) for prompt in seal.p.prompts}) > 1
-    kept = room(model.unet, tuple(x.shape[-2:]), settings, steps, len(seal.prepared.references) * (len(x) if alone else 1))
+    alone |= words is None and len({str(prompt) for prompt in session.p.prompts}) > 1
+    kept = room(model.objects.unet.model.diffusion_model, size_of(x), settings, steps, len(prepared.references) * (len(x) if alone else 1))
     if not settings.bridge or words is None or not hasattr(unet, "memory_required"):
         return kept
     two, three = (int(unet.memory_required([len(x) * rows, *x.shape[1:]])) for rows in (2, 3))
     return kept + three - two
-
-
-def room(unet: torch.nn.Module, size: tuple[int, int], settings, steps: int, readings: int = 1) -> int:
-    """How many bytes of the U-Net's memory the references may take in a pass: no more than the cache still has."""
-    sites = {site.name: site for site in find_sites(unet)}
-    blocks, shrunk, each = settings.block_weights(), 1, 0
-    for name, module in unet.named_modules():
-        kind = type(module).__name__
-        shrunk = shrunk * 2 if kind == "Downsample" else max(shrunk // 2, 1) if kind == "Upsample" else shrunk
-        if name in sites and blocks.weight(sites[name].part, sites[name].index) > 0:
-            tokens = math.ceil(size[0] / shrunk) * math.ceil(size[1] / shrunk)
-            weight = next(module.to_k.parameters())
-            each += 3 * tokens * len(weight) * weight.element_size()  # k, v and the feature to match on
-    kept = len(settings.appearance_steps().select([float(step) for step in range(steps, 0, -1)]))
-    return min(each * kept * readings, max(process_state.cache.budget - process_state.cache.bytes, 0))
 
 
 def block_of(site: Site) -> tuple[str, int, int]:
@@ -372,53 +279,16 @@ def block_of(site: Site) -> tuple[str, int, int]:
     return PARTS[part], int(rest[0]) if part != "middle_block" else 0, int(rest[rest.index("transformer_blocks") + 1])
 
 
-def _infused(link: Link, site: Site, heads: int, replaced: Callable, seen: Mapping[str, Tensor]) -> Callable:
+def _infused(run: Run, layers: Layers, site: Site, replaced: Callable, seen: Mapping[str, Tensor]) -> Callable:
     """Another extension's attention with the reference infused into its result."""
 
+    def heads(x: Tensor) -> Tensor:
+        return x.unflatten(-1, (layers.sites[site].heads, -1)).transpose(1, 2)
+
     def attention(q: Tensor, k: Tensor, v: Tensor, extra):
-        out, run = replaced(q, k, v, extra), link.run
-        if run is None or not run.weight(site) or len(q) != len(run.now.rows):
+        out = replaced(q, k, v, extra)
+        if layers.answer is None or run.now is None:  # SeAl takes no part in this call
             return out
-        if run.settings.feature == "qk_per_head":
-            run.note("Another extension replaces the attention of layers that SeAl infuses; a gate per head cannot join it there.")
-            return out
-        # It takes the layer's finished result, whatever the form of the blend is elsewhere.
-        return run.infused(site, out, lambda x: x, q.unflatten(-1, (heads, -1)).transpose(1, 2), seen["hidden"])
+        return run.now.upon(site, heads(out), heads(q), heads(k), heads(v), seen["hidden"]).transpose(1, 2).flatten(2)
 
     return attention
-
-
-def part(value: Any, some: slice, rows: int) -> Any:
-    """These rows of whatever a call is told: tensors with a row each, and lists and dictionaries of such."""
-    if isinstance(value, Tensor):
-        return value[some] if value.ndim and len(value) == rows else value
-    if isinstance(value, Mapping):
-        return {name: part(x, some, rows) for name, x in value.items()}
-    return [part(x, some, rows) for x in value] if isinstance(value, list) else value
-
-
-def joined(args: Options, more: Options) -> Options:
-    """Two U-Net calls in one, the second's rows after the first's."""
-    rows, extra = len(args["input"]), len(more["input"])
-
-    def both(one: Any, other: Any) -> Any:
-        if isinstance(one, Tensor):
-            return torch.cat([one, other.to(one)]) if one.ndim and len(one) == rows and len(other) == extra else one
-        if isinstance(one, Mapping):
-            return {name: both(x, other[name]) for name, x in one.items()}
-        return [both(a, b) for a, b in zip(one, other, strict=True)] if isinstance(one, list) else one
-
-    kinds, timestep = [*args["cond_or_uncond"], *more["cond_or_uncond"]], torch.cat([args["timestep"], more["timestep"]])
-    c = {name: both(value, more["c"][name]) for name, value in args["c"].items() if name != "transformer_options"}
-    c["transformer_options"] = rows_said(args["c"].get("transformer_options", {}), kinds, more["timestep"])
-    return {"input": torch.cat([args["input"], more["input"]]), "timestep": timestep, "c": c, "cond_or_uncond": kinds}
-
-
-def rows_said(told: Options, kinds: Sequence[int], level: Tensor) -> Options:
-    """A call's options with what the host tells patches of rows, as far as it does: 0 for each image of a prompt, 1 of a negative one."""
-    images = len(level)
-    each = [kind for kind in kinds for _ in range(images)]
-    prompts, negatives = ([row for row, kind in enumerate(each) if bool(kind) is negative] for negative in (False, True))
-    mark = torch.tensor(each).to(level)
-    now = {"cond_or_uncond": list(kinds), "cond_mark": mark, "cond_indices": prompts, "uncond_indices": negatives, "sigmas": level}
-    return told | {name: value for name, value in now.items() if name in told}

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from modules import paths_internal, shared
 
-from seal_ext.settings import BY_NAME
+from seal_ext.settings import BY_NAME, Settings
 from seal_ext.store import Store
 
 from . import process_state
 
 CACHE, STORE = "seal_cache_mb", "seal_store_mb"
-MOST_CACHE = int(BY_NAME["cache_mb"].high)
+USUAL_CACHE, MOST_CACHE = Settings().cache_mb, int(BY_NAME["cache_mb"].high or 0)
 MOST_STORE, USUAL_STORE = 1 << 16, 256
 
 
@@ -25,7 +25,7 @@ def cache_mb(asked: int, own: int) -> int:
     3. --seal-cache-mb
     4. `own`, the default for the model's architecture
     """
-    if asked != BY_NAME["cache_mb"].default:
+    if asked != USUAL_CACHE:
         return asked
     flag = _number(getattr(shared.cmd_opts, CACHE, None), MOST_CACHE)
     return _number(getattr(shared.opts, CACHE, None), MOST_CACHE) or (own if flag is None else flag)
@@ -47,19 +47,17 @@ def store_folder() -> Path:
 def settle() -> None:
     """Where references are kept and how large the cache is, before any run says otherwise."""
     process_state.store = Store(store_folder(), store_bytes)
-    usual = BY_NAME["cache_mb"].default
-    process_state.cache.resize(cache_mb(usual, usual) * process_state.MEGABYTE)
+    process_state.cache.resize(cache_mb(USUAL_CACHE, USUAL_CACHE) * process_state.MEGABYTE)
 
 
 def add_section() -> None:
     """SeAl's section on the Settings page."""
-    usual = BY_NAME["cache_mb"].default
-    cache = (f"memory for references, in runs that leave their own Cache (MB) at its default. 0: what --seal-cache-mb says, else {usual}, "
-             "or more for SDXL")  # fmt: skip
-    store = ("on disk, so that pasting a picture's parameters brings its reference back, also after a restart; what was not used for "
-             f"longest goes first. 0 keeps none and deletes those in {html.escape(str(store_folder()))}")  # fmt: skip
+    cache = ("memory for references, unless a run changes its own Cache (MB). 0 takes the value of --seal-cache-mb, else "
+             f"{USUAL_CACHE}, or more for SDXL")  # fmt: skip
+    store = ("on disk, so that pasting a picture's parameters brings its reference back, also after a restart. The longest unused go "
+             f"first. 0 keeps none and deletes those in {html.escape(str(store_folder()))}")  # fmt: skip
     _add(CACHE, 0, "Cache (MB)", cache, MOST_CACHE, settle)
-    _add(STORE, USUAL_STORE, "Keep references (MB)", store, MOST_STORE, lambda: process_state.store.trim())
+    _add(STORE, USUAL_STORE, "Keep references (MB)", store, MOST_STORE, process_state.trim)
 
 
 def _add(name: str, default: int, label: str, told: str, most: int, changed) -> None:
@@ -86,5 +84,5 @@ def guards(app) -> list:
     own = next((route for route in app.routes if getattr(route, "path", "") == "/sdapi/v1/txt2img"), None)
     found = list(own.dependencies) if own is not None else []
     if shared.cmd_opts.api_auth and not found:
-        raise RuntimeError("This WebUI's check of --api-auth was not found, so SeAl's routes under /seal/v1 stay away.")
+        raise RuntimeError("SeAl does not find this WebUI's check of --api-auth, so its routes under /seal/v1 are off.")
     return found

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 
 from seal_ext.core.cache import AppearanceCache
-from seal_ext.request import Asked
+from seal_ext.reference import Reference
 from seal_ext.store import Store
 
 MEGABYTE = 2**20
@@ -19,18 +19,24 @@ _latents: OrderedDict[Hashable, object] = OrderedDict()
 _lock = threading.Lock()
 
 
-def remember(asked: Asked) -> str:
+def remember(reference: Reference) -> str:
     """Keep a reference for a pasted infotext; the answer says why not, where that failed."""
     try:
         if store is not None:
-            store.keep(asked)
+            store.keep(reference)
     except OSError as error:
         why = error.strerror or type(error).__name__
-        return f"The reference could not be kept in SeAl's store ({why}), so pasting this picture's parameters will not bring it back."
+        return f"SeAl could not keep the reference ({why}), so pasting this picture's parameters will not bring it back."
     return ""
 
 
-def recall(name: str) -> Asked | None:
+def trim() -> None:
+    """Let the store be as large as it is allowed to be now."""
+    if store is not None:
+        store.trim()
+
+
+def recall(name: str) -> Reference | None:
     """The reference with this hash, if it is still there."""
     return None if store is None else store.find(name)
 

@@ -6,139 +6,87 @@ the sampler stands. How a U-Net is reached, and how its rows are told apart, eac
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from modules import devices, extra_networks, prompt_parser, sd_samplers_common, sd_vae, shared
+from modules import prompt_parser, sd_samplers_common, shared
 from torch import Tensor
 
 from seal_ext.core.cache import AppearanceKey, fingerprint
+from seal_ext.core.canvas import size_of
 from seal_ext.core.limbs import Body
-from seal_ext.match_map import MatchWatch, match_map
-from seal_ext.run import Reference, Run, Site
+from seal_ext.core.pixels import Pixels
+from seal_ext.layers import Layers, Site, Undo, find_sites, undo_all
+from seal_ext.match_map import MatchWatch
+from seal_ext.run import Encoded, Row, Run
 
-from ..diffusers import as_tensor, body_on, fit
-from ..layers import Link, find_sites, patch
-from . import conditioning, options, process_state
+from . import conditioning, process_state
+from .model import CELL, Model, Prepared, Refusal
 
-ATTRIBUTE = "_seal"  # where `p` keeps its Seal, and a sampler's denoiser its Pass
-CELL = 8  # pixels of a latent's cell
-
-
-class Refusal(Exception):
-    """SeAl cannot work here; the message is a sentence for the user."""
+ATTRIBUTE = "_seal"  # where `p` keeps its Session, and a sampler's denoiser its pass
 
 
 @dataclass
 class Call:
     """A model call: every image's prompts (rows of its conditioning and their weights, several with AND), and what it said of c_app."""
 
-    params: object
+    params: Any  # the callback's
     parts: list[list[tuple[int, float]]]
     lam: float = 0.0
     appearance: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
-class Prepared:
-    """What the autoencoder makes of the references and the text encoder of c_app, for one model and size."""
+class Shown:
+    """What passes have to show: where prompts disagreed, and what was found in the reference, one a picture."""
 
-    checkpoint: object
-    size: tuple[int, int]  # of the latent
-    references: list[Reference]
-    prompt: object | None  # c_app as the host schedules prompts, when there is one
+    disagreement: tuple[Pixels, ...] = ()
+    matches: tuple[Pixels, ...] = ()
 
-
-class Model:
-    """The model that the WebUI has loaded: its kind, what changes its weights, and how it sees pictures and words."""
-
-    def __init__(self):
-        self.sd = shared.sd_model
-        self.checkpoint = self.sd.sd_checkpoint_info
-
-    @property
-    def unet(self) -> torch.nn.Module | None:
-        """What it draws with."""
-        raise NotImplementedError
-
-    def extras(self) -> tuple[tuple[str, float], ...]:
-        """What changes its weights, and how strongly."""
-        raise NotImplementedError
-
-    def encode(self, image: Tensor) -> Tensor:
-        """A picture (1, 3, height, width) in 0 … 1 as the U-Net sees it."""
-        raise NotImplementedError
-
-    def weights(self) -> str:
-        """What tells its weights, in the form they are in, from any other's."""
-        return f"{self.checkpoint.filename} {self.checkpoint.sha256 or self.checkpoint.hash} {devices.dtype_unet}"
-
-    def vae(self) -> str:
-        """What its autoencoder is known by, beside the checkpoint."""
-        return str(sd_vae.loaded_vae_file)
-
-    def is_loaded(self) -> bool:
-        """Whether it is still the one that the WebUI draws with."""
-        return shared.sd_model is self.sd and self.sd.sd_checkpoint_info is self.checkpoint
-
-    def architecture(self) -> str:
-        return "sdxl" if getattr(self.sd, "is_sdxl", False) else "sd2" if getattr(self.sd, "is_sd2", False) else "sd1"
-
-    def settings(self, seal):
-        """The run's settings as they are for this kind of model, and a cache of the size that they ask for."""
-        settings = seal.settings.for_architecture(self.architecture())
-        process_state.cache.resize(options.cache_mb(seal.settings.cache_mb, settings.cache_mb) * process_state.MEGABYTE)
-        return settings
-
-    def prepare(self, seal, size: tuple[int, int], steps: int) -> Prepared:
-        """Everything that other networks than the U-Net have to say."""
-        shown = zip(seal.request.references, seal.subjects, strict=True)
-        references = [self._reference(asked, found, size, seal.poses.get(number)) for number, (asked, found) in enumerate(shown)]
-        text, prompt = seal.settings.appearance_prompt, None
-        if text.strip():
-            words = prompt_parser.SdConditioning([extra_networks.parse_prompt(text)[0]], width=seal.p.width, height=seal.p.height)
-            how = (shared.opts.use_old_scheduling,) if hasattr(shared.opts, "use_old_scheduling") else ()  # Forge Neo knows one way alone
-            prompt = prompt_parser.get_learned_conditioning(self.sd, words, steps, None, *how)
-        return Prepared(self.checkpoint, size, references, prompt)
-
-    def _reference(self, asked, found, size: tuple[int, int], pose) -> Reference:
-        height, width = (CELL * n for n in size)
-        image, inside = fit(as_tensor(asked.rgb), height, width)
-        name = (asked.hash, height, width, str(self.checkpoint.filename), self.vae())
-        latent = process_state.latent(name, lambda: _finite(self.encode(image)))
-        mask = inside if found is None else fit(torch.from_numpy(found.mask)[None].float(), height, width)[0][0, 0] > 0.5
-        body = None if pose is None else body_on(pose, asked.rgb.shape[:2], height, width)
-        return Reference(latent, None if mask.all() else mask & inside, body=body)
+    def before(self, earlier: Shown) -> Shown:
+        """With what an earlier pass showed where this one shows nothing."""
+        return Shown(self.disagreement or earlier.disagreement, self.matches or earlier.matches)
 
 
-class Pass:
+M = TypeVar("M", bound=Model)
+C = TypeVar("C", bound=Call)
+
+
+class SamplingPass(Generic[M, C]):
     """What `run.Run` needs of its host, during one pass."""
 
-    kind: type[Model]  # of the host's models
+    kind: type[M]  # of the host's models
 
-    def __init__(self, seal, params, levels: Sequence[float] | None = None):
-        self.seal, self.settings, self.p = seal, seal.settings, seal.p
+    def __init__(self, session: Any, params: Any, levels: Sequence[float] | None = None):
+        self.session, self.settings, self.p = session, session.settings, session.p
         self.denoiser, self.params = params.denoiser, params
         self.levels = levels  # the timesteps of the sampling, noisiest first, where they are known already
         self.model = self.kind()
-        self.unet = self.model.unet
-        self.sites: dict[Site, torch.nn.Module] = find_sites(self.unet) if self.unet is not None else {}
-        if not self.sites:
-            raise Refusal("SeAl needs a U-Net of the SD1, SD2 or SDXL kind, and this model has none; the picture is drawn without it.")
-        self.size = seal.size or tuple(params.x.shape[-2:])  # of its latents; a sampler's first call may have another
+        unet = self.model.unet
+        self.sites: dict[Site, torch.nn.Module] = {} if unet is None else find_sites(unet)
+        if unet is None or not self.sites:
+            raise Refusal("SeAl needs a U-Net as in SD1, SD2 or SDXL, and this model has none. The picture is drawn without SeAl.")
+        self.unet = unet
+        self.size = session.size or size_of(params.x)  # of its latents; a sampler's first call may have another
         self.sizes: set[tuple[int, int]] = set()  # in which the sampler looked at the picture
         self.hires = bool(getattr(self.p, "is_hr_pass", False))
-        self.link, self.undo = Link(), []
-        self.link.stranger = seal.note
-        self.call: Call | None = None
-        self.run: Run | None = None
+        self.layers = Layers(self.sites, **self.attention())
+        self.undo: list[Undo] = []
+        self.call: C | None = None
+        self.started: Run | None = None
         self.prompt = None  # c_app as the host schedules prompts, when there is one
         self.watch = MatchWatch()
+
+    @property
+    def run(self) -> Run:
+        """The run of this pass, from its start to its end."""
+        if self.started is None:
+            raise RuntimeError("a sampling pass that has not begun, or has ended")
+        return self.started
 
     # ---- what a host says
 
@@ -150,46 +98,55 @@ class Pass:
         """α and σ of the U-Net's input at a timestep."""
         raise NotImplementedError
 
+    def attention(self) -> dict:
+        """What `Layers` has to know of how this host attends."""
+        return {}
+
     def read(self, latent: Tensor, t: float, image: int) -> None:
         """Run the clean U-Net on a reference of an image, with c_app."""
         raise NotImplementedError
+
+    def denoised(self, params: Any) -> None:
+        """A model call was made, and not yet guided; only some hosts tell."""
 
     def take_hold(self) -> None:
         """Follow the sampler's model calls from here on; whatever is done for that goes to `undo`."""
         raise NotImplementedError
 
     @staticmethod
-    def announce(seal, x: Tensor | None) -> None:
-        """A pass with latents of this size is about to begin."""
+    def announce(session: Any, x: Tensor | None) -> Prepared | None:
+        """A pass with latents of this size is about to begin; the answer is what was prepared for it already."""
+        return None
 
     # ---- the start
 
-    def goes_on(self, params) -> bool:
+    def goes_on(self, params: Any) -> bool:
         """Whether the next model call still belongs to this pass."""
         return params.denoiser is self.denoiser and self.model.is_loaded()
 
     def start(self) -> None:
         """Sizes, steps and conditioning are known now: read the references and take hold of the U-Net."""
-        settings = self.settings = self.model.settings(self.seal)
+        settings = self.settings = self.model.settings(self.session.settings)
+        process_state.cache.resize(self.model.cache_bytes(self.session.settings))
         call, size = self._call_of(self.params), self.size
-        prepared = self.seal.prepared
+        prepared = self.session.prepared
         if prepared is None or prepared.checkpoint is not self.model.checkpoint or prepared.size != size:
             prepared = self.prepare()
         self.prompt = prepared.prompt
         if self.prompt is not None and all(conditioning.alike(self._app(), self._gen(call, image)) for image in range(len(call.parts))):
             self.prompt = None
         references = [self._here(reference) for reference in prepared.references]
-        per_image = len({self._words(call, image) for image in range(len(call.parts))}) > 1
-        per_image |= settings.noise == "noised" and settings.seed_policy == "image"
-        given = [references] * len(call.parts) if per_image else references
         self.levels = self.levels or self._levels()
-        bodies = [Body.of(self.seal.skeleton)] if self.seal.skeleton and self.seal.poses else []
-        self.watch.seal = self
+        structures = self.session.structures
+        bodies = [Body.of(structures.joints)] if structures.joints and structures.poses else []
         watch = self.watch if settings.show_match and len(references) == 1 else None
-        self.run = Run(settings, given, process_state.cache, self._key, self.levels, tuple(self.p.seeds or (0,)), watch,
-                       figure=self._figure(), bodies=bodies)  # fmt: skip
         self.call = call  # what the reading asks for is the conditioning of this first model call
-        self.undo.append(patch(self.sites, self.link))
+        self.started = Run(
+            settings, references, process_state.cache, self._key, self.levels, self.layers, seeds=tuple(self.p.seeds or (0,)), watch=watch,
+            figure=self._figure(), bodies=bodies, guidance=self.guidance(), images=len(call.parts),
+        )  # fmt: skip
+        self.layers.__enter__()
+        self.undo.append(self.layers.__exit__)
         factor = settings.strength * (settings.hires_factor * settings.hires if self.hires else 1)
         if settings.infusion and factor > 0:
             self._read_references()
@@ -197,42 +154,46 @@ class Pass:
         self.call = None
         self.take_hold()
 
+    def guidance(self) -> float:
+        """w of this pass; Forge's hires pass may have its own."""
+        own = getattr(self.p, "hr_cfg", None) if self.hires else None
+        return float(own or self.p.cfg_scale)
+
     def prepare(self) -> Prepared:
-        """What nobody prepared before the sampling: this is a refiner's pass, or a host that does not mind when."""
-        return self.model.prepare(self.seal, self.size, self.denoiser.total_steps or self.p.steps)
+        """Prepare now what was not prepared before the sampling: in a refiner's pass, or on a host that allows it at any time."""
+        return self.model.prepare(self.session, self.size, self.denoiser.total_steps or self.p.steps)
 
     def _read_references(self) -> None:
-        self.link.run = self.run
         try:
             self.run.read_references(self)
         finally:
-            self.link.run = None
             shared.state.textinfo = None
 
     def _tell_notes(self) -> None:
         while self.run.notes:
-            self.seal.note(self.run.notes.pop(0))
+            self.session.note(self.run.notes.pop(0))
 
     def _levels(self) -> list[float]:
         """The timesteps of this pass, noisiest first."""
-        first, heard = self.timestep(self.params.sigma[0]), self.seal.levels
+        first, heard = self.timestep(self.params.sigma[0]), self.session.levels
         if heard is None:
             count = max(self.denoiser.total_steps or self.p.steps, 1)
             return [first * (count - i) / count for i in range(count)]
-        if self.seal.heard == "get_sigmas":
+        if self.session.heard == "get_sigmas":
             levels = {self.timestep(sigma) for sigma in heard if sigma > 0}
         else:
-            levels = {float(t) for t in heard[1:]}  # these samplers count down to the second
+            levels = {float(t) for t in heard[1:]}  # these samplers end at the second
         return sorted((level for level in levels | {first} if level <= first + 1e-3), reverse=True)
 
     def _figure(self) -> Tensor | None:
         """Where the structures' figures are, of all units together."""
-        if not self.seal.figures or not self.settings.on_figure:
+        figures = self.session.structures.figures
+        if not figures or not self.settings.on_figure:
             return None
-        maps = [F.interpolate(torch.from_numpy(figure)[None, None].float(), self.size, mode="area")[0] for figure in self.seal.figures]
+        maps = [F.interpolate(torch.from_numpy(figure)[None, None].float(), self.size, mode="area")[0] for figure in figures]
         return torch.cat(maps).amax(0, keepdim=True).to(self.params.x.device)
 
-    def _here(self, reference: Reference) -> Reference:
+    def _here(self, reference: Encoded) -> Encoded:
         return replace(reference, latent=reference.latent.to(self.params.x))
 
     # ---- conditioning
@@ -241,38 +202,42 @@ class Pass:
         """c_app at this step, one row."""
         return prompt_parser.reconstruct_cond_batch(self.prompt, self.denoiser.step)
 
-    def _gen(self, call: Call, image: int) -> conditioning.Cond:
+    def _gen(self, call: C, image: int) -> conditioning.Cond:
         """c_gen of an image (the first of several joined by AND), without a ControlNet's mark."""
         return conditioning.unmarked(conditioning.rows_of(call.params.text_cond, [call.parts[image][0][0]]))
 
     def _described(self, image: int) -> conditioning.Cond:
         """What the reference shows, in words."""
-        return self._app() if self.prompt is not None else self._gen(self.call, image)
-
-    def _words(self, call: Call, image: int) -> str:
-        cond = self._app() if self.prompt is not None else self._gen(call, image)
-        return fingerprint(*(cond.values() if isinstance(cond, dict) else [cond]))
+        if self.prompt is not None or self.call is None:
+            return self._app()
+        return self._gen(self.call, image)
 
     def _key(self, image: int) -> AppearanceKey:
-        words = self._words(self.call, image)
+        cond = self._described(image)
+        words = fingerprint(*(cond.values() if isinstance(cond, dict) else [cond]))
         return AppearanceKey(self.model.weights(), self.model.vae(), self.model.extras(), "", "", words, (0, 0), (), (), "")
 
-    def _call_of(self, params) -> Call:
+    def _call_of(self, params: Any) -> C:
+        """A model call as this host makes it."""
+        raise NotImplementedError
+
+    def _parts(self, params: Any) -> list[list[tuple[int, float]]]:
         """The prompts of every image in a model call."""
         groups = params.denoiser.sampler.sampler_extra_args["cond"].batch
         if len(params.x) < len(groups):
-            raise Refusal("This sampler draws the pictures of a batch one by one and does not say which, so they are drawn without SeAl; "
-                          "with a batch size of 1 it takes part.")  # fmt: skip
+            raise Refusal("This sampler draws a batch one by one and does not say which picture it draws. They are drawn without SeAl. "
+                          "Use a batch size of 1.")  # fmt: skip
         if self.unlike(params, groups):
-            raise Refusal("SeAl cannot tell which of this model's rows belong to the prompt; the picture is drawn without it.")
-        parts, row = [], 0
+            raise Refusal("SeAl cannot tell this model's prompt and negative prompt apart. The picture is drawn without SeAl.")
+        parts: list[list[tuple[int, float]]] = []
+        row = 0
         for group in groups:
             parts.append([(row + i, part.weight) for i, part in enumerate(group)])
             row += len(group)
-        return Call(params, parts)
+        return parts
 
-    def unlike(self, params, groups: Sequence[Sequence]) -> bool:
-        """Whether a model call's rows are not what is known of this host."""
+    def unlike(self, params: Any, groups: Sequence[Sequence]) -> bool:
+        """Whether a model call's rows are not as this host usually makes them."""
         return len(groups) != len(params.x)
 
     # ---- what the run asks for
@@ -284,64 +249,42 @@ class Pass:
 
     # ---- model calls
 
-    def step(self, params) -> None:
+    def step(self, params: Any) -> None:
         """The host is about to make this model call."""
         self.call = self._in_size(params)
 
-    def _in_size(self, params) -> Call | None:
+    def _in_size(self, params: Any) -> C | None:
         """A model call, unless it looks at the picture in another size, as some samplers do now and then.
 
-        Those are left alone: the figure is another there for the U-Net, and infused they made worse pictures. Also the Δ-gate, the joints
-        and the match map are on the pass's own grid.
+        Those are left alone: at another size the U-Net sees another figure, and infusing them made pictures worse. The Δ-gate, the joints
+        and the match map also lie on the pass's own grid.
         """
-        size = tuple(params.x.shape[-2:])
+        size = size_of(params.x)
         self.sizes.add(size)
         return self._call_of(params) if size == self.size else None
 
-    def bridge(self, call: Call, gen: Tensor, to_epsilon: float) -> Tensor:
-        """λ·LowPass(Δ) of a model call whose images' predictions for c_gen are these."""
-        return self.run.bridged(gen, call.appearance, call.lam, to_epsilon)
+    def drawing(self, t: float, rows: Sequence[Row], x: Tensor) -> AbstractContextManager:
+        """A U-Net call of the sampler with these rows."""
+        return self.run.step(t, rows, size_of(x), self.hires)
 
-    def close(self) -> None:
-        """Let go of the U-Net and the sampler."""
-        self.link.run = None
-        while self.undo:
-            self.undo.pop()()
-        if self.run is not None:
+    def bridge(self, call: C, gen: Tensor, appearance: Tensor, to_epsilon: float) -> Tensor:
+        """λ·LowPass(Δ) of a model call whose images' predictions for c_gen are these."""
+        return self.run.bridged(gen, appearance, call.lam, to_epsilon)
+
+    def close(self) -> Shown:
+        """Let go of the U-Net and the sampler; the answer is what there is to show."""
+        shown, run = Shown(), self.started
+        undo_all(self.undo)
+        if run is not None:
+            run.close()
             self._tell_notes()
             if self.sizes and self.size not in self.sizes:
-                self.seal.note("The sampler never looked at the picture in its own size, so it was drawn without SeAl.")
-            if self.settings.show_disagreement and self.run.gate is not None and self.run.gate.map() is not None:
-                self.seal.disagreement = list(self.run.gate.picture())
+                self.session.note("The sampler never worked at the picture's own size, so SeAl had no effect.")
+            disagreement = run.gate.picture() if run.gate is not None and self.settings.show_disagreement else None
+            matches: list[Pixels] = []
             if self.watch.index is not None:
-                self.seal.matches = self._matches()
-            self.run.close()
-        self.call = self.run = None
-
-    def _matches(self) -> list[np.ndarray]:
-        """What every image found in the reference."""
-        height, width = (CELL * n for n in self.size)
-        shown = fit(as_tensor(self.seal.request.references[0].rgb), height, width)[0][0]
-        mask = self.run.references[0][0].mask
-        found = dict(zip(self.watch.images, zip(self.watch.index, self.watch.amount, strict=True), strict=True))
-        return [match_map(shown, mask, *found[image]) for image in sorted(found)]
-
-
-def networks() -> tuple[tuple[str, float], ...]:
-    """Hypernetworks and LoRAs with their strengths, where the host lists them."""
-    found = [(network.name, float(network.unet_multiplier)) for network in getattr(sys.modules.get("networks"), "loaded_networks", ())]
-    return (*found, *((net.name, float(net.multiplier)) for net in getattr(shared, "loaded_hypernetworks", ())))
-
-
-@contextmanager
-def settled(like: Tensor) -> Iterator[None]:
-    """What an autoencoder draws at random is the same each time, and the host's own random numbers are left alone."""
-    with torch.random.fork_rng(devices=[like.device] if like.is_cuda else []):
-        torch.manual_seed(0)
-        yield
-
-
-def _finite(latent: Tensor) -> Tensor:
-    if not torch.isfinite(latent).all():
-        raise Refusal("The VAE makes no sense of the reference in this precision; try --no-half-vae. The picture is drawn without SeAl.")
-    return latent.detach()
+                reference, _, _ = self.session.references[0].on_canvas(*(CELL * n for n in self.size))
+                matches = self.watch.maps(reference[0], run.references[0][0].mask)
+            shown = Shown(() if disagreement is None else tuple(disagreement), tuple(matches))
+        self.call = self.started = None
+        return shown

@@ -1,8 +1,8 @@
-"""SeAl in AUTOMATIC1111's WebUI and Forge: one `Seal` for one generation, attached to its `p` and gone with it.
+"""SeAl in AUTOMATIC1111's WebUI and Forge: one `Session` for one generation, attached to its `p` and gone with it.
 
-seal = begin(p, request)            before_process
-seal.before_sampling(x)             process_before_every_sampling, of the first and of the hires pass
-on_cfg_denoiser, on_cfg_denoised    every model call; registered once, idle without a Seal on `p`. Forge has only the first.
+session = begin(p, request)         before_process
+session.before_sampling(x)          process_before_every_sampling, of the first and of the hires pass
+on_cfg_denoiser, on_cfg_denoised    every model call; registered once, idle without a Session on `p`. Forge has only the first.
 end(p)                              postprocess, p.close() and the next begin: whichever comes first
 """
 
@@ -17,42 +17,57 @@ from modules import errors, shared
 from PIL import Image
 from torch import Tensor
 
-from seal_ext.core.skeleton import Skeleton
-from seal_ext.request import REFERENCE_KEY, Request, subject
+from seal_ext.core.canvas import size_of
+from seal_ext.core.mask import Subject
+from seal_ext.layers import shadow, undo_all, wrap
+from seal_ext.reference import Reference
+from seal_ext.request import REFERENCE_KEY, Request, looked
 
-from ..layers import shadow, undo_all
 from . import a1111, forge, process_state
-from .sampling_pass import ATTRIBUTE, Pass, Prepared, Refusal
+from .controlnet.structures import Structures
+from .sampling_pass import ATTRIBUTE, Prepared, Refusal, SamplingPass, Shown
 
 
-class Seal:
+class Session:
     """The life of one generation in this host: its passes, its notes to the user, and everything that has to be undone."""
 
-    def __init__(self, p, request: Request):
-        self.p, self.request, self.settings = p, request, request.settings
-        self.bridge_refused = ""  # why Delta-Bridge cannot work beside something the user switched on
+    def __init__(self, p: Any, request: Request):
+        self.p = p
+        looked_at = tuple(looked(reference, request.settings.mask_source) for reference in request.references)
+        self.request, self.settings = replace(request, references=looked_at), request.settings
+        self.structures = Structures()  # what ControlNet's units said
+        self.shown = Shown()  # what the passes showed
         self.undo: list[Callable[[], None]] = []  # at the end of the generation
-        self.listening: list[Callable[[], None]] = []  # at the end of a pass
-        self.levels, self.heard = None, ""  # what the sampler said its σ or timesteps are, and when asked for which of them
-        self.size: tuple[int, int] | None = None  # of the pass's latents, where the host says
-        self.prepared: Prepared | None = None  # for the pass to come, where the host wants that before it samples
-        self.passing: Pass | None = None
         self.given_up = self.closed = False
-        self.aligned: list[np.ndarray] = []  # maps, for whoever wants to see them
-        self.figures: list[np.ndarray] = []  # where those maps' figures are, on the canvas
-        self.skeleton: Skeleton | None = None  # an aligned pose's joints, in shares of the canvas
-        self.poses: dict[int, Skeleton] = {}  # the joints of references, by their numbers and in their own pixels
-        self.units: list = []  # the user's enabled ControlNet units
-        self.disagreement: list[np.ndarray] = []
-        self.matches: list[np.ndarray] = []
-        self.subjects = []
-        if self.settings.show_match and len(request.references) > 1:
-            self.note("The match map shows what was found in one reference; with several there is none.")
-        for asked in request.references:
-            found, why = subject(asked, self.settings.mask_source)
-            self.subjects.append(found)
-            for sentence in why:
-                self.note(sentence)
+        self.close_of_p: Callable[[], None] | None = None  # as this session shadows it
+        # Of the pass to come, or the one that goes on.
+        self.listening: list[Callable[[], None]] = []  # undone at its end
+        self.levels, self.heard = None, ""  # what the sampler said its σ or timesteps are, and when asked for which of them
+        self.size: tuple[int, int] | None = None  # of its latents, where the host says
+        self.prepared: Prepared | None = None  # where the host wants that before it samples
+        self.passing: SamplingPass | None = None
+        if self.settings.show_match and len(self.references) > 1:
+            self.note("The match map can show only one reference. With several there is none.")
+        for sentence in (reason for one in self.subjects if not one.known for reason in one.reasons):
+            self.note(sentence)
+
+    @property
+    def references(self) -> tuple[Reference, ...]:
+        return self.request.references
+
+    @property
+    def subjects(self) -> tuple[Subject, ...]:
+        return tuple(one.seen for one in self.references)
+
+    @property
+    def bridge_refused(self) -> str:
+        """Why Delta-Bridge cannot work here, if it cannot."""
+        return self.structures.bridge_refused
+
+    def align(self, structures: Structures) -> None:
+        """What ControlNet's units say counts from here on, and their own maps come back at the end."""
+        self.structures = structures
+        self.undo.append(structures.restore)
 
     def note(self, sentence: str) -> None:
         """Something the user reads under the picture."""
@@ -60,21 +75,21 @@ class Seal:
 
     def infotext(self) -> dict[str, str]:
         """What a picture remembers of this: the settings that differ, and the references by their content."""
-        return self.settings.to_infotext() | {REFERENCE_KEY: " ".join(asked.hash for asked in self.request.references)}
+        return self.settings.to_infotext() | {REFERENCE_KEY: " ".join(one.hash for one in self.references)}
 
     # ---- passes
 
     def before_sampling(self, x: Tensor | None = None) -> None:
         """A pass is about to begin with latents like x, a new sampler and perhaps another checkpoint."""
         self.end_pass()
-        self.size = None if x is None else tuple(x.shape[-2:])
+        self.size = None if x is None else size_of(x)
         sampler = self.p.sampler
         for name in ("get_sigmas", "get_timesteps"):
             own = getattr(sampler, name, None)
             if own is not None:
                 self.listening.append(shadow(sampler, name, self._heard(name, own)))
         if not self.closed and not self.given_up:
-            self.trying(lambda: host_pass().announce(self, x))
+            self.prepared = self.trying(lambda: host_pass().announce(self, x))
 
     def _heard(self, name: str, own: Callable) -> Callable:
         def listening(*args, **kwargs):
@@ -83,24 +98,23 @@ class Seal:
 
         return listening
 
-    def step(self, params) -> None:
+    def step(self, params: Any) -> None:
         """A model call is about to be made."""
         if not self.closed and not self.given_up:
             self.trying(lambda: self._step(params))
 
-    def _step(self, params) -> None:
+    def _step(self, params: Any) -> None:
         levels = None
         if self.passing is not None and not self.passing.goes_on(params):
             levels = self.passing.levels  # a refiner took over: it goes on where the model before it stood
-            self.passing.close()
-            self.passing = None
+            self._close_pass()
         if self.passing is None:
             self.passing = host_pass()(self, params, levels)
             self.passing.start()
         self.passing.step(params)
 
     def trying(self, act: Callable[[], Any], instead: Any = None) -> Any:
-        """What an act of SeAl's answers. After one that fails there are no more, and this is the answer."""
+        """What an act of SeAl's returns, or `instead` if it fails; after a failure SeAl takes no further part."""
         try:
             return act()
         except Refusal as refusal:
@@ -108,13 +122,14 @@ class Seal:
         except Exception as error:
             # The host would swallow it: say so, and let the user have the picture.
             errors.report("SeAl stopped", exc_info=True)
-            self.give_up(f"SeAl stopped because of an error ({_said(error)}); from there on the picture is drawn without it.")
+            self.give_up(f"SeAl stopped because of an error ({_said(error)}). The rest of the picture is drawn without SeAl.")
         return instead
 
-    def denoised(self, params) -> None:
+    def denoised(self, params: Any) -> None:
         """A model call was made."""
-        if self.passing is not None:
-            self.trying(lambda: self.passing.denoised(params))
+        passing = self.passing
+        if passing is not None:
+            self.trying(lambda: passing.denoised(params))
 
     def give_up(self, sentence: str) -> None:
         self.given_up = True
@@ -122,72 +137,78 @@ class Seal:
         self.end_pass()
 
     def end_pass(self) -> None:
-        if self.passing is not None:
-            self.passing.close()
+        self._close_pass()
         undo_all(self.listening)
-        self.passing = self.levels = self.prepared = None
+        self.levels = self.prepared = None
+
+    def _close_pass(self) -> None:
+        passing, self.passing = self.passing, None
+        if passing is not None:
+            self.shown = passing.close().before(self.shown)
 
     # ---- the end
 
-    def add_pictures(self, processed) -> None:
+    def add_pictures(self, processed: Any) -> None:
         """The pictures that were asked for, after those that were drawn."""
-        wanted = {"show_aligned": self.aligned, "show_match": self.matches, "show_disagreement": self.disagreement,
-                  "show_mask": self._masks()}  # fmt: skip
+        masks = [one.mask.astype(np.uint8) * 255 for one in self.subjects if one.known]
+        wanted = {"show_aligned": self.structures.aligned, "show_match": self.shown.matches, "show_disagreement": self.shown.disagreement,
+                  "show_mask": masks}  # fmt: skip
         for name, pictures in wanted.items():
             for picture in pictures if getattr(self.settings, name) else ():
                 processed.images.append(Image.fromarray(picture))
                 processed.infotexts.append(name.replace("show_", "SeAl "))
-
-    def _masks(self) -> list[np.ndarray]:
-        return [found.mask.astype(np.uint8) * 255 for found in self.subjects if found is not None]
 
     def close(self) -> None:
         """Put everything back; any number of times."""
         if self.closed:
             return
         self.closed = True
-        self.end_pass()
-        undo_all(self.undo)
+        try:
+            self.end_pass()
+        finally:
+            undo_all(self.undo)
 
 
-def host_pass() -> type[Pass]:
+def host_pass() -> type[SamplingPass]:
     """How this host is sampled with: Forge and its relatives hold a model's parts apart."""
     return forge.Pass if hasattr(shared.sd_model, "forge_objects") else a1111.Pass
 
 
-def begin(p, request: Request) -> Seal:
+def begin(p: Any, request: Request) -> Session:
     """A generation begins. Whatever an earlier one left behind ends here."""
     end(p)
-    seal = Seal(p, request)
-    for asked in request.references:
-        if sentence := process_state.remember(asked):
-            seal.note(sentence)
-    before = vars(p).get("close")
+    session = Session(p, request)
+    for reference in request.references:
+        if sentence := process_state.remember(reference):
+            session.note(sentence)
 
-    def close():
-        try:
-            end(p)
-        finally:
-            type(p).close(p) if before is None else before()
+    def closing(own: Callable) -> Callable:
+        def close() -> None:
+            try:
+                end(p)
+            finally:
+                own()
 
-    close.of_seal = seal
-    seal.undo += [shadow(p, "close", close), shadow(p, ATTRIBUTE, seal)]
-    return seal
+        return close
+
+    session.undo += [wrap(p, "close", closing), shadow(p, ATTRIBUTE, session)]
+    session.close_of_p = vars(p)["close"]
+    return session
 
 
-def end(p) -> None:
+def end(p: Any) -> None:
     """The generation of this `p` is over, however it ended."""
-    seal = vars(p).get(ATTRIBUTE)
-    if seal is None:
+    session = vars(p).get(ATTRIBUTE)
+    if session is None:
         return
-    seal.close()
+    session.close()
     # A copy of a `p`, as the XYZ plot makes it, carries these along, and they belong to the original.
     vars(p).pop(ATTRIBUTE, None)
-    if getattr(vars(p).get("close"), "of_seal", None) is seal:
+    if vars(p).get("close") is session.close_of_p:
         del vars(p)["close"]
 
 
-def for_inner_pass(p, asked: Request) -> Request:
+def for_inner_pass(p: Any, asked: Request) -> Request:
     """What was asked for, where this may be a picture that another extension draws on its own inside the user's."""
     settings = asked.settings
     if not getattr(p, "_ad_inner", False) or not settings.enabled:
@@ -196,24 +217,24 @@ def for_inner_pass(p, asked: Request) -> Request:
     return replace(asked, settings=replace(settings, enabled=settings.inner, align=False))
 
 
-def of(p) -> Seal | None:
+def of(p: Any) -> Session | None:
     """The generation that SeAl takes part in, if it does."""
     return getattr(p, ATTRIBUTE, None)
 
 
-def on_cfg_denoiser(params) -> None:
-    seal = of(getattr(params.denoiser, "p", None))
-    if seal is not None:
-        seal.step(params)
+def on_cfg_denoiser(params: Any) -> None:
+    session = of(getattr(params.denoiser, "p", None))
+    if session is not None:
+        session.step(params)
 
 
-def on_cfg_denoised(params) -> None:
+def on_cfg_denoised(params: Any) -> None:
     passing = vars(params.inner_model).get(ATTRIBUTE)
     if passing is not None:
-        passing.seal.denoised(params)
+        passing.session.denoised(params)
 
 
-def refuse(p, sentence: str) -> None:
+def refuse(p: Any, sentence: str) -> None:
     """An API call gets the sentence as an error; on the page it stands under a picture that is drawn without SeAl."""
     # The host swallows what a script raises, and not what its own work raises: this is the first thing it does after asking scripts.
     first = next((name for name in ("fill_fields_from_opts", "setup_prompts") if hasattr(p, name)), None)

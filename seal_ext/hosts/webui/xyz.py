@@ -47,7 +47,7 @@ def kept(name: str) -> str:
     """The hash of a reference in SeAl's store, as infotext and the store's file names tell it; nothing else of the disk can be named."""
     wanted = name.strip().removesuffix(".png")
     if process_state.recall(wanted) is None:
-        raise SettingsError("reference", f"Reference (reference): none in SeAl's store has the hash {wanted[:40]!r}.")
+        raise SettingsError("reference", f"Reference (reference): SeAl's store has no picture with the hash {wanted[:40]!r}.")
     return wanted
 
 
@@ -108,19 +108,19 @@ def several(setting: Setting, text: str) -> list[Value]:
         elif part.strip():
             found.append(setting.read(part.strip()))
     if not found:
-        raise setting.error("has no values on its axis")
+        raise setting.error("needs values on its axis")
     return found
 
 
 def _range(setting: Setting, first: str, last: str, step: str | None, count: str | None) -> list[Value]:
-    low, high = (setting.read(text) for text in (first, last))
+    low, high = (float(setting.read(text)) for text in (first, last))
     if count is not None:
         pieces = max(int(count) - 1, 1)
         values = [low + (high - low) * i / pieces for i in range(int(count))]
     else:
         width = float(step or 1)
         if high < low or width == 0 or (high - low) / width > MOST_VALUES:
-            raise setting.error(f"has a range that rises in at most {MOST_VALUES} steps, not {first}-{last}")
+            raise setting.error(f"needs a range that rises in at most {MOST_VALUES} steps, not {first}-{last}")
         # Half a step's tolerance would add a value, and rounding must not lose the last one.
         values = [low + width * i for i in range(int((high - low) / width + 1e-6) + 1)]
     return [setting.checked(round(value) if setting.kind is int else round(value, 8)) for value in values[:MOST_VALUES]]

@@ -8,24 +8,24 @@ from typing import Any
 
 import numpy as np
 
-from seal_ext.core.geometry import STRETCH
-from seal_ext.core.subject import AlignError
+from seal_ext.core.canvas import STRETCH
+from seal_ext.core.pixels import AlignError, Pixels
 
 MODULE = "lib_controlnet.external_code"
-BATCHWISE = ()  # here such units ask which rows are whose
+BATCHWISE: tuple[str, ...] = ()  # here such units ask which rows are whose
 DRAWN = 5  # brighter than this is drawn, for this ControlNet
 
 
-def _external():
+def _external() -> Any:
     return sys.modules[MODULE]
 
 
-def own(given: Any):
+def own(given: Any) -> Any:
     """A unit of ControlNet's own class, whatever the API sent; never the user's object."""
     return _external().ControlNetUnit.from_dict(given) if isinstance(given, dict) else replace(given)
 
 
-def picture(unit) -> np.ndarray | None:
+def picture(unit: Any) -> Pixels | None:
     """What the unit shows, RGB; what a brush drew on an empty canvas is the structure itself."""
     if unit.use_preview_as_input and unit.generated_image is not None:
         return _rgb(np.asarray(unit.generated_image))
@@ -37,7 +37,7 @@ def picture(unit) -> np.ndarray | None:
     return _rgb(image)
 
 
-def _layers(unit) -> tuple[np.ndarray | None, np.ndarray | None]:
+def _layers(unit: Any) -> tuple[Pixels | None, Pixels | None]:
     """The unit's picture and what was drawn on it: two fields in Forge, one with both in reForge."""
     image = unit.image
     if isinstance(image, dict):
@@ -46,20 +46,21 @@ def _layers(unit) -> tuple[np.ndarray | None, np.ndarray | None]:
     return image, None if drawn is None else drawn[..., 3]
 
 
-def _rgb(image: np.ndarray) -> np.ndarray:
+def _rgb(image: Pixels) -> Pixels:
     """Three channels; what is transparent is white, as for this ControlNet."""
     image = image[..., None] if image.ndim == 2 else image
     if image.shape[2] == 4:
         alpha = image[..., 3:].astype(np.float32) / 255
-        return (image[..., :3] * alpha + 255 * (1 - alpha)).clip(0, 255).astype(np.uint8)
+        mixed: Pixels = (image[..., :3] * alpha + 255 * (1 - alpha)).clip(0, 255).astype(np.uint8)
+        return mixed
     return np.repeat(image[..., :1], 3, 2) if image.shape[2] < 3 else image[..., :3]
 
 
 def resize_mode(value: Any) -> str:
-    return _external().resize_mode_from_value(value).value
+    return str(_external().resize_mode_from_value(value).value)
 
 
-def preprocessed(unit, rgb: np.ndarray, canvas: tuple[int, int], mode: str) -> Any:
+def preprocessed(unit: Any, rgb: Pixels, canvas: tuple[int, int], mode: str) -> Any:
     """What the unit's preprocessor makes of a picture."""
     try:
         preprocessor = sys.modules["lib_controlnet.global_state"].get_preprocessor(unit.module)
@@ -74,7 +75,7 @@ def preprocessed(unit, rgb: np.ndarray, canvas: tuple[int, int], mode: str) -> A
         fitting = _external().resize_mode_from_value(mode)
         given["resolution"] = _external().pixel_perfect_resolution(rgb, target_H=canvas[1], target_W=canvas[0], resize_mode=fitting)
     for name, (slider, otherwise) in fallback.items():
-        if given[name] < 0:  # what a unit says that leaves it to the preprocessor
+        if given[name] < 0:  # so a unit leaves it to the preprocessor
             given[name] = slider.gradio_update_kwargs.get("value", otherwise)
     result = preprocessor(input_image=rgb, input_mask=None, **{**given, "resolution": int(given["resolution"])})
     if not isinstance(result, np.ndarray) or result.ndim not in (2, 3):
@@ -82,17 +83,18 @@ def preprocessed(unit, rgb: np.ndarray, canvas: tuple[int, int], mode: str) -> A
     return result
 
 
-def ready(unit, image: np.ndarray):
+def ready(unit: Any, image: Pixels) -> Any:
     """The unit with a map that is made already and fits the canvas."""
     mode = _external().resize_mode_from_value(STRETCH)
     empty = np.zeros((*image.shape[:2], 4), np.uint8)
     if isinstance(unit.image, dict) or not hasattr(unit, "image_fg"):
-        pictures = {"image": {"image": image, "mask": np.zeros_like(image)}, "mask_image": None}
+        pictures: dict[str, Any] = {"image": {"image": image, "mask": np.zeros_like(image)}, "mask_image": None}
     else:
         pictures = {"image": image, "image_fg": empty, "mask_image": None, "mask_image_fg": None}
     return replace(unit, module="None", use_preview_as_input=False, resize_mode=mode, **pictures)
 
 
-def told(unit) -> str:
+def told(unit: Any) -> str:
     """The unit as an infotext has it."""
-    return sys.modules["lib_controlnet.infotext"].serialize_unit(unit)
+    infotext: Any = sys.modules["lib_controlnet.infotext"]
+    return str(infotext.serialize_unit(unit))

@@ -7,24 +7,24 @@ from typing import Any
 
 import numpy as np
 
-from seal_ext.core.geometry import STRETCH
-from seal_ext.core.subject import AlignError
+from seal_ext.core.canvas import STRETCH
+from seal_ext.core.pixels import AlignError, Pixels
 
 MODULE = "internal_controlnet.external_code"
 # These units keep what they made for the rows of the first U-Net call: latents, or an adapter's tokens.
-BATCHWISE = ("reference", "inpaint_only", "colorfix", "ip-adapter", "instant_id")
+BATCHWISE: tuple[str, ...] = ("reference", "inpaint_only", "colorfix", "ip-adapter", "instant_id")
 
 
-def _external():
+def _external() -> Any:
     return sys.modules[MODULE]
 
 
-def own(given: Any):
+def own(given: Any) -> Any:
     """A unit of ControlNet's own class, whatever the API sent; never the user's object."""
     return _external().ControlNetUnit.from_dict(given) if isinstance(given, dict) else given.copy()
 
 
-def picture(unit) -> np.ndarray | None:
+def picture(unit: Any) -> Pixels | None:
     """What the unit shows, RGB; what a brush drew on its canvas is the structure itself."""
     images = unit.get_input_images_rgba()
     if not images:
@@ -35,10 +35,10 @@ def picture(unit) -> np.ndarray | None:
 
 
 def resize_mode(value: Any) -> str:
-    return _external().resize_mode_from_value(value).value
+    return str(_external().resize_mode_from_value(value).value)
 
 
-def preprocessed(unit, rgb: np.ndarray, canvas: tuple[int, int], mode: str) -> Any:
+def preprocessed(unit: Any, rgb: Pixels, canvas: tuple[int, int], mode: str) -> Any:
     """What the unit's preprocessor makes of a picture; ControlNet remembers it for the run."""
     preprocessor = type(unit).cls_get_preprocessor(unit.module)
     if preprocessor is None or not preprocessor.returns_image:
@@ -52,11 +52,11 @@ def preprocessed(unit, rgb: np.ndarray, canvas: tuple[int, int], mode: str) -> A
     return preprocessor.cached_call(rgb, resolution=resolution, **sliders, low_vram=False, model=unit.model).value
 
 
-def ready(unit, image: np.ndarray):
+def ready(unit: Any, image: Pixels) -> Any:
     """The unit with a map that is made already and fits the canvas."""
     return unit.copy(update=dict(module="none", image=image, mask=None, resize_mode=type(unit.resize_mode)(STRETCH)))
 
 
-def told(unit) -> str:
+def told(unit: Any) -> str:
     """The unit as an infotext has it."""
-    return unit.serialize()
+    return str(unit.serialize())

@@ -65,7 +65,7 @@ def read(checkpoint: str | Path | None) -> Described | None:
             return None
         folder = path.parent / text["version"]
         if missing := [name for name in WORDS if not (folder / name).is_file()]:
-            print(f"SeAl's small models: {path} says that its words are in {folder}, and there is no {missing[0]}; move that folder back.")
+            print(f"SeAl's small models: {path} needs {missing[0]} in the folder {folder}. Move that folder back.")
             return None
         config = json.loads((folder / WORDS[0]).read_text(encoding="utf-8"))
         return Described(params, unet, first["ddconfig"], first["embed_dim"], config.get("text_config", config), folder)

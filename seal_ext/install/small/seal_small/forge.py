@@ -44,6 +44,7 @@ class SealSmall(model_list.SD15):  # SD1's, so that Forge gives it SD1's engine
     def __init__(self, unet_config):
         super().__init__(unet_config)
         described = opening()
+        assert described is not None  # Forge asks `matches` first
         self.unet_config |= described.heads
         self.huggingface_repo = str(written(described))
         self.latent_format.scale_factor = described.scale  # where Forge Neo looks for it

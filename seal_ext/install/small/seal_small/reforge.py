@@ -49,7 +49,9 @@ class SealSmall(supported_models.SD15):
         return described is not None and described.fits(unet_config, state if state_dict is None else state_dict)
 
     def __init__(self, unet_config):
-        self.described = described = opened[-1][0]
+        described = opened[-1][0]
+        assert described is not None  # the host asks `matches` first
+        self.described = described
         self.unet_extra_config = described.heads
         self.latent_format = functools.partial(latent_formats.SD15, scale_factor=described.scale)
         self.sampling_settings = {name: described.params[name] for name in ("linear_start", "linear_end", "timesteps")}

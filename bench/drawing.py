@@ -1,0 +1,73 @@
+"""What everything that is measured is drawn with: the embedded model, opened once for all, with its sampling steps and its guidance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+
+from bench.cases import SIZE
+from bench.cli import UserError
+from seal_ext.studio.checkpoint import EMBEDDED, CheckpointError, Expanded, expand, load_diffusers
+from seal_ext.studio.models import quiet
+
+STEPS, GUIDANCE = 20, 4.0
+CHUNK = 16
+
+
+Keep = Callable[[int, torch.Tensor], None]
+
+
+def sample(pipe, prompts: Sequence[str], hints: torch.Tensor, noise: torch.Tensor, keep: Keep | None = None, strength: float = 1.0):
+    """Latents drawn from prompts and hints; `keep(t, latent)` may rewrite the latents in place after each step."""
+    watched = None if keep is None else lambda number, t, latents: keep(int(t), latents)
+    drawn = pipe(list(prompts), image=hints, height=hints.shape[-2], width=hints.shape[-1], latents=noise, output_type="latent",
+                 num_inference_steps=STEPS, guidance_scale=GUIDANCE, negative_prompt=[""] * len(prompts), callback=watched,
+                 adapter_conditioning_scale=strength)  # fmt: skip
+    return drawn.images
+
+
+class Model:
+    """The expanded embedded model's pipeline with what a bench needs of it, in chunks that fit anywhere."""
+
+    def __init__(self, files: Expanded):
+        quiet()
+        self.pipe = load_diffusers(files.checkpoint, files.adapter).pipeline()
+        self.pipe.set_progress_bar_config(disable=True)
+        self.vae, self.factor = self.pipe.vae, self.pipe.vae.config.scaling_factor
+
+    @torch.no_grad()
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.cat([self.vae.encode(chunk * 2 - 1).latent_dist.mean * self.factor for chunk in images.split(CHUNK)])
+
+    @torch.no_grad()
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Pictures in [0, 1], as 8-bit files would hold them."""
+        images = torch.cat([self.vae.decode(chunk / self.factor).sample for chunk in latents.split(CHUNK)])
+        return ((images + 1) / 2 * 255).round().clamp(0, 255) / 255
+
+    def through_vae(self, images: torch.Tensor) -> torch.Tensor:
+        return self.decode(self.encode(images))
+
+    def noise(self, seeds: torch.Tensor) -> torch.Tensor:
+        """One latent of noise a seed, whatever the batch."""
+        side = SIZE // self.pipe.vae_scale_factor
+        size = (self.pipe.unet.config.in_channels, side, side)
+        return torch.stack([torch.randn(size, generator=torch.Generator().manual_seed(seed)) for seed in seeds.tolist()])
+
+    def draw(self, prompts: Sequence[str], hints: torch.Tensor, noise: torch.Tensor, keep=None) -> torch.Tensor:
+        """Latents sampled from prompts and hints; `keep(rows, step, latent)` may rewrite the latents after each step."""
+        parts = []
+        for rows in torch.arange(len(prompts)).split(CHUNK):
+            kept = None if keep is None else partial(keep, rows)
+            parts.append(sample(self.pipe, [prompts[i] for i in rows.tolist()], hints[rows], noise[rows], kept))
+        return torch.cat(parts)
+
+
+def open_model() -> Model:
+    """The committed one."""
+    try:
+        return Model(expand(EMBEDDED, EMBEDDED / "expanded"))
+    except CheckpointError as error:
+        raise UserError(f"the embedded model cannot be set up: {error}") from error

@@ -1,0 +1,126 @@
+"""What every measurement of methods shares: columns of figures batch by batch, and the figures of a method from them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import cv2
+import torch
+
+from bench.cases import SIZE
+from bench.drawing import Model, open_model
+from bench.judge.reading import Judge
+from bench.metrics.bootstrap import Interval, mean, ratio, recovered, recovered_difference
+from bench.world.sheet import grid, save_png
+from seal_ext.studio.checkpoint import EMBEDDED
+
+from .methods import TUNING, Drawn
+from .scores import score
+from .tasks import TASKS, Task
+
+ROOT = Path(__file__).resolve().parents[2]
+BATCH = 8
+FEW = 8  # pictures of every case but `pose`
+CACHE = Path("out/identity")
+Method = Callable[[Model, Task], Drawn]
+Columns = dict[str, torch.Tensor]  # one row an image
+
+
+def weights_name() -> str:
+    """Tells the weights by which something was measured."""
+    return _weights().hexdigest()[:16]
+
+
+def fingerprint() -> str:
+    """Changes with the weights and with any code that could change a result."""
+    digest, code = _weights(), [path for top in ("bench", "seal_ext") for path in (ROOT / top).rglob("*.py")]
+    drawing = [path for path in code if not {"ui", "webui", "install"} & set(path.parts)]
+    for path in sorted([*drawing, TUNING]):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _weights():
+    return hashlib.sha256((EMBEDDED / "manifest.json").read_bytes())
+
+
+def batches(seeds: range) -> list[range]:
+    return [range(start, min(start + BATCH, seeds.stop)) for start in range(seeds.start, seeds.stop, BATCH)]
+
+
+def columns_of(parts: Iterable[dict[str, list[float]]]) -> Columns:
+    """The columns of all batches as one."""
+    parts = list(parts)
+    return {name: torch.tensor([value for part in parts for value in part[name]]) for name in parts[0]}
+
+
+class Measurement:
+    """Columns of every case and method, batch by batch; what an interrupted run had done is read again."""
+
+    def __init__(self):
+        self.folder = CACHE / fingerprint()
+        self.model: Model | None = None
+        self.judge: Judge | None = None
+
+    def columns(self, case: str, name: str, method: Method, seeds: range) -> Columns:
+        return columns_of(self._batch(case, name, method, rows) for rows in batches(seeds))
+
+    def picture(self, case: str, name: str, seeds: range) -> torch.Tensor | None:
+        """What was drawn for the first batch of a case, (images, 3, height, width), if it was measured."""
+        path = self._path(case, name, batches(seeds)[0]).with_suffix(".png")
+        strip = cv2.imread(str(path)) if path.exists() else None
+        if strip is None:
+            return None
+        pictures = torch.from_numpy(strip[..., ::-1].copy()).permute(2, 0, 1).float() / 255
+        return pictures.unflatten(2, (-1, SIZE)).permute(2, 0, 1, 3)
+
+    def _path(self, case: str, name: str, seeds: range) -> Path:
+        return self.folder / f"{case}-{name}-{seeds.start}-{seeds.stop}.json"
+
+    def _batch(self, case: str, name: str, method: Method, seeds: range) -> dict[str, list[float]]:
+        path = self._path(case, name, seeds)
+        if path.exists():
+            return json.loads(path.read_text(encoding="utf-8"))
+        if self.model is None:
+            self.model, self.judge = open_model(), Judge.load()
+        print(f"{case}: {name}, seeds {seeds.start}:{seeds.stop}", file=sys.stderr, flush=True)
+        task = TASKS[case](torch.arange(seeds.start, seeds.stop))
+        drawn = method(self.model, task)
+        result = score(self.model, self.judge, task, drawn)
+        save_png(grid([self.model.decode(drawn.latents)]), path.with_suffix(".png"))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_suffix(".part")
+        unfinished.write_text(json.dumps(result), encoding="utf-8")
+        unfinished.replace(path)
+        return result
+
+
+def figures(method: Columns, none: Columns) -> dict[str, Interval]:
+    """The figures of one method on one case, or on several cases joined."""
+    result = {
+        "identity": recovered(none["identity"], method["identity"], none["identity_vae"]),
+        "pattern": recovered(none["pattern"], method["pattern"], none["pattern_vae"]),
+        "structure": mean(method["structure"]),
+        "text": ratio(method["found"], method["asked"]),
+        "leak": ratio(method["leaked"], method["could_leak"]),
+        "background_distance": mean(method["background_distance"]),
+        "seconds": mean(method["seconds"]),
+        "unet_rows": mean(method["unet_rows"]),
+    }
+    if "sharpness" in method:
+        result["sharpness"] = ratio(method["sharpness"], method["sharpness_truth"])
+    if "matched" in method:
+        result["match"] = ratio(method["matched"], method["matchable"])
+    if "others" in method:
+        result["conflict_success"] = mean(method["conflict_success"])
+        result["others_identity"] = recovered(none["others"], method["others"], none["others_vae"])
+    return result
+
+
+def paired(seal: Columns, peer: Columns, none: Columns) -> dict[str, Interval]:
+    """How much more of identity and pattern SeAl recovers than a peer, on the same cases."""
+    return {key: recovered_difference(none[key], seal[key], peer[key], none[key + "_vae"]) for key in ("identity", "pattern")}

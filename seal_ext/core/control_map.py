@@ -1,0 +1,101 @@
+"""Control maps: what stands out from a map's background, and the body that a pose map's joints make."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+
+from .mask import Box, Subject, subject_of
+from .pixels import AlignError, Mask, Pixels, as_rgb, checked_image
+from .skeleton import KNEES_AND_ANKLES, Skeleton, capsules, flesh, read_skeleton
+
+WORK_PIXELS = 1 << 20  # larger images are segmented at reduced size
+FLAT = 12  # levels of 255 by which a background may waver
+DIFFERS = 24  # levels from which on a pixel is not background
+LINES = ("edges", "lines")
+BLACK_BEHIND = ("skeleton", "silhouette", *LINES)
+
+
+def background_of(image: Pixels, kind: str | None = None) -> Pixels:
+    """What lies behind a map's figure: the border's median; for maps drawn on black or on white, the one of the two it is."""
+    border = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
+    median = np.median(border, axis=0)
+    top = 255 if image.dtype == np.uint8 else 1
+    if kind in BLACK_BEHIND:
+        median[:] = top if median[:3].mean() > top / 2 else 0
+    behind: Pixels = median.astype(image.dtype)
+    return behind
+
+
+def figure_of(structure: Pixels, room: float, kind: str | None = None) -> Mask | None:
+    """Where the picture of this control map will have its subject, with some room; None where that is not clear."""
+    try:
+        subject = from_control_map(structure, kind)
+    except AlignError:
+        return None
+    return subject.with_room(room) if subject.clear else None
+
+
+def from_control_map(image: object, kind: str | None = None, every: bool = False) -> Subject:
+    """What differs from a control map's background; a pose map's body is its joints with flesh on them."""
+    image = checked_image(image, "the structure image")
+    rgb = as_rgb(image)
+    if kind in (None, "skeleton"):
+        skeleton = read_skeleton(rgb)
+        if skeleton is not None:
+            return body_of(skeleton, *image.shape[:2])
+    small, grow = reduced(rgb, WORK_PIXELS)
+    difference = np.abs(small.astype(np.int16) - background_of(small, kind).astype(np.int16)).max(2).astype(np.uint8)
+    border = np.concatenate([difference[0], difference[-1], difference[:, 0], difference[:, -1]])
+    flat = bool((border <= FLAT).mean() > 0.5)
+    level = DIFFERS if flat else max(DIFFERS, cv2.threshold(difference, 0, 255, cv2.THRESH_OTSU)[0])
+    mask: Mask = difference > level
+    reasons: tuple[str, ...] = () if flat else ("The picture has no even background, so what stands out most counts as its subject.",)
+    thin = mask.any() and cv2.erode(mask.astype(np.uint8), np.ones((3, 3), np.uint8)).sum() < 0.2 * mask.sum()
+    if thin:
+        mask, closed = _filled(mask)
+        if not closed:
+            reasons += ("The structure's lines do not close around a body, so SeAl knows only how far they reach.",)
+        return subject_of(grow(mask), kind or "lines", every, closed, flat, reasons)
+    return subject_of(grow(mask), kind or "control map", every, even=flat, reasons=reasons)
+
+
+def body_of(skeleton: Skeleton, height: int, width: int) -> Subject:
+    """The body that joints make on a picture of this size."""
+    parts = capsules(skeleton)
+    mask = flesh(skeleton, height, width)
+    if not parts or not mask.any():
+        raise AlignError("SeAl cannot make a body from the pose map's joints.")
+    ends = np.array([(end, end) for a, b, _ in parts for end in (a, b)]).reshape(-1, 4)
+    reach = np.repeat([radius for *_, radius in parts], 2)[:, None] * np.array([-1, -1, 1, 1])
+    low, high = (ends + reach).min(0)[:2], (ends + reach).max(0)[2:]
+    legs = bool(skeleton.seen[list(KNEES_AND_ANKLES)].any())
+    cut, reasons = ((), ()) if legs else (("bottom",), ("The pose map shows no legs, so the body goes on below it.",))
+    return Subject(mask, Box(*map(float, (*low, *high))), "skeleton", cut, skeleton=skeleton, clear=legs, reasons=reasons)
+
+
+Grow = Callable[[Mask], Mask]
+
+
+def reduced(image: Pixels, pixels: int) -> tuple[Pixels, Grow]:
+    """The image at no more than so many pixels, and the way back for a mask."""
+    height, width = image.shape[:2]
+    shrink = (pixels / (height * width)) ** 0.5
+    if shrink >= 1:
+        return image, lambda mask: mask
+    small = cv2.resize(image, (max(1, round(width * shrink)), max(1, round(height * shrink))), interpolation=cv2.INTER_AREA)
+    return small, lambda mask: cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR) > 0.5
+
+
+def _filled(lines: Mask) -> tuple[Mask, bool]:
+    """The inside of an outline, and whether there is one: small gaps are bridged, the frame's edge closes what it cuts."""
+    reach = max(1, round(0.008 * max(lines.shape)))
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
+    wide = np.pad(lines.astype(np.uint8), reach + 1)
+    closed = cv2.morphologyEx(wide, cv2.MORPH_CLOSE, kernel)
+    contours, _ = cv2.findContours(closed, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    inside = cv2.drawContours(np.zeros_like(wide), contours, -1, 1, -1)[reach + 1 : -reach - 1, reach + 1 : -reach - 1].astype(bool)
+    hull_area = sum(cv2.contourArea(cv2.convexHull(c)) for c in contours)
+    return inside, bool(inside.sum() > 0.3 * hull_area)

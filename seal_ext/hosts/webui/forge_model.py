@@ -1,0 +1,113 @@
+"""A model as Forge's engine holds it: parts that the host moves between memories."""
+
+from __future__ import annotations
+
+import copy
+import math
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from modules import shared
+from torch import Tensor
+
+from seal_ext.layers import find_sites, shadow
+from seal_ext.settings import Settings
+
+from . import model, process_state
+from .model import Refusal, networks, settled
+
+NEEDED = ("clone", "set_model_unet_function_wrapper", "add_conditioning_modifier", "set_model_sampler_post_cfg_function")
+UNKNOWN = "SeAl does not know this relative of Forge: its U-Net lacks hooks that SeAl needs. The picture is drawn without SeAl."
+SWAPPED = "The refiner replaced the model's weights, and SeAl cannot tell them apart. The rest of the picture is drawn without SeAl."
+
+
+class Model(model.Model):
+    """A model as Forge's engine holds it: parts that the host moves between memories."""
+
+    @property
+    def objects(self) -> Any:
+        return getattr(self.sd, "forge_objects", None)
+
+    @property
+    def unet(self) -> torch.nn.Module | None:
+        return getattr(getattr(getattr(self.objects, "unet", None), "model", None), "diffusion_model", None)
+
+    @property
+    def scale(self) -> Any:
+        """What counts its noise levels: Forge and reForge name it differently."""
+        inner = self.objects.unet.model
+        return getattr(inner, "predictor", None) or getattr(inner, "model_sampling", None)
+
+    def check(self) -> None:
+        """Refuse a model that lacks something SeAl needs, before any of it is used."""
+        unet, vae = self.objects.unet, getattr(self.objects, "vae", None)
+        has = [(unet, name) for name in (*NEEDED, "model_options")] + [(self.scale, name) for name in ("timestep", "sigma")]
+        has += [(self.objects, "shallow_copy"), (self.sd, "encode_first_stage"), (getattr(vae, "patcher", None), "clone")]
+        if not all(hasattr(owner, name) for owner, name in has):
+            raise Refusal(UNKNOWN)
+        if swapped():
+            raise Refusal(SWAPPED)
+
+    def is_loaded(self) -> bool:
+        return super().is_loaded() and not swapped()
+
+    def weights(self) -> str:
+        return f"{super().weights()} {_parts()}"
+
+    def vae(self) -> str:
+        return f"{super().vae()} {_parts()}"
+
+    def extras(self) -> tuple[tuple[str, float], ...]:
+        # Here LoRAs are told by their files and strengths, as one text.
+        return (*networks(), (str(getattr(self.sd, "current_lora_hash", "")), 1.0))
+
+    def encode(self, image: Tensor) -> Tensor:
+        """The mean of the encoder's distribution, where the encoder gives one; the host's own autoencoder stays as it is."""
+        before, changed = self.objects, self.objects.shallow_copy()
+        changed.vae = copy.copy(before.vae)  # reForge's own clone() forgets some of what it needs
+        changed.vae.patcher = before.vae.patcher.clone()
+        pixels = image.to(shared.device) * 2 - 1
+        undo = _middle(changed.vae)
+        self.sd.forge_objects = changed
+        try:
+            with settled(pixels):
+                return self.sd.encode_first_stage(pixels)
+        finally:
+            self.sd.forge_objects = before
+            undo()
+
+
+def _middle(vae: Any) -> Callable[[], None]:
+    """Make an autoencoder with a patcher of its own give the mean; the function returned undoes what others can see of that."""
+    if hasattr(vae.patcher, "set_model_vae_regulation"):
+        vae.patcher.set_model_vae_regulation(lambda posterior: posterior.mode())
+    elif isinstance(getattr(draws := getattr(vae.first_stage_model, "regularization", None), "sample", None), bool):  # Forge Classic's
+        return shadow(draws, "sample", False)
+    return lambda: None  # then it samples, with the same seed each time
+
+
+def _parts() -> str:
+    """Of what the model is made up, beside its checkpoint: modules that the user chose, and how its weights are stored."""
+    return str(getattr(getattr(sys.modules.get("modules.sd_models"), "model_data", None), "forge_hash", ""))
+
+
+def swapped() -> bool:
+    """Whether the U-Net has a refiner's weights in the name of the model before it, as Forge Neo may give it."""
+    return getattr(sys.modules.get("modules.sd_samplers_common"), "ORIGINAL_CHECKPOINT", None) is not None
+
+
+def room(unet: torch.nn.Module, size: tuple[int, int], settings: Settings, steps: int, readings: int = 1) -> int:
+    """How many bytes of the U-Net's memory the references may take in a pass: no more than the cache still has."""
+    sites = {site.name: site for site in find_sites(unet)}
+    blocks, shrunk, each = settings.block_weights(), 1, 0
+    for name, module in unet.named_modules():
+        kind = type(module).__name__
+        shrunk = shrunk * 2 if kind == "Downsample" else max(shrunk // 2, 1) if kind == "Upsample" else shrunk
+        if name in sites and blocks.weight(sites[name].part, sites[name].index) > 0:
+            tokens = math.ceil(size[0] / shrunk) * math.ceil(size[1] / shrunk)
+            weight = next(module.to_k.parameters())
+            each += 3 * tokens * len(weight) * weight.element_size()  # k, v and the feature to match on
+    kept = len(settings.appearance_steps().select([float(step) for step in range(steps, 0, -1)]))
+    return min(each * kept * readings, max(process_state.cache.budget - process_state.cache.bytes, 0))

@@ -1,0 +1,119 @@
+"""The model that a WebUI has loaded, and what its other networks make of references and words before the U-Net takes them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from modules import devices, extra_networks, prompt_parser, sd_vae, shared
+from torch import Tensor
+
+from seal_ext.core.skeleton import Skeleton
+from seal_ext.reference import Reference
+from seal_ext.run import Encoded
+from seal_ext.settings import Settings
+
+from . import options, process_state
+
+CELL = 8  # pixels of a latent's cell
+
+
+class Refusal(Exception):
+    """SeAl cannot work here; the message is a sentence for the user."""
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """What the autoencoder makes of the references and the text encoder of c_app, for one model and size."""
+
+    checkpoint: object
+    size: tuple[int, int]  # of the latent
+    references: list[Encoded]
+    prompt: object | None  # c_app as the host schedules prompts, when there is one
+
+
+class Model:
+    """The model that the WebUI has loaded: its kind, what changes its weights, and how it sees pictures and words."""
+
+    def __init__(self) -> None:
+        self.sd = shared.sd_model
+        self.checkpoint = self.sd.sd_checkpoint_info
+
+    @property
+    def unet(self) -> torch.nn.Module | None:
+        """The U-Net it draws with."""
+        raise NotImplementedError
+
+    def extras(self) -> tuple[tuple[str, float], ...]:
+        """What changes its weights, and how strongly."""
+        raise NotImplementedError
+
+    def encode(self, image: Tensor) -> Tensor:
+        """A picture (1, 3, height, width) in 0 … 1 as the U-Net sees it."""
+        raise NotImplementedError
+
+    def weights(self) -> str:
+        """A text that tells its weights and their precision from all others'."""
+        return f"{self.checkpoint.filename} {self.checkpoint.sha256 or self.checkpoint.hash} {devices.dtype_unet}"
+
+    def vae(self) -> str:
+        """What its autoencoder is known by, beside the checkpoint."""
+        return str(sd_vae.loaded_vae_file)
+
+    def is_loaded(self) -> bool:
+        """Whether it is still the one that the WebUI draws with."""
+        return shared.sd_model is self.sd and self.sd.sd_checkpoint_info is self.checkpoint
+
+    def architecture(self) -> str:
+        return "sdxl" if getattr(self.sd, "is_sdxl", False) else "sd2" if getattr(self.sd, "is_sd2", False) else "sd1"
+
+    def settings(self, asked: Settings) -> Settings:
+        """A run's settings as they are for this kind of model."""
+        return asked.for_architecture(self.architecture())
+
+    def cache_bytes(self, asked: Settings) -> int:
+        """How large the cache is in such a run."""
+        return options.cache_mb(asked.cache_mb, self.settings(asked).cache_mb) * process_state.MEGABYTE
+
+    def prepare(self, session: Any, size: tuple[int, int], steps: int) -> Prepared:
+        """Everything that other networks than the U-Net have to say."""
+        poses = session.structures.poses
+        references = [self._encoded(reference, size, poses.get(number)) for number, reference in enumerate(session.references)]
+        text, prompt = session.settings.appearance_prompt, None
+        if text.strip():
+            words = prompt_parser.SdConditioning([extra_networks.parse_prompt(text)[0]], width=session.p.width, height=session.p.height)
+            how = (shared.opts.use_old_scheduling,) if hasattr(shared.opts, "use_old_scheduling") else ()  # Forge Neo knows one way alone
+            prompt = prompt_parser.get_learned_conditioning(self.sd, words, steps, None, *how)
+        return Prepared(self.checkpoint, size, references, prompt)
+
+    def _encoded(self, reference: Reference, size: tuple[int, int], pose: Skeleton | None) -> Encoded:
+        """A reference as the U-Net reads it; its limbs only where the structure's are known, too."""
+        height, width = (CELL * n for n in size)
+        image, mask, body = replace(reference, pose=pose).on_canvas(height, width)
+        name = (reference.hash, height, width, str(self.checkpoint.filename), self.vae())
+        latent = process_state.latent(name, lambda: _finite(self.encode(image)))
+        return Encoded(latent, mask, reference.weight, body)
+
+
+def networks() -> tuple[tuple[str, float], ...]:
+    """Hypernetworks and LoRAs with their strengths, where the host lists them."""
+    found = [(network.name, float(network.unet_multiplier)) for network in getattr(sys.modules.get("networks"), "loaded_networks", ())]
+    return (*found, *((net.name, float(net.multiplier)) for net in getattr(shared, "loaded_hypernetworks", ())))
+
+
+@contextmanager
+def settled(like: Tensor) -> Iterator[None]:
+    """What an autoencoder draws at random is the same each time, and the host's own random numbers are left alone."""
+    with torch.random.fork_rng(devices=[like.device] if like.is_cuda else []):
+        torch.manual_seed(0)
+        yield
+
+
+def _finite(latent: Tensor) -> Tensor:
+    if not torch.isfinite(latent).all():
+        raise Refusal("The VAE cannot encode the reference in this precision: try --no-half-vae. The picture is drawn without SeAl.")
+    return latent.detach()

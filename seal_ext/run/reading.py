@@ -1,0 +1,112 @@
+"""The reference pass: what the U-Net sees of each reference at T_app goes into the cache, once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from seal_ext.core.blocks import Blocks
+from seal_ext.core.cache import AppearanceCache, AppearanceKey, Entry, Filling, fingerprint
+from seal_ext.core.matching import Appearance, feature_of, subject_tokens, surrounding_tokens, token_grid
+from seal_ext.core.noise import reference_input, reference_noise
+from seal_ext.layers import AttentionCall, Layers
+from seal_ext.settings import Settings
+
+from .parts import Encoded, Host
+
+THINNED = "The reference did not fit into SeAl's cache at every step, so SeAl keeps fewer steps. Raise *Cache (MB)*."
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Reads the references of a run. `key` says for an image what its reading depends on beside the reference itself."""
+
+    settings: Settings
+    references: Sequence[Sequence[Encoded]]  # of every image, or of all together
+    cache: AppearanceCache
+    key: Callable[[int], AppearanceKey]
+    levels: Sequence[float]
+    seeds: Sequence[int]
+    layers: Layers
+    note: Callable[[str], None]
+
+    @torch.no_grad()
+    def entries(self, host: Host) -> list[list[tuple[Encoded, Entry]]]:
+        """Of every image: its references and what the U-Net saw of them. What is cached already costs nothing."""
+        steps = self.settings.appearance_steps().select(self.levels)
+        plan = [(image, number, reference) for image, group in enumerate(self.references) for number, reference in enumerate(group)]
+        found: list[list[tuple[Encoded, Entry]]] = [[] for _ in self.references]
+        for done, (image, number, reference) in enumerate(plan):
+            key = self._key(image, number, reference, steps)
+            entry = self.cache.find(key)
+            if entry is None:
+                with self.cache.filling(key, steps) as filling:
+                    for count, t in enumerate(steps):
+                        host.tell(done * len(steps) + count, len(plan) * len(steps))
+                        if filling.wants(t):
+                            self._read(host, filling, t, reference, image, number)
+                entry = filling.entry
+            if entry.off:
+                self.note(entry.off)
+                continue
+            if entry.thinned:
+                self.note(THINNED)
+            found[image].append((reference, entry))
+        host.tell(len(plan) * len(steps), len(plan) * len(steps))
+        return found
+
+    def _key(self, image: int, number: int, reference: Encoded, steps: tuple[float, ...]) -> AppearanceKey:
+        settings, blocks = self.settings, self.settings.block_weights()
+        noise = "clean" if settings.noise == "clean" else f"noised {self._noise_seed(image)} {number}"
+        return replace(
+            self.key(image),
+            pixels=fingerprint(reference.latent),
+            mask="" if reference.mask is None else fingerprint(reference.mask),
+            size=(reference.latent.shape[-2], reference.latent.shape[-1]),
+            timesteps=steps,
+            layers=tuple(site.name for site in self.layers.sites if blocks.weight(site.part, site.index) > 0),
+            feature=settings.feature + " and rivals" * settings.rivals,
+            noise=noise,
+        )
+
+    def _noise_seed(self, image: int) -> int:
+        return self.seeds[min(image, len(self.seeds) - 1)] if self.settings.seed_policy == "image" else 0
+
+    def _read(self, host: Host, filling: Filling, t: float, reference: Encoded, image: int, number: int) -> None:
+        noise = None
+        if self.settings.noise == "noised":
+            noise = reference_noise([self._noise_seed(image)], reference.latent.shape[1:], number)
+        alpha, sigma = host.signal(t)
+        keeping = _Keeping(self.settings, self.settings.block_weights(), reference, filling, t)
+        with self.layers.answering(keeping.answer):
+            host.read(reference_input(reference.latent, noise, sigma, alpha), t, image)
+        filling.passed()
+
+
+@dataclass(frozen=True)
+class _Keeping:
+    """One U-Net call on a reference: every infused layer's k, v and feature to match on are kept, of the subject's tokens."""
+
+    settings: Settings
+    blocks: Blocks
+    reference: Encoded
+    filling: Filling
+    t: float
+
+    def answer(self, call: AttentionCall) -> Tensor:
+        if self.blocks.weight(call.site.part, call.site.index) > 0:
+            k, v = call.kv()
+            kept = self._appearance(Appearance(k, v, feature_of(self.settings.feature, k, call.hidden)))
+            parts = {"k": kept.k, "v": kept.v, "feature": kept.feature, "rivals": kept.rivals}
+            self.filling.store(self.t, call.site.name, **{name: x for name, x in parts.items() if x is not None})
+        return call.clean()
+
+    def _appearance(self, seen: Appearance) -> Appearance:
+        mask, grid = self.reference.mask, token_grid(seen.tokens, *self.reference.latent.shape[-2:])
+        if mask is None or grid is None:
+            return seen
+        around = surrounding_tokens(mask[None], grid)[0] if self.settings.rivals else None
+        return seen.only(subject_tokens(mask[None], grid)[0], around)

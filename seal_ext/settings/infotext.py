@@ -1,0 +1,120 @@
+"""What a picture remembers of its settings, and how what earlier versions wrote is read today.
+
+Who renames a setting, re-scales it or takes a choice away adds a `Change`. Pictures, presets and API calls of before are then read on.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from seal_ext import __version__
+
+from .row import PREFIX, SettingsError, Value
+from .table import BY_NAME
+
+Version = tuple[int, ...]
+VERSION_KEY = PREFIX + "version"
+BEFORE_ALL: Version = ()  # pictures of before 0.2.0 do not say their version
+MOST_NOTES = 8  # about one picture
+NUMBERS = re.compile(r"\d{1,4}(\.\d{1,4}){0,3}")
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a version changed about a setting: its name, some of its values, or the scale of its numbers."""
+
+    version: Version  # the first that writes it the new way
+    name: str
+    renamed: str = ""
+    values: Mapping[Value, Value] = field(default_factory=dict)
+    factor: float = 1.0
+
+    def of(self, value: object) -> object:
+        """Today's value for one of before."""
+        if isinstance(value, (bool, int, float, str)) and value in self.values:
+            return self.values[value]
+        return value * self.factor if self.factor != 1 and isinstance(value, (int, float)) and not isinstance(value, bool) else value
+
+
+# In the order of their versions.
+CHANGES = (Change((0, 2, 0), "mask_source", values={"attention": "auto"}),)
+
+
+def numbers(version: str) -> Version:
+    """A version as numbers that can be compared; SettingsError where it is none."""
+    if not NUMBERS.fullmatch(version.strip()):
+        raise SettingsError("version", f"{VERSION_KEY} is a number such as {__version__}, not {version[:40]!r}.")
+    return tuple(map(int, version.split(".")))
+
+
+NOW = numbers(__version__)
+
+
+def written(values: Mapping[str, Value]) -> dict[str, str]:
+    """Settings as generation parameters."""
+    return {VERSION_KEY: __version__} | {BY_NAME[name].infotext: BY_NAME[name].written(value) for name, value in values.items()}
+
+
+def read(parameters: Mapping[str, object]) -> tuple[dict[str, Value], list[str]]:
+    """The settings in a picture's parameters under today's names, and a sentence for each that changed or does not read."""
+    values: dict[str, Value] = {}
+    notes: list[str] = []
+    version = BEFORE_ALL
+    try:
+        if VERSION_KEY in parameters:
+            version = numbers(str(parameters[VERSION_KEY]))
+        if version > NOW:
+            notes.append(f"The picture is of SeAl {parameters[VERSION_KEY]}. Some settings may mean something else in {__version__}.")
+    except SettingsError as error:
+        notes.append(str(error))
+    for key, text in parameters.items():
+        if not key.startswith(PREFIX) or key == VERSION_KEY:
+            continue
+        name = key.removeprefix(PREFIX).replace(" ", "_")
+        row = BY_NAME.get(_renamed(name))
+        try:
+            if row is None:
+                raise SettingsError(name, f"{key[:40]}: {str(text)[:40]} is no setting of SeAl {__version__}.")
+            values |= {row.name: row.checked(translated({name: row.unwritten(str(text))}, notes, version)[row.name])}
+        except SettingsError as error:
+            notes.append(str(error))
+    more = len(notes) - MOST_NOTES
+    return values, notes if more <= 0 else [*notes[:MOST_NOTES], f"And {more} more settings of this picture cannot be read."]
+
+
+def translated(given: Mapping[str, object], notes: list[str], version: Version | None = None, in_studio: bool = False) -> dict[str, object]:
+    """Names and values of a version in today's; `notes` gets a sentence for each value that changed.
+
+    Nobody who calls the API says a version. There a name or a choice is translated where today it is none.
+    """
+    version = NOW if version is None else version
+    values = dict(given)
+    for name, value in given.items():
+        original, changed, age = name, None, version
+        for change in CHANGES:
+            if change.name == name and (age < change.version or not _is_known(name, value, in_studio)):
+                name, value, changed, age = change.renamed or name, change.of(value), change, min(age, change.version)
+        if changed is None:
+            continue
+        row = BY_NAME[name]
+        if name != original and name in given:
+            raise row.error(f"is given twice: its earlier name {original} is there, too")
+        del values[original]
+        values[name] = value
+        if value != given[original]:
+            since = ".".join(map(str, changed.version))
+            notes.append(f"{row.label} ({name}): {given[original]!r} is read as {value!r}, since SeAl {since} changed this setting.")
+    return values
+
+
+def _renamed(name: str) -> str:
+    for change in CHANGES:
+        if change.name == name and change.renamed:
+            name = change.renamed
+    return name
+
+
+def _is_known(name: str, value: object, in_studio: bool) -> bool:
+    return name in BY_NAME and BY_NAME[name].offers(value, in_studio)

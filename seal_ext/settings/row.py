@@ -1,0 +1,145 @@
+"""One setting: its type, range and words, and whether a value is one of its values."""
+
+from __future__ import annotations
+
+import difflib
+import numbers
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar
+
+Value = bool | int | float | str
+V = TypeVar("V", bound=Value)
+LONGEST = 10_000  # characters of a text setting
+PREFIX = "SeAl "
+BASIC = "Basic"  # the group on the page at once; every other group is a heading under Advanced
+
+
+class SettingsError(ValueError):
+    """A setting that cannot be: `name` says which, the message is a sentence for the user."""
+
+    def __init__(self, name: str, sentence: str):
+        super().__init__(sentence)
+        self.name = name
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One row of the table. Its default's type is its type."""
+
+    name: str
+    default: Value
+    label: str
+    help: str
+    low: float | None = None
+    high: float | None = None
+    step: float | None = None
+    choices: tuple[str, ...] = ()
+    studio_choices: tuple[str, ...] = ()  # further ones, which only the studio can act on
+    group: str = BASIC
+    axis: bool = True  # of the XYZ plot
+    grammar: Callable[[str], object] | None = None  # raises ValueError on a text that does not read
+
+    @property
+    def kind(self) -> type:
+        return type(self.default)
+
+    @property
+    def basic(self) -> bool:
+        return self.group == BASIC
+
+    @property
+    def infotext(self) -> str:
+        """The key in a picture's generation parameters."""
+        return PREFIX + self.name.replace("_", " ")
+
+    def offers(self, value: object, in_studio: bool = False) -> bool:
+        """Whether this is among the choices, where there are choices."""
+        return not self.choices or value in self.choices or (in_studio and value in self.studio_choices)
+
+    def checked(self, value: object, in_studio: bool = False) -> Value:
+        """The value in its own type, or a SettingsError that names this setting."""
+        typed = self._typed(value)
+        if not self.offers(typed, in_studio):
+            choices = (*self.choices, *self.studio_choices) if in_studio else self.choices
+            raise self.error(f"must be one of {', '.join(choices)}, not {str(typed)[:40]!r}")
+        if self.low is not None and self.high is not None and not self.low <= float(typed) <= self.high:
+            raise self.error(f"must lie between {self.low:g} and {self.high:g}, not {typed:g}")
+        if self.grammar is not None:
+            try:
+                self.grammar(str(typed))
+            except ValueError as error:
+                raise self.error(f"cannot be read: {error}") from error
+        return typed
+
+    def _typed(self, value: object) -> Value:
+        if self.kind is bool and isinstance(value, bool):
+            return value
+        if self.kind is str and isinstance(value, str) and len(value) <= LONGEST:
+            return value
+        if self.kind in (int, float) and isinstance(value, numbers.Real) and not isinstance(value, bool):
+            number: Any = value  # numpy's, too: the abstract kind has no arithmetic
+            if abs(number) < 1e15 and (self.kind is float or number == int(number)):
+                return self.kind(number)
+        wanted = {bool: "true or false", str: f"a text of at most {LONGEST} characters", int: "a whole number", float: "a finite number"}
+        raise self.error(f"must be {wanted[self.kind]}, not {shown(value)}")
+
+    def written(self, value: Value) -> str:
+        # Not True and False: where a WebUI converts by type, every text that is not empty means True.
+        return ("on" if value else "off") if self.kind is bool else str(value)
+
+    def unwritten(self, text: str) -> Value | None:
+        """What `written` wrote, of whatever range; None where that is not on or off."""
+        if self.kind is bool:
+            return {"on": True, "off": False}.get(text.strip().lower())
+        if self.kind is str:
+            return text
+        try:
+            return float(text)
+        except ValueError:
+            raise self.error(f"must be a number, not {text[:40]!r}") from None
+
+    def read(self, text: str, in_studio: bool = False) -> Value:
+        """The value that `written` wrote, or a SettingsError."""
+        return self.checked(self.unwritten(text), in_studio)
+
+    def schema(self) -> dict[str, object]:
+        """This row as JSON schema."""
+        what = {bool: "boolean", int: "integer", float: "number", str: "string"}[self.kind]
+        told: dict[str, object] = {"type": what, "default": self.default, "title": self.label, "description": self.help}
+        if self.choices:
+            told["enum"] = list(self.choices)
+        if self.low is not None:
+            told |= {"minimum": self.low, "maximum": self.high}
+        return told | ({"maxLength": LONGEST} if self.kind is str and not self.choices else {})
+
+    def error(self, what: str) -> SettingsError:
+        return SettingsError(self.name, f"{self.label} ({self.name}) {what}.")
+
+
+def row(default: V, group: str, label: str, help: str, **more: Any) -> V:
+    """A field of a dataclass of settings; `more` are further attributes of its `Setting`."""
+    return field(default=default, metadata={"default": default, "group": group, "label": label, "help": help, **more})
+
+
+def share(default: float, group: str, label: str, help: str) -> float:
+    """A setting that says how much of something there is, from none to all."""
+    return row(default, group, label, help, low=0.0, high=1.0, step=0.01)
+
+
+def rows(of: type) -> tuple[Setting, ...]:
+    """The settings that were written as a dataclass's fields."""
+    return tuple(Setting(one.name, **one.metadata) for one in fields(of))
+
+
+def refuse_unknown(given: Iterable[object], names: Collection[str]) -> None:
+    """SettingsError for the first name that is not one of these."""
+    for name in given:
+        if name not in names:
+            close = difflib.get_close_matches(str(name)[:40], names, 1)
+            raise SettingsError(str(name)[:40], f"There is no setting {str(name)[:40]!r}" + (f": is it {close[0]}?" if close else "."))
+
+
+def shown(value: object) -> str:
+    """What somebody gave, in a few words."""
+    return "nothing" if value is None else f"{value!r}"[:40] if isinstance(value, (str, bool, int, float)) else f"a {type(value).__name__}"
