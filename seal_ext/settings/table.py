@@ -72,7 +72,8 @@ class Table:
     blocks: str = row("up.3-", INFUSION, "Blocks", "Which self-attention layers use the reference, and how strongly: such as `mid up`, or "
         "`up.0-3:0.5 up.4-`.", grammar=Blocks.parse)
     uncond_rows: float = share(0.3, INFUSION, "Negative prompt's share", "How much of the reference the model sees while it follows the "
-        "negative prompt. 1 is as much as with the prompt.")
+        "negative prompt. 1 is as much as with the prompt. With the blends `output` and `kv` a high CFG scale raises it, so that "
+        "pictures do not break.")
     hires: bool = row(True, INFUSION, "Hires pass", "Use the reference in the hires pass, too.")
     hires_factor: float = row(1.0, INFUSION, "Hires factor", "The hires pass multiplies the strength by this.", low=0.0, high=2.0,
         step=0.05)
