@@ -49,6 +49,30 @@ class Body:
             return None
         return cls(np.nan_to_num(start), np.nan_to_num(along), seen, float(unit), _turned(points, along[TORSO] if seen[TORSO] else None))
 
+    @torch.no_grad()
+    def guide(self, reference: Body | None, grid: tuple[int, int], kept: Tensor) -> Tensor:
+        """How likely a token of this body's picture finds its like at a kept token of the reference: logarithms (tokens, kept) of shares
+        whose mean is 1, so that the guide changes where a token looks and not how much it takes.
+
+        Both bodies in shares of the canvas, on which both pictures lie alike; `kept`: the numbers of the reference's tokens on the grid.
+        """
+        shared = np.flatnonzero(self.seen & reference.seen if reference is not None else False)
+        if reference is None or not len(shared):
+            return torch.zeros(grid[0] * grid[1], len(kept))
+        place = centres(grid)
+        expected, far = _expected(self, reference, shared, place)  # (limb, tokens, 2), (limb, tokens)
+        exact = max(NEAR * reference.unit, COARSE / max(grid))
+        distance = torch.cdist(expected, place[kept.cpu()].expand(len(shared), -1, -1)) / exact
+        belongs = (-far.square()).softmax(0) * (far.amin(0) < REACH)
+        likely = (belongs[..., None] * (-0.5 * distance.square()).exp()).sum(0)
+        return logarithms(likely, far.amin(0) < REACH)
+
+
+def logarithms(likely: Tensor, said: Tensor) -> Tensor:
+    """What is likely (tokens, kept) as a guide; where nothing is said of a token, it looks everywhere."""
+    likely = likely.clamp(min=FLOOR)
+    return torch.where(said[:, None], (likely / likely.mean(1, keepdim=True)).log(), torch.zeros(()))
+
 
 def _turned(points: np.ndarray, torso: np.ndarray | None) -> float:
     """On which side of the torso the right shoulder and hip are; of a body seen from its side, on which side its legs are."""
@@ -61,28 +85,8 @@ def _turned(points: np.ndarray, torso: np.ndarray | None) -> float:
     return across if abs(across) > abs(down) else down
 
 
-@torch.no_grad()
-def guide(picture: Body, reference: Body, grid: tuple[int, int], kept: Tensor) -> Tensor:
-    """How likely a token of the picture finds its like at a kept token of the reference: logarithms (tokens, kept) of shares whose mean
-    is 1, so that the guide changes where a token looks and not how much it takes.
-
-    Both bodies in shares of the canvas, on which both pictures lie alike; `kept`: the numbers of the reference's tokens on the grid.
-    """
-    shared = np.flatnonzero(picture.seen & reference.seen)
-    if not len(shared):
-        return torch.zeros(grid[0] * grid[1], len(kept))
-    place = _centres(grid)
-    expected, far = _expected(picture, reference, shared, place)  # (limb, tokens, 2), (limb, tokens)
-    exact = max(NEAR * reference.unit, COARSE / max(grid))
-    distance = torch.cdist(expected, place[kept.cpu()].expand(len(shared), -1, -1)) / exact
-    belongs = (-far.square()).softmax(0) * (far.amin(0) < REACH)
-    likely = (belongs[..., None] * (-0.5 * distance.square()).exp()).sum(0)
-    likely = likely.clamp(min=FLOOR)
-    said = (far.amin(0) < REACH)[:, None]
-    return torch.where(said, (likely / likely.mean(1, keepdim=True)).log(), torch.zeros(()))
-
-
-def _centres(grid: tuple[int, int]) -> Tensor:
+def centres(grid: tuple[int, int]) -> Tensor:
+    """The tokens' middles (tokens, 2), x and y in shares of the canvas."""
     y, x = torch.meshgrid(*((torch.arange(n) + 0.5) / n for n in grid), indexing="ij")
     return torch.stack([x.flatten(), y.flatten()], 1)
 

@@ -27,7 +27,7 @@ class Seal:
     """Patches a pipeline while entered and leaves it exactly as found.
 
     `reference`: a picture or a `Reference`, several that all images share, or with `per_image` one for each image of the batch.
-    `figure`: where the structure's figure is, and `bodies`: its joints in shares of the canvas, for all images or each.
+    `figure`: where the structure's figure is, and `bodies`: its joints or limbs in shares of the canvas, for all images or each.
     `appearance_prompt`: c_app, one for all or one an image; without it the prompt serves, and Delta-Bridge has nothing to do.
     """
 
@@ -44,7 +44,7 @@ class Seal:
         watch=None,
         seeds: Sequence[int] = (0,),
         figure: Tensor | None = None,
-        bodies: Sequence[Skeleton | None] = (),
+        bodies: Sequence[Skeleton | Body | None] = (),
     ):
         self.pipe, self.settings, self.watch, self.seeds = pipe, settings or Settings(enabled=True), watch, seeds
         group = reference if isinstance(reference, (list, tuple)) else [reference]
@@ -161,7 +161,7 @@ class Seal:
             app, _ = self._appearance_context([row.image for row in rows if row.kind == CONDITIONAL], told, self._call["kwargs"])
             self._contradicts = not torch.equal(app.to(told), told)
         figure = None if self.figure is None or not self.settings.on_figure else self.figure.to(sample)
-        bodies = [None if body is None else Body.of(body) for body in self.bodies]
+        bodies = [Body.of(body) if isinstance(body, Skeleton) else body for body in self.bodies]
         run = Run(self.settings, references, self.cache, self._key, levels, self.layers, seeds=self.seeds, watch=self.watch, figure=figure,
                   bodies=bodies, guidance=float(getattr(self.pipe, "guidance_scale", 1.0)), images=images)  # fmt: skip
         self.run = run

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from seal_ext.core.cache import Entry
 from seal_ext.core.infusion import Asking, attention, attention_after, change, negative_share
-from seal_ext.core.limbs import guide
 from seal_ext.core.matching import Appearance, Match, row_by_row, subject_tokens, to_tokens, together, token_grid
 from seal_ext.core.schedule import Progress
 from seal_ext.layers import AttentionCall, Site
@@ -141,6 +140,5 @@ class Step:
         for seen, _ in run.entries[image if len(run.entries) > 1 else 0]:
             subject = torch.ones(math.prod(grid)) if seen.mask is None else subject_tokens(seen.mask[None], grid)[0]
             kept = subject.nonzero()[:, 0].cpu()
-            nothing = torch.zeros(math.prod(grid), len(kept))
-            parts.append(nothing if body is None or seen.body is None else guide(body, seen.body, grid, kept))
+            parts.append(torch.zeros(math.prod(grid), len(kept)) if body is None else body.guide(seen.body, grid, kept))
         return torch.cat(parts, 1)

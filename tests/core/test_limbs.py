@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seal_ext.core.infusion import Asking, Infusion, attention, take
-from seal_ext.core.limbs import Body, guide
+from seal_ext.core.limbs import Body
 from seal_ext.core.matching import Appearance, match
 from seal_ext.core.skeleton import Skeleton
 from tests.core.test_infusion import ALL, ROWS, TOKENS, Layer, open_gate
@@ -27,7 +27,7 @@ def skeleton(moved=None):
 
 def found(picture, reference, place):
     """Where a place of the picture looks first: (x, y)."""
-    told = guide(Body.of(picture), Body.of(reference), GRID, EVERY)
+    told = Body.of(picture).guide(Body.of(reference), GRID, EVERY)
     x, y = (int(v * 16) for v in place)
     token = int(told[y * 16 + x].argmax())
     return np.array([(token % 16 + 0.5) / 16, (token // 16 + 0.5) / 16])
@@ -61,19 +61,19 @@ def test_a_mirrored_body_keeps_its_sides():
 
 
 def test_far_from_every_limb_and_without_common_limbs_it_says_nothing():
-    told = guide(Body.of(skeleton()), Body.of(skeleton()), GRID, EVERY)
+    told = Body.of(skeleton()).guide(Body.of(skeleton()), GRID, EVERY)
     assert (told[0] == 0).all()
     arm = np.full((18, 2), np.nan)
     arm[[2, 3, 4]] = [(0.2, 0.2), (0.3, 0.3), (0.4, 0.4)]
     leg = np.full((18, 2), np.nan)
     leg[[8, 9, 10]] = [(0.5, 0.5), (0.5, 0.7), (0.5, 0.9)]
-    assert (guide(Body.of(Skeleton(arm)), Body.of(Skeleton(leg)), GRID, EVERY) == 0).all()
+    assert (Body.of(Skeleton(arm)).guide(Body.of(Skeleton(leg)), GRID, EVERY) == 0).all()
     assert Body.of(Skeleton(np.full((18, 2), np.nan))) is None
 
 
 def test_it_only_moves_the_look_and_only_to_kept_tokens():
     kept = EVERY[40:200:3]
-    told = guide(Body.of(skeleton()), Body.of(skeleton({4: (0.2, 0.2)})), GRID, kept)
+    told = Body.of(skeleton()).guide(Body.of(skeleton({4: (0.2, 0.2)})), GRID, kept)
     assert told.shape == (256, len(kept))
     torch.testing.assert_close(told.exp().mean(1), torch.ones(256), rtol=1e-4, atol=1e-4)
 
