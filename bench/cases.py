@@ -55,15 +55,15 @@ def shoot(seeds: torch.Tensor, identities: Identities) -> Shot:
     return Shot.of(seeds, identities, sample_poses(seeds, identities), sample_settings(seeds))
 
 
-def writer(identities: Identities, shot: Shot, row: int, named: tuple[str, ...]) -> Writer:
+def writer(identities: Identities, poses: Poses, settings: Settings, row: int, named: tuple[str, ...]) -> Writer:
     """A writer that tells the `named` facts in the plainest words."""
-    return Writer(facts_of(identities, shot.poses, shot.settings, row), lambda name: name in named, lambda options: options[0])
+    return Writer(facts_of(identities, poses, settings, row), lambda name: name in named, lambda options: options[0])
 
 
-def prompts_for(identities: Identities, shot: Shot) -> list[Caption]:
+def prompts_for(identities: Identities, poses: Poses, settings: Settings) -> list[Caption]:
     captions = []
     for row in range(len(identities)):
-        w = writer(identities, shot, row, NAMED)
+        w = writer(identities, poses, settings, row, NAMED)
         text = w.sentence()
         captions.append(Caption(text, dict(w.said)))
     return captions
@@ -72,7 +72,7 @@ def prompts_for(identities: Identities, shot: Shot) -> list[Caption]:
 def pair_prompts_for(identities: Identities, left: Shot, right: Shot) -> list[str]:
     texts = []
     for row in range(len(identities)):
-        writers = [writer(identities, shot, row, NAMED) for shot in (left, right)]
+        writers = [writer(identities, shot.poses, shot.settings, row, NAMED) for shot in (left, right)]
         subject = writers[0].subject()
         texts.append(f"two pictures of {subject}: {'; '.join(', '.join(w.where()) for w in writers)}")
     return texts
@@ -82,4 +82,5 @@ def make_cases(seeds: torch.Tensor) -> Cases:
     """One subject a seed; its reference picture is taken elsewhere, in another pose."""
     identities = sample_identities(seeds)
     reference, truth = shoot(seeds + (1 << 41), identities), shoot(seeds, identities)
-    return Cases(seeds, identities, reference, truth, prompts_for(identities, truth), pair_prompts_for(identities, reference, truth))
+    prompts = prompts_for(identities, truth.poses, truth.settings)
+    return Cases(seeds, identities, reference, truth, prompts, pair_prompts_for(identities, reference, truth))

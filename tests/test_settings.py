@@ -120,8 +120,8 @@ def test_presets_and_architectures_are_rows_of_the_table(preset, architecture):
 
 def test_what_somebody_set_outlasts_preset_and_architecture():
     mine = Settings.parse({"tau_late": 0.33, "cache_mb": 512})
-    assert mine.with_preset("faithful").tau_late == 0.33 and mine.with_preset("free").start == PRESETS["free"]["start"]
-    assert mine.with_preset("faithful").with_preset("balanced") == mine
+    assert mine.with_preset("strong").tau_late == 0.33 and mine.with_preset("free").start == PRESETS["free"]["start"]
+    assert mine.with_preset("strong").with_preset("balanced") == mine
     assert mine.for_architecture("sdxl").cache_mb == 512
     assert Settings().for_architecture("sdxl").cache_mb == ARCHITECTURES["sdxl"]["cache_mb"]
     assert Settings().for_architecture("sd1") == Settings()

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from bench.drawing import Model, sample
@@ -18,15 +16,15 @@ from bench.peers.hooks import Hooks
 from bench.peers.masactrl import masactrl
 from bench.peers.reference_only import adain_blocks, reference_adain, reference_adain_attn, reference_only
 from bench.world.render import Camera
-from seal_ext.core.anchor_align import Aligned, anchor_align
 from seal_ext.core.cache import AppearanceCache
 from seal_ext.core.matching import Match
 from seal_ext.hosts.diffusers import Seal
 from seal_ext.layers import Site
-from seal_ext.reference import Reference
 from seal_ext.run import Step
 from seal_ext.settings import Settings
 
+from .ceiling import transported, true_guides
+from .known import DETECTED, FOUND, GIVEN, UNMOVED, placed
 from .tasks import Task
 
 
@@ -38,7 +36,8 @@ class Drawn:
     moved: Camera | None
     seconds: float
     rows: int  # of the U-Net, references included
-    matches: dict[tuple[str, float], Tensor] | None = None  # (site, t) → index of the matched reference token, (images, tokens)
+    matches: dict[tuple[str, float], Tensor] | None = None  # (site, t) → index of the matched token of the reference's subject
+    subjects: Tensor | None = None  # where that subject was taken to be, (images, height, width)
 
 
 def sampled(model: Model, task: Task, hints: Tensor) -> Tensor:
@@ -62,96 +61,74 @@ class _Counting:
         self.hook.remove()
 
 
-def none(model: Model, task: Task) -> Drawn:
-    start = time.perf_counter()
-    with _Counting(model.pipe.unet) as counting:
-        latents = sampled(model, task, task.structure())
-    return Drawn(latents, None, time.perf_counter() - start, counting.rows)
+Method = Callable[[Model, Task], Drawn]
 
 
-def peer(make: Callable[[], Callable], masked: bool = False, statistics: bool = False) -> Callable[[Model, Task], Drawn]:
-    """A peer on its hooks, with the references of the task."""
+@dataclass(frozen=True)
+class Row:
+    """A row of the tables: how it is drawn, and by whose knowledge its structures are moved. There `none` is its baseline."""
+
+    draw: Method
+    stands: str = GIVEN
+
+
+def none(stands: str) -> Row:
+    def method(model: Model, task: Task) -> Drawn:
+        there = placed(task, stands, TUNED)
+        start = time.perf_counter()
+        with _Counting(model.pipe.unet) as counting:
+            latents = sampled(model, task, there.hints)
+        return Drawn(latents, there.moved, time.perf_counter() - start, counting.rows)
+
+    return Row(method, stands)
+
+
+def peer(make: Callable[[], Callable], stands: str, statistics: bool = False) -> Row:
+    """A peer on its hooks, with the references of the task, the structures as SeAl moves them, and the masks that SeAl has there."""
 
     def method(model: Model, task: Task) -> Drawn:
+        there = placed(task, stands, TUNED)
         start = time.perf_counter()
         latents = model.encode(task.reference.picture.image)
         changed = adain_blocks(model.pipe.unet) if statistics else []
-        seen = task.reference_mask().float() if masked else None
-        with _Counting(model.pipe.unet) as counting, Hooks(model.pipe, latents, seen, make(), changed):
-            drawn = sampled(model, task, task.structure())
-        return Drawn(drawn, None, time.perf_counter() - start, counting.rows)
+        with _Counting(model.pipe.unet) as counting, Hooks(model.pipe, latents, there.masks.float(), make(), changed):
+            drawn = sampled(model, task, there.hints)
+        return Drawn(drawn, there.moved, time.perf_counter() - start, counting.rows)
 
-    return method
+    return Row(method, stands)
 
 
-def seal(settings: Settings, align: bool = True, bridge: bool = True, watch: bool = True) -> Callable[[Model, Task], Drawn]:
-    """SeAl: AnchorAlign on the structures, then infusion and Delta-Bridge."""
+def seal(settings: Settings, stands: str = GIVEN, told: str = "word", truth: bool = False, watch: bool = True) -> Row:
+    """SeAl: AnchorAlign on the structures, then infusion and Delta-Bridge. `told`: the kind of reference prompt, or none of them.
+    `truth`: with the true correspondence in place of the joints."""
 
     def method(model: Model, task: Task) -> Drawn:
         start = time.perf_counter()
-        hints, moved, references = task.structure(), None, references_of(task)
-        structures = aligned_with(references, hints, replace(settings, align=align))
-        if align:
-            hints, moved = moved_by(structures)
-        figure = torch.stack([torch.from_numpy(structure.figure) for structure in structures]).float()
-        found: dict[tuple[str, float], Tensor] = {}
+        there, found = placed(task, stands, settings), {}
 
         def watching(step: Step, site: Site, match: Match, amount: Tensor) -> None:
-            if match.index.shape[2] == hints.shape[-1] * hints.shape[-2] // 64:
+            if match.index.shape[2] == there.hints.shape[-1] * there.hints.shape[-2] // 64:
                 found[site.name, step.t] = match.index[: len(task), 0, :, 0]
 
-        told = task.reference_prompts if bridge else None
-        cache = AppearanceCache(2**31)
-        host = Seal(model.pipe, references, settings, per_image=True, appearance_prompt=told, cache=cache, figure=figure,
-                    watch=watching if watch else None, bodies=[structure.joints for structure in structures])  # fmt: skip
+        host = Seal(model.pipe, there.references, settings, per_image=True, appearance_prompt=task.told(told) if told else None,
+                    cache=AppearanceCache(2**31), figure=there.figure, watch=watching if watch else None,
+                    bodies=true_guides(task, there.moved) if truth else [one.joints for one in there.structures])  # fmt: skip
         with _Counting(model.pipe.unet) as counting, host:
-            drawn = sampled(model, task, hints)
-        return Drawn(drawn, moved, time.perf_counter() - start, counting.rows, found)
+            drawn = sampled(model, task, there.hints)
+        return Drawn(drawn, there.moved, time.perf_counter() - start, counting.rows, found, there.masks)
 
-    return method
-
-
-def _map(hint: Tensor) -> np.ndarray:
-    return (hint * 255).round().byte().permute(1, 2, 0).numpy()
+    return Row(method, stands)
 
 
-def references_of(task: Task) -> list[Reference]:
-    """The references as a user would give them who knows everything: with a mask drawn, and people with their poses."""
-    poses = [_map(drawn) if person else None for drawn, person in zip(task.reference.structure, task.shown.person.tolist(), strict=True)]
-    shown = zip(task.reference.picture.image, task.reference_mask(), poses, strict=True)
-    return [Reference.of(image, drawn=mask.numpy(), pose=pose).found("drawn") for image, mask, pose in shown]
-
-
-def aligned_with(references: Sequence[Reference], hints: Tensor, settings: Settings, kind: str | None = None) -> list[Aligned]:
-    """The structures on their references. The scale is from the masks, as for most users, who have no pose of their reference."""
-    size = hints.shape[-1]
-    subjects = [reference.seen if settings.align else None for reference in references]
-    return [anchor_align(subject, _map(hint), (size, size), kind=kind, room=settings.room, **settings.alignment())
-            for subject, hint in zip(subjects, hints, strict=True)]  # fmt: skip
-
-
-def moved_by(structures: Sequence[Aligned]) -> tuple[Tensor, Camera]:
-    """The aligned maps, and by what camera the truth follows them."""
-    maps = [torch.from_numpy(np.ascontiguousarray(structure.map)).permute(2, 0, 1).float() / 255 for structure in structures]
-    matrices = [np.asarray(structure.alignment.matrix) for structure in structures]
-    shifts = [[float(by) / side for by, side in zip(matrix[:, 2], structure.alignment.canvas, strict=True)]
-              for matrix, structure in zip(matrices, structures, strict=True)]  # fmt: skip
-    return torch.stack(maps), Camera(torch.tensor([float(matrix[0, 0]) for matrix in matrices]), torch.tensor(shifts))
+def transport(model: Model, task: Task) -> Drawn:
+    """No drawing at all: the reference's latents, carried to where they belong."""
+    moved = placed(task, GIVEN, TUNED).moved
+    return Drawn(transported(model, task, moved), moved, 0.0, 0)
 
 
 TUNED = Settings(enabled=True)  # the defaults are what tuning found
-PAPER = Settings(enabled=True, form="output", tau_early=0.15, tau_late=0.15, delta_early=3.0, delta_late=3.0, clamp=False, top_k=1,
-                 feature="qk", blocks="mid up", start=0.2, uncond_rows=0.7, gate=False, rivals=False)  # fmt: skip
+PAPER = Settings.parse({"enabled": True, "preset": "paper"})
 TUNING = Path(__file__).resolve().parents[1] / "tuning.json"
-
-
-def tried_seal(tau: tuple = (), delta: tuple = (), **knobs) -> Callable[[Model, Task], Drawn]:
-    """SeAl with other settings; τ and δ as pairs, early and late."""
-    for name, pair in (("tau", tau), ("delta", delta)):
-        if pair:
-            knobs |= {f"{name}_early": pair[0], f"{name}_late": pair[1]}
-    return seal(replace(TUNED, clamp=max([*delta, 0]) <= 1, **knobs))
-
 
 # The peers' own functions: what they take by default is what their sources describe.
 SOURCES = {
@@ -163,13 +140,22 @@ SOURCES = {
 }
 
 
-def _of_source(name: str) -> Callable[..., Callable[[Model, Task], Drawn]]:
-    source = SOURCES[name]
-    return lambda **knobs: peer(lambda: source(**knobs), masked=bool(knobs.get("masked")), statistics="adain" in name)
+def make(name: str, knobs: dict, stands: str = GIVEN, told: str = "word") -> Row:
+    """A method from its own knobs; without any it stands as its source describes it, SeAl as its paper."""
+    if name == "none":
+        return none(stands)
+    if name in SOURCES:
+        return peer(lambda: SOURCES[name](**knobs), stands, statistics="adain" in name)
+    return seal(replace(TUNED, **spelled(knobs)) if knobs else PAPER, stands, told)
 
 
-# How to make a method from its own knobs.
-MAKE = {"none": lambda: none, **{name: _of_source(name) for name in SOURCES}, "seal": tried_seal}
+def spelled(knobs: dict) -> dict:
+    """Knobs as settings: τ and δ are pairs, early and late, and a δ above 1 lifts the clamp."""
+    settings = {name: value for name, value in knobs.items() if name not in ("tau", "delta")}
+    for name in ("tau", "delta"):
+        if name in knobs:
+            settings |= dict(zip((f"{name}_early", f"{name}_late"), knobs[name], strict=True))
+    return settings | ({"clamp": max(knobs["delta"]) <= 1} if "delta" in knobs else {})
 
 
 def read_trials(path: Path = TUNING) -> list[dict]:
@@ -199,19 +185,37 @@ def best_knobs(name: str, path: Path = TUNING) -> dict:
     return {k: tuple(v) if isinstance(v, list) else v for k, v in knobs.items()}
 
 
-def table(tuned: Settings = TUNED) -> dict[str, Callable[[Model, Task], Drawn]]:
-    """All methods by name; peers' own knobs stand at what tuning found."""
-    peers = {name: MAKE[name](**best_knobs(name)) for name in SOURCES}
+def table(tuned: Settings = TUNED) -> dict[str, Row]:
+    """All rows by name; peers' own knobs stand at what tuning found."""
+    peers = {name: make(name, best_knobs(name)) for name in SOURCES}
     return {
-        "none": none,
+        "none": none(GIVEN),
         **peers,
-        "seal": seal(tuned),
-        "seal_no_align": seal(tuned, align=False),
+        "seal": seal(tuned, FOUND),
+        "seal_detected": seal(tuned, DETECTED),
+        "seal_given": seal(tuned),
+        "ceiling": seal(tuned, truth=True),
+        "transport": Row(transport),
+        "paper": seal(PAPER),
+        "seal_no_align": seal(tuned, UNMOVED),
         "seal_no_limbs": seal(replace(tuned, limbs=0.0)),
         "seal_no_figure": seal(replace(tuned, on_figure=False)),
         "seal_no_infusion": seal(replace(tuned, infusion=False)),
         "seal_no_delta": seal(replace(tuned, lam=0.0)),
         "seal_no_gate": seal(replace(tuned, gate=False)),
-        "seal_no_delta_no_gate": seal(replace(tuned, bridge=False, gate=False), bridge=False),
-        "seal_paper": seal(PAPER),
+        "seal_no_words": seal(replace(tuned, bridge=False, gate=False), told=""),
+        "seal_told_light": seal(tuned, told="light"),
+        "seal_told_place": seal(tuned, told="place"),
+        "seal_told_caption": seal(tuned, told="caption"),
     }
+
+
+def row(name: str, tuned: Settings = TUNED) -> Row:
+    """A row by its name; `none@found` is what `none` draws from structures that were moved by that knowledge."""
+    name, at, stands = name.partition("@")
+    return make(name, best_knobs(name), stands) if at else table(tuned)[name]
+
+
+def beside(name: str, stands: str) -> str:
+    """The row of `none` or of a peer where the structures stand as for another row."""
+    return name if stands == GIVEN else f"{name}@{stands}"

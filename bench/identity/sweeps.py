@@ -22,14 +22,15 @@ from seal_ext.hosts.diffusers import Seal
 from seal_ext.layers import Site
 from seal_ext.run import Step
 
-from .measurement import Measurement, Method, batches, figures
-from .methods import TUNED, none, references_of, sampled, seal
+from .known import GIVEN, UNMOVED, placed
+from .measurement import Measurement, batches, figures
+from .methods import TUNED, Row, none, sampled, seal
 from .scores import GRID, kept_places
 from .tasks import TASKS, Task
 
 CASE, SEEDS = "pose", "0:8"
 WIDE = replace(TUNED, clamp=False)  # or δ above 1 would change nothing
-SWEEPS: dict[str, dict[object, Method]] = {
+SWEEPS: dict[str, dict[object, Row]] = {
     "tau": {t: seal(replace(TUNED, tau_early=t, tau_late=t)) for t in (0.1, 0.3, 0.5, 0.7, 0.85)},
     "delta": {d: seal(replace(WIDE, delta_early=d, delta_late=d)) for d in (0.25, 0.5, 1.0, 1.5, 2.0)},
     "top_k": {k or "all": seal(replace(TUNED, top_k=k)) for k in (1, 4, 16, 64, 0)},
@@ -41,12 +42,12 @@ HARDLY = 1e-6  # a δ that changes nothing visible, so that matching is looked a
 
 def sweeps(measurement: Measurement, seeds: range) -> dict[str, list[dict]]:
     """Every value of every setting, the others as they are."""
-    without = measurement.columns(CASE, "none", none, seeds)
+    without = measurement.columns(CASE, "none", none(GIVEN), seeds)
     rows = {}
     for name, values in SWEEPS.items():
         rows[name] = []
-        for value, method in values.items():
-            seen = figures(measurement.columns(CASE, f"seal-{name}-{value}", method, seeds), without)
+        for value, row in values.items():
+            seen = figures(measurement.columns(CASE, f"seal-{name}-{value}", row, seeds), without)
             rows[name].append({"value": value} | {key: seen[key] for key in ("identity", "pattern", "structure", "sharpness")})
     return rows
 
@@ -85,8 +86,9 @@ def _watched(model: Model, task: Task, feature: str) -> dict[tuple[str, float], 
 
     settings = replace(TUNED, feature=feature, blocks="mid up", start=0.0, end=1.0, tau_early=0.0, tau_late=0.0, delta_early=HARDLY,
                        delta_late=HARDLY, top_k=1)  # fmt: skip
-    with Seal(model.pipe, references_of(task), settings, per_image=True, cache=AppearanceCache(2**31), watch=watch):
-        sampled(model, task, task.structure())
+    there = placed(task, UNMOVED, settings)
+    with Seal(model.pipe, there.references, settings, per_image=True, cache=AppearanceCache(2**31), watch=watch):
+        sampled(model, task, there.hints)
     return found
 
 

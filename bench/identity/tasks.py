@@ -18,6 +18,9 @@ from bench.world.scene import Duo, side_by_side
 from bench.world.structure import GIVEN, draw_structures, usual_structure
 from bench.world.words import BACKGROUND, COAT_COLOURS, COLOUR, KIND, PERSON_POSE, POSE
 
+# Kinds of reference prompts, by what they say as the reference has it beside what the character looks like. `word` is the prompt with only
+# those words changed, the best one; a whole caption of the reference is what many write.
+TOLD = {"word": (), "light": ("light",), "place": ("light", "background"), "caption": ("light", "background", "pose")}
 BUSY = [BACKGROUND.index(name) for name in ("city", "brick wall", "sea", "forest", "meadow")]
 
 
@@ -34,7 +37,6 @@ class Task:
     settings: Settings
     camera: Camera | None  # where the structure stands, if not where the pose puts it
     prompts: list[Caption]
-    reference_prompts: list[str] | None  # what differs: c_app; None when nothing does
     changed: list[str]  # of each image the fact that the prompt changed, or ""
     duo: Duo | None = None  # where a second character stands beside the reference's, both of them
     structured: bool = True  # or the words alone give the pose, and the structure is an empty map
@@ -61,6 +63,13 @@ class Task:
         place = light_up(paint_background(self.settings, SIZE, SIZE), self.settings)
         second = self.duo.picture(SIZE, moved).figure == 2
         return torch.where(second[:, None], place, image)
+
+    def told(self, kind: str) -> list[str] | None:
+        """The reference prompts of a kind of TOLD; None where they say what the prompts say, and nothing differs."""
+        settings = replace(self.settings, **{name: getattr(self.reference.settings, name) for name in TOLD[kind] if name != "pose"})
+        poses = self.reference.poses if "pose" in TOLD[kind] else self.poses
+        said = [caption.text for caption in prompts_for(self.shown, poses, settings)]
+        return None if said == [caption.text for caption in self.prompts] else said
 
     def reference_mask(self) -> torch.Tensor:
         return self.reference.picture.region > 0
@@ -106,13 +115,8 @@ def _task(name: str, seeds: torch.Tensor, identities: Identities, *, near: bool 
     settings = sample_settings(seeds, background=chance.among("place", _everywhere(len(seeds), places)))
     there = sample_settings(their_seeds, background=_elsewhere(chance, "other place", settings.background, _everywhere(len(seeds), places)))
     reference = Shot.of(their_seeds, shown, theirs, there)
-    truth = Shot.of(seeds, identities, poses, settings)
-    prompts = prompts_for(identities, truth)
-    other = None
-    if changed is not None:
-        # The best c_app is the prompt but for the words that contradict: its own pose and place, the reference's colour.
-        other = [caption.text for caption in prompts_for(shown, truth)]
-    return Task(name, seeds, identities, shown, reference, poses, settings, camera, prompts, other, changed or [""] * len(seeds))
+    prompts = prompts_for(identities, poses, settings)
+    return Task(name, seeds, identities, shown, reference, poses, settings, camera, prompts, changed or [""] * len(seeds))
 
 
 def aligned(seeds: torch.Tensor) -> Task:
@@ -182,9 +186,8 @@ def two(seeds: torch.Tensor) -> Task:
     second = replace(second, kind=other)
     poses = sample_poses(seeds + (1 << 43), second)
     duo = side_by_side(seeds, (alone.identities, second), (alone.poses, poses), alone.settings)
-    first, beside = (Shot.of(seeds, who, poses, duo.settings) for who, poses in zip(duo.identities, duo.poses, strict=True))
     prompts = [
-        duo_caption(writer(alone.identities, first, row, NAMED), writer(second, beside, row, NAMED), left)
+        duo_caption(*(writer(who, how, duo.settings, row, NAMED) for who, how in zip(duo.identities, duo.poses, strict=True)), left)
         for row, left in enumerate(duo.left.tolist())
     ]
     return replace(alone, camera=duo.cameras[0], prompts=prompts, duo=duo)

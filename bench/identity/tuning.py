@@ -2,8 +2,8 @@
 
 The first trial is what a method's source says, half of the rest are drawn at random from its knobs' values, and the others step away
 from the best so far. A peer is judged by identity alone, whatever else it breaks, so that it is as strong an opponent as it can be;
-SeAl also pays for what it takes from structure, prompt and background. Eight pictures tell good knobs from bad ones and hardly the
-better of two good ones: `--again` draws a method's three best on other development seeds, and both together decide.
+SeAl also pays for what it takes from structure, prompt and background. All get the same masks, and structures where AnchorAlign puts
+them. `--again` draws every method's three best on other development seeds, and both together decide.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import random
 import sys
+from collections.abc import Sequence
 from inspect import signature
 from pathlib import Path
 
@@ -21,17 +22,18 @@ from bench.drawing import open_model
 from bench.judge.reading import Judge
 from bench.writing import write_text
 
-from .measurement import Columns, Method, batches, columns_of, figures, weights_name
-from .methods import MAKE, SOURCES, TUNED, TUNING, best_knobs, read_trials
+from .known import GIVEN
+from .measurement import Columns, batches, columns_of, figures, weights_name
+from .methods import PAPER, SOURCES, TUNING, Row, best_knobs, make, none, read_trials
 from .scores import score
 from .tasks import TASKS
 
 TRIALS = 10
 FINALISTS = 3
-SEEDS = "100:108"
+SEEDS = "100:124"
 
 Knobs = dict[str, object]
-WEIGHTS = (0.6, 0.85, 1.0)  # a threshold: below, hardly a layer takes part
+WEIGHTS = (0.6, 0.85, 1.0, 1.5, 2.0)  # a threshold: below, hardly a layer takes part; statistics need most of it
 FIDELITY = (0.0, 0.25, 0.5, 0.75, 1.0)
 SPACES: dict[str, dict[str, tuple]] = {
     "reference_only": {"fidelity": FIDELITY, "weight": WEIGHTS},
@@ -40,25 +42,28 @@ SPACES: dict[str, dict[str, tuple]] = {
     "ctrl_x": {"until": (0.2, 0.4, 0.6, 0.8, 1.0), "first": (0, 1, 2, 3, 5), "parts": ("up", "mid up", "down mid up")},
     "masactrl": {"from_step": (0.0, 0.08, 0.2, 0.4), "from_layer": (0, 4, 7, 8, 10, 12), "masked": (False, True)},
     "seal": {
-        "form": ("output", "joint"),
-        "tau": ((0.0, 0.0), (0.2, 0.1), (0.4, 0.3)),
-        "delta": ((0.5, 1.0), (1.0, 1.0), (1.0, 2.0), (2.0, 2.0), (4.0, 4.0)),
+        "form": ("output", "kv", "joint"),
+        "tau": ((0.0, 0.0), (0.2, 0.1), (0.4, 0.3), (0.6, 0.5)),
+        "delta": ((0.25, 0.5), (0.5, 0.5), (0.5, 1.0), (1.0, 1.0), (1.0, 2.0), (2.0, 2.0), (4.0, 4.0)),
         "start": (0.0, 0.1, 0.2, 0.3),
         "end": (0.8, 0.9, 1.0),
         "blocks": ("up.3-", "up", "mid up", "down.2- mid up"),
         "uncond_rows": (0.3, 0.5, 0.7, 1.0),
-        "top_k": (0, 32),
+        "top_k": (0, 1, 4, 32),
+        "feature": ("hidden", "qk"),
     },
     "seal_conflict": {
+        "gate": (True, False),
         "lam": (0.5, 1.0, 2.0, 4.0, 8.0),
         "gate_strength": (0.5, 1.0, 1.5, 2.5, 4.0),
         "gate_low": (0.2, 0.35, 0.5, 0.65, 0.8),
         "gate_high": (0.85, 0.92, 0.97, 1.0),
         "radius": (0, 1, 2),
-        "lam_end": (0.2, 0.3, 0.4),
+        "lam_end": (0.2, 0.4, 0.6, 0.8),
     },
 }
 CASE = {"seal_conflict": "conflict"}
+TOLD = ("word", "place", "caption")  # a conflict is tuned for reference prompts as people write them
 
 
 def merit(method: str, seen: dict, none: dict) -> float:
@@ -77,8 +82,8 @@ def next_knobs(method: str, number: int, trials: int, done: list[dict]) -> Knobs
     space, chance = SPACES[method], random.Random(f"{method} {number}")
     tried = [trial["knobs"] for trial in done]
     for _ in range(200):
-        if number == 0:  # spelled out for SeAl, whose defaults this is to change
-            return {name: _usual(method, name) for name in space} if method.startswith("seal") else {}
+        if number == 0:
+            return {name: _usual(method, name) for name in ("gate", "lam", "lam_end")} if method == "seal_conflict" else {}
         if number <= trials // 2:
             knobs = {name: chance.choice(values) for name, values in space.items()}
         else:
@@ -99,9 +104,8 @@ def listed(value: object) -> object:
 
 
 def _usual(method: str, name: str) -> object:
-    pairs = {"tau": ("tau_early", "tau_late"), "delta": ("delta_early", "delta_late")}
     if method.startswith("seal"):
-        return tuple(getattr(TUNED, n) for n in pairs[name]) if name in pairs else getattr(TUNED, name)
+        return tuple(getattr(PAPER, f"{name}_{end}") for end in ("early", "late")) if name in ("tau", "delta") else getattr(PAPER, name)
     return signature(SOURCES[method]).parameters[name].default
 
 
@@ -113,16 +117,26 @@ class Bench:
         self.tasks: dict[str, list] = {}
         self.none: dict[str, Columns] = {}
 
-    def columns(self, case: str, method: Method) -> Columns:
+    def columns(self, case: str, row: Row) -> Columns:
         if case not in self.tasks:
             self.tasks[case] = [TASKS[case](torch.tensor(rows)) for rows in batches(self.seeds)]
-        return columns_of(score(self.model, self.judge, task, method(self.model, task)) for task in self.tasks[case])
+        return columns_of(score(self.model, self.judge, task, row.draw(self.model, task)) for task in self.tasks[case])
 
-    def figures(self, case: str, method: Method) -> tuple[dict[str, float], dict[str, float]]:
+    def figures(self, case: str, rows: Sequence[Row]) -> tuple[dict[str, float], dict[str, float]]:
+        """Of several rows the mean."""
         if case not in self.none:
-            self.none[case] = self.columns(case, MAKE["none"]())
-        none = self.none[case]
-        return tuple({k: v["value"] for k, v in figures(c, none).items()} for c in (self.columns(case, method), none))
+            self.none[case] = self.columns(case, none(GIVEN))
+        without = self.none[case]
+        seen = [figures(self.columns(case, row), without) for row in rows]
+        mean = {key: sum(one[key]["value"] for one in seen) / len(seen) for key in seen[0]}
+        return mean, {key: figure["value"] for key, figure in figures(without, without).items()}
+
+    def tried(self, method: str, knobs: Knobs) -> dict[str, object]:
+        """A trial's merit and figures."""
+        conflict = method == "seal_conflict"
+        rows = [make("seal" if conflict else method, knobs, told=told) for told in (TOLD if conflict else TOLD[:1])]
+        seen, without = self.figures(CASE.get(method, "pose"), rows)
+        return {"merit": merit(method, seen, without), "figures": seen, "none": without}
 
 
 def main(argv: list[str]) -> int:
@@ -140,18 +154,16 @@ def main(argv: list[str]) -> int:
         return look_again(names, options.again, options.json)
     bench, weights = Bench(seed_range(options.seeds, final=False, tuning=True)), weights_name()
     for name in names:
-        case = CASE.get(name, "pose")
-        about = {"method": name, "case": case, "seeds": options.seeds, "weights": weights}
+        about = {"method": name, "case": CASE.get(name, "pose"), "seeds": options.seeds, "weights": weights}
         for number in range(options.trials):
             kept = read_trials(options.json)
             done = [t for t in kept if all(t[k] == v for k, v in about.items())]
             if len(done) > number:
                 continue
             knobs = next_knobs(name, number, options.trials, done)
-            seen, none = bench.figures(case, MAKE["seal" if name == "seal_conflict" else name](**knobs))
-            trial = about | {"trial": number, "knobs": knobs, "merit": merit(name, seen, none), "figures": seen, "none": none}
+            trial = about | {"trial": number, "knobs": knobs} | bench.tried(name, knobs)
             write_text(options.json, _lines([*kept, trial]))
-            print(f"{name} {number}: merit {trial['merit']:.1f}, identity {seen['identity']:.1f}, {knobs}", file=sys.stderr, flush=True)
+            print(f"{name} {number}: merit {trial['merit']:.1f}, {knobs}", file=sys.stderr, flush=True)
         print(f"{name}: {best_knobs(name, options.json)}")
     return 0
 
@@ -162,8 +174,7 @@ def look_again(names: list[str], seeds: str, path: Path) -> int:
     for name in names:
         for trial in sorted((t for t in read_trials(path) if t["method"] == name), key=lambda t: -t["merit"])[:FINALISTS]:
             knobs = {k: listed(v) for k, v in trial["knobs"].items()}
-            seen, none = bench.figures(trial["case"], MAKE["seal" if name == "seal_conflict" else name](**knobs))
-            again = {"seeds": seeds, "merit": merit(name, seen, none), "figures": seen, "none": none}
+            again = {"seeds": seeds} | bench.tried(name, knobs)
             kept = [t | {"again": again} if t == trial else t for t in read_trials(path)]
             write_text(path, _lines(kept))
             print(f"{name} {trial['trial']}: merit {trial['merit']:.1f}, again {again['merit']:.1f}", file=sys.stderr, flush=True)

@@ -39,7 +39,10 @@ class Change:
 
 
 # In the order of their versions.
-CHANGES = (Change((0, 2, 0), "mask_source", values={"attention": "auto"}),)
+CHANGES = (
+    Change((0, 2, 0), "mask_source", values={"attention": "auto"}),
+    Change((0, 3, 0), "preset", values={"faithful": "strong"}),
+)
 
 
 def numbers(version: str) -> Version:

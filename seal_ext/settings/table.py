@@ -28,7 +28,7 @@ class Table:
     # fmt: off
     enabled: bool = row(False, BASIC, "Enable", "Keep the reference's character in your pictures.", axis=False)
     preset: str = row("balanced", BASIC, "Preset", "A starting point for the other settings. What you change yourself stays as you set it.",
-        choices=("faithful", "balanced", "free"))
+        choices=("strong", "balanced", "free", "paper"))
     strength: float = row(1.0, BASIC, "Strength", "How much the picture takes from the reference. 0 takes nothing.", low=0.0, high=2.0,
         step=0.05)
     appearance_prompt: str = row("", BASIC, "Reference prompt", "What the reference shows. Empty means: the same as your prompt. It works "
@@ -142,9 +142,30 @@ GROUPS = tuple(dict.fromkeys(setting.group for setting in TABLE if not setting.b
 
 # Differences from the defaults. Values nobody set follow the preset, and then the model's architecture.
 PRESETS: dict[str, dict[str, Value]] = {
-    "faithful": {"delta_early": 2.0, "delta_late": 4.0, "tau_early": 0.1, "tau_late": 0.0},
+    "strong": {"delta_early": 2.0, "delta_late": 4.0, "tau_early": 0.1, "tau_late": 0.0},
     "balanced": {},
     "free": {"start": 0.3, "delta_early": 0.5, "tau_early": 0.5, "tau_late": 0.4},
+    # As far as the paper and what others report of it say; nothing of ours. `docs/method.md` says how the defaults differ, and why.
+    "paper": {
+        "form": "output",
+        "feature": "qk",
+        "top_k": 1,
+        "blocks": "mid up",
+        "tau_early": 0.15,
+        "tau_late": 0.15,
+        "delta_early": 1.0,
+        "delta_late": 3.0,
+        "clamp": False,
+        "uncond_rows": 1.0,
+        "t_app": "all",
+        "lam": 1.0,
+        "lam_end": 0.6,
+        "alike": 0.0,
+        "gate": False,
+        "rivals": False,
+        "on_figure": False,
+        "limbs": 0.0,
+    },
 }
 ARCHITECTURES: dict[str, dict[str, Value]] = {
     "sd1": {},

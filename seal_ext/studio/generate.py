@@ -30,7 +30,7 @@ EXAMPLES = """\
   python -m seal_ext.studio generate --prompt "a woman running, in a meadow" --out plain.png
   python -m seal_ext.studio generate --reference anna.png --structure running.png --prompt "a woman running, in a meadow" --maps
   python -m seal_ext.studio generate --reference anna.png --prompt "a woman in a green shirt, running" \\
-      --appearance-prompt "a woman in a red shirt, running" --preset faithful --set tau_late=0.4 --seed 7 --count 4
+      --appearance-prompt "a woman in a red shirt, running" --preset strong --set tau_late=0.4 --seed 7 --count 4
   python -m seal_ext.studio generate --checkpoint sdxl.safetensors --preset calibrated.json --reference anna.png --prompt "a woman running"
 """
 Progress = Callable[[float, str], None]

@@ -35,7 +35,7 @@ def test_every_setting_with_an_axis_is_an_axis(webui):
 
 @pytest.mark.parametrize(("label", "values", "singles"), [
     ("Strength", "0-1 [3]", [dict(strength=0.0), dict(strength=0.5), dict(strength=1.0)]),
-    ("Preset", ["faithful", "free"], [dict(preset="faithful"), dict(preset="free")]),
+    ("Preset", ["strong", "free"], [dict(preset="strong"), dict(preset="free")]),
     ("Delta-Bridge", ["on", "off"], [dict(bridge=True), dict(bridge=False)]),
     ("AnchorAlign", ["on", "off"], [dict(align=True), dict(align=False)]),
     ("Top-k", "0, 1-2", [dict(top_k=0), dict(top_k=1), dict(top_k=2)]),

@@ -44,7 +44,7 @@ def test_every_command_has_examples(name, capsys):
         (["generate", "--prompt", "x", "--set", "tau_late"], "name=value"),
         (["generate", "--prompt", "x", "--set", "tau_lat=0.3"], "tau_late"),
         (["generate", "--prompt", "x", "--set", "tau_late=3"], "between 0 and 1"),
-        (["generate", "--prompt", "x", "--preset", "nono"], "faithful"),
+        (["generate", "--prompt", "x", "--preset", "nono"], "strong"),
         (["generate", "--prompt", "x", "--preset", "nono.json"], "nono.json"),
         (["generate", "--prompt", "x", "--out", "x.jpg"], ".png"),
         (["generate", "--prompt", "x", "--reference", "nowhere.png"], "does not exist"),
