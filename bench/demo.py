@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from bench.cases import NAMED, SIZE, Shot, shoot, writer
+from bench.cases import SIZE, Shot, prompts_for
 from bench.cli import Parser, UserError, run
 from bench.demo_page import page
 from bench.identity.scores import errors
@@ -85,15 +85,6 @@ class Scene:
         return render(self.who, self.shot.poses, self.shot.settings, SIZE, after(self.camera, by))
 
 
-@dataclass
-class Outcome:
-    """What one method drew of a scene, and its figures."""
-
-    image: np.ndarray
-    figures: dict[str, float] = field(default_factory=dict)
-    result: Result | None = None
-
-
 def tops(who: Identities) -> Identities:
     """The same character in a top of a colour that nothing on it has."""
     worn = {int(value) for value in (who.top_colour, who.top_second, who.emblem_colour, who.bottom_colour)}
@@ -105,9 +96,9 @@ def reference_shot(seed: int) -> tuple[Identities, Shot]:
     who = sample_identities(torch.tensor([seed]))
     if not bool(who.person):
         raise UserError(f"the character {seed} is an animal; the demo's poses are for people")
-    shot = shoot(torch.tensor([seed + (1 << 41)]), who)
-    settings = replace(shot.settings, light=torch.tensor([0]))  # daylight: the page is to show colours as they are
-    return who, replace(shot, settings=settings, picture=render(who, shot.poses, settings, SIZE))
+    seeds = torch.tensor([seed + (1 << 41)])
+    settings = replace(sample_settings(seeds), light=torch.tensor([0]))  # daylight: the page is to show colours as they are
+    return who, Shot.of(who, sample_poses(seeds, who), settings)
 
 
 def scenes_of(seed: int, who: Identities, reference: Reference) -> list[Scene]:
@@ -125,8 +116,7 @@ def scenes_of(seed: int, who: Identities, reference: Reference) -> list[Scene]:
         agreeing = None
         for kind, wearing in (("agrees", who), ("contradicts", tops(who))):
             shot = Shot(poses, settings, parts, render(wearing, poses, settings, SIZE, camera), skeleton)
-            words = writer(wearing, shot, 0, NAMED)
-            prompt = Caption(words.sentence(), dict(words.said))
+            (prompt,) = prompts_for(wearing, shot)
             scenes.append(Scene(f"{number + 1}-{kind}", pose, wearing, shot, camera, prompt, agreeing, given, aligned))
             agreeing = prompt.text
     return scenes
@@ -158,11 +148,11 @@ def through_vae(studio: Studio, image: torch.Tensor) -> torch.Tensor:
     return ((vae.decode(latent.to(vae.dtype) / vae.config.scaling_factor).sample.float().cpu() + 1) / 2).clamp(0, 1)
 
 
-def figures_of(outcomes: dict[tuple[str, str], Outcome], scenes: list[Scene], method: str) -> dict[str, float | None]:
+def figures_of(figures: dict[tuple[str, str], dict[str, float]], scenes: list[Scene], method: str) -> dict[str, float | None]:
     """Pooled over scenes: identity and pattern in percent of the way from no reference to the autoencoder's own error, ΔE, text."""
-    every = [outcomes[scene.name, method].figures for scene in scenes]
+    every = [figures[scene.name, method] for scene in scenes]
     # A moved structure makes another picture, so its figures are against a picture without reference that was moved as well.
-    none = [outcomes[scene.name, "align" if method in ALIGNED else "none"].figures for scene in scenes]
+    none = [figures[scene.name, "align" if method in ALIGNED else "none"] for scene in scenes]
     row: dict[str, float | None] = {"error": float(np.mean([f["identity"] for f in every]))}
     for name in ("identity", "pattern"):
         room = sum(n[name] - n[f"{name}_vae"] for n in none)
@@ -177,37 +167,36 @@ def make(seed: int, steps: int, studio: Studio, judge: Judge | None, out: Path, 
     who, shot = reference_shot(seed)
     picture = to_bytes(shot.picture.image[0]).numpy()
     reference = Reference(picture, subject=subject_of((shot.picture.region[0] > 0).numpy(), "truth", every=True))
-    scenes, cache, outcomes = scenes_of(seed, who, reference), AppearanceCache(1 << 30), {}
+    scenes, cache, results, figures = scenes_of(seed, who, reference), AppearanceCache(1 << 30), {}, {}
     plan = [(scene, method) for scene in scenes for method in METHODS]
     for done, (scene, method) in enumerate(plan):
         label = f"{scene.pose}: {method}"
         if method == "bridge" and scene.reference_prompt is None:  # nothing contradicts: by definition the same picture
-            drawn = Outcome(outcomes[scene.name, "none"].image)
+            result = results[scene.name, "none"]
         else:
             result = draw(studio, scene, method, reference, steps, cache,
                           lambda share, _, done=done, label=label: progress((done + share) / len(plan), label))  # fmt: skip
-            drawn = Outcome(result.images[0], result=result)
-        drawn.figures = measure(studio, judge, scene, method in ALIGNED, drawn.image)
-        outcomes[scene.name, method] = drawn
+        results[scene.name, method] = result
+        figures[scene.name, method] = measure(studio, judge, scene, method in ALIGNED, result.images[0])
     table = {
-        kind: {method: figures_of(outcomes, [s for s in scenes if (s.reference_prompt is None) == agrees], method) for method in METHODS}
+        kind: {method: figures_of(figures, [s for s in scenes if (s.reference_prompt is None) == agrees], method) for method in METHODS}
         for kind, agrees in (("agrees", True), ("contradicts", False))
     }
-    save(out, picture, scenes, outcomes)
+    save(out, picture, scenes, results)
     target = out / "index.html"
     target.write_text(page(scenes, table, steps, judge is not None), encoding="utf-8")
     return target
 
 
-def save(out: Path, picture: np.ndarray, scenes: list[Scene], outcomes: dict[tuple[str, str], Outcome]) -> None:
+def save(out: Path, picture: np.ndarray, scenes: list[Scene], results: dict[tuple[str, str], Result]) -> None:
     """All pictures, under the names by which the page finds them."""
     write_picture(picture, out / "reference.png")
     for scene in scenes:
         write_picture(boxes_overlay(scene.aligned.map, picture, scene.aligned.alignment), out / f"{scene.name}-structure.png")
         write_picture(to_bytes(scene.truth(True).image[0]).numpy(), out / f"{scene.name}-truth.png")
         for method in METHODS:
-            write_picture(outcomes[scene.name, method].image, out / f"{scene.name}-{method}.png")
-        whole = outcomes[scene.name, "seal"].result
+            write_picture(results[scene.name, method].images[0], out / f"{scene.name}-{method}.png")
+        whole = results[scene.name, "seal"]
         for word, maps in (("match", whole.matches), ("disagreement", whole.disagreements)):
             for shown in maps:
                 write_picture(shown, out / f"{scene.name}-{word}.png")
@@ -226,7 +215,8 @@ def main(argv: list[str]) -> int:
         raise UserError(f"--steps is {options.steps}; it must lie between {FEWEST} and 200")
     began, bar = time.monotonic(), Bar()
     try:
-        studio = opened(options.model)
+        files = checkpoint.expand(options.model, options.model / "expanded") if options.model else None
+        studio = open_studio(files.checkpoint, files.adapter) if files else open_studio()
         judge = Judge.load() if WEIGHTS.exists() else None
         options.out.mkdir(parents=True, exist_ok=True)
         target = make(options.character, options.steps, studio, judge, options.out, bar)
@@ -238,13 +228,6 @@ def main(argv: list[str]) -> int:
         bar.done()
     print(f"{time.monotonic() - began:.0f} seconds. Open this in a browser:\n{target.resolve()}")
     return 0
-
-
-def opened(shards: Path | None) -> Studio:
-    if shards is None:
-        return open_studio()
-    files = checkpoint.expand(shards, shards / "expanded")
-    return open_studio(files.checkpoint, files.adapter)
 
 
 if __name__ == "__main__":

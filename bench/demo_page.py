@@ -21,6 +21,7 @@ COLUMNS = {  # of every scene: title and one plain sentence
     "seal": ("With SeAl", "All three together."),
     "truth": ("The right answer", "The same character, rendered by the world itself in this pose."),
 }  # fmt: skip
+IDLE = "Nothing contradicts the reference, so there is nothing to steer: the same picture as without SeAl."
 NAMES = {"none": "without SeAl", "align": "AnchorAlign alone", "infusion": "infusion alone", "bridge": "Delta-Bridge alone", "seal": "SeAl"}
 FIGURES = {
     "identity": ("identity", "%"), "pattern": ("pattern", "%"), "error": ("colour error", "ΔE"), "text": ("prompt followed", "%"),
@@ -66,16 +67,7 @@ def page(scenes: list[Scene], table: Table, steps: int, judged: bool) -> str:
 </head>
 <body>
 <main>
-{_intro(steps)}
-{_figures(table, judged)}
-{body}</main>
-</body>
-</html>
-"""
-
-
-def _intro(steps: int) -> str:
-    return f"""<div class="intro">
+<div class="intro">
 <div>
 <h1>One picture of a character, unchanged in new poses</h1>
 <p>The character on the right comes from a small procedural world, and the model that draws here was trained on that world. So for every
@@ -84,7 +76,12 @@ pose the right answer is known to the pixel, and what a method does for a charac
 by the reference alone. Every picture of a pose starts from the same noise and takes {steps} steps.</p>
 </div>
 {_figure("reference.png", "The reference", "All that is known of the character.")}
-</div>"""
+</div>
+{_figures(table, judged)}
+{body}</main>
+</body>
+</html>
+"""
 
 
 def _figures(table: Table, judged: bool) -> str:
@@ -112,18 +109,13 @@ def _line(method: str, figures: dict[str, float | None]) -> str:
 def _pose(number: int, pose: str, scenes: list[Scene]) -> str:
     parts = [f"<h2>{number}. {escape(pose.capitalize())}</h2>", f'<p class="soft">{escape(_alignment(scenes[0]))}</p>']
     for scene in scenes:
-        title = "A prompt that agrees with the reference" if scene.reference_prompt is None else "A prompt that contradicts it"
-        prompt = _marked(scene.reference_prompt, scene.prompt.text)
-        figures = "".join(_figure(f"{scene.name}-{word}.png", *told) for word, told in _told(scene).items())
+        agrees = scene.reference_prompt is None
+        title = "A prompt that agrees with the reference" if agrees else "A prompt that contradicts it"
+        prompt = _marked(scene.reference_prompt or scene.prompt.text, scene.prompt.text)
+        columns = COLUMNS | {"bridge": (COLUMNS["bridge"][0], IDLE)} if agrees else COLUMNS
+        figures = "".join(_figure(f"{scene.name}-{word}.png", *told) for word, told in columns.items())
         parts.append(f'<h3>{title}</h3><p class="prompt">“{prompt}”</p><div class="row">{figures}</div>{_maps(scene)}')
     return "\n".join(parts) + "\n"
-
-
-def _told(scene: Scene) -> dict[str, tuple[str, str]]:
-    if scene.reference_prompt is not None:
-        return COLUMNS
-    idle = "Nothing contradicts the reference, so there is nothing to steer: the same picture as without SeAl."
-    return COLUMNS | {"bridge": (COLUMNS["bridge"][0], idle)}
 
 
 def _maps(scene: Scene) -> str:
@@ -142,10 +134,8 @@ def _alignment(scene: Scene) -> str:
     return " ".join([where, *found.reasons])
 
 
-def _marked(before: str | None, prompt: str) -> str:
+def _marked(before: str, prompt: str) -> str:
     """The prompt with the words marked that contradict the reference's."""
-    if before is None:
-        return escape(prompt)
     old, new = before.split(), prompt.split()
     parts = []
     for kind, _, _, start, stop in SequenceMatcher(None, old, new).get_opcodes():

@@ -17,44 +17,42 @@ GOALS = {
 }
 
 
-def _runs(history: dict[str, list[dict]]) -> list[str]:
-    lines = ["| stage | hardware | steps | hours |", "|---|---|---:|---:|"]
-    for stage, runs in history.items():
-        lines += [f"| {stage} | {run['device']} | {run['steps']} | {run['hours']:.2f} |" for run in runs]
-    return lines
-
-
 def page(report: dict, split: str) -> str:
     """The card as Markdown."""
     card = report["model"]
     millions = ", ".join(f"{name} {count / 1e6:.1f} M" for name, count in card["parameters"].items())
     first, end = report["seeds"]
-    lines = [
-        f"# {card['name']}",
-        "",
-        f"{card['architecture']}; base width {card['width']}. Parameters: {millions}.",
-        "",
-        card["data"],
-        "",
-        f"Training seeds: {card['training_seeds']}. Licence of the weights: {card['licence']}.",
-        "",
-        "## Training",
-        "",
-        *_runs(card["training"]),
-        "",
-        "## Quality",
-        "",
-        f"Measured on {split} seeds {first}:{end} without any reference, by `python dev.py bench model`; 95 % intervals over cases.",
-        "",
-        "| figure | value | interval | goal |",
-        "|---|---:|---|---:|",
-    ]
+    runs = [f"| {stage} | {r['device']} | {r['steps']} | {r['hours']:.2f} |" for stage, made in card["training"].items() for r in made]
+    figures = []
     for name, (what, goal) in GOALS.items():
-        figure = report[name]
         digits = 1 if goal > 1 else 3
-        value, low, high = (f"{figure[k]:.{digits}f}" for k in ("value", "low", "high"))
-        lines.append(f"| {what} | {value} | {low} – {high} | {goal:g} |")
+        value, low, high = (f"{report[name][k]:.{digits}f}" for k in ("value", "low", "high"))
+        figures.append(f"| {what} | {value} | {low} – {high} | {goal:g} |")
     weak = sorted(report["judge_by_attribute"].items(), key=lambda item: item[1])[:3]
-    lines += ["", "The judge's weakest answers: " + ", ".join(f"{name} {share:.3f}" for name, share in weak) + ".", ""]
-    lines += ["It draws only what its world holds. It is a measuring instrument and of no use for anything else."]
-    return "\n".join(lines) + "\n"
+    runs, figures = "\n".join(runs), "\n".join(figures)
+    return f"""# {card["name"]}
+
+{card["architecture"]}; base width {card["width"]}. Parameters: {millions}.
+
+{card["data"]}
+
+Training seeds: {card["training_seeds"]}. Licence of the weights: {card["licence"]}.
+
+## Training
+
+| stage | hardware | steps | hours |
+|---|---|---:|---:|
+{runs}
+
+## Quality
+
+Measured on {split} seeds {first}:{end} without any reference, by `python dev.py bench model`; 95 % intervals over cases.
+
+| figure | value | interval | goal |
+|---|---:|---|---:|
+{figures}
+
+The judge's weakest answers: {", ".join(f"{name} {share:.3f}" for name, share in weak)}.
+
+It draws only what its world holds. It is a measuring instrument and of no use for anything else.
+"""

@@ -23,60 +23,55 @@ def in_context() -> float | None:
 
 def goals(report: dict, context: float | None = None) -> list[Goal]:
     """Of a report of `bench identity`, whatever it measured."""
-    methods, cases = report["methods"], report["cases"]
+    methods = {name: _values(row) for name, row in report["methods"].items()}
+    seals = {case: _values(rows["seal"]) for case, rows in report["cases"].items() if "seal" in rows}
     rows = []
     if {"none", "seal"} <= set(methods):
         rows += _of_seal(methods["seal"], methods["none"], context)
-        rows += _beside_peers(methods, report["paired"])
-    if "seal" in cases.get("conflict", {}):
-        rows += _in_conflict(cases)
-    if "seal" in cases.get("misaligned", {}) and "seal" in cases.get("aligned", {}):
-        apart = _value(cases["aligned"]["seal"], "identity") - _value(cases["misaligned"]["seal"], "identity")
-        rows.append(_at_most("identity lost to misalignment", apart, 5, 1))
+        rows += _beside_peers(methods, report)
+    if "conflict" in seals:
+        rows.append(_goal("changed as asked, in a conflict", seals["conflict"]["conflict_success"], "≥", 0.85))
+        if "pose" in seals:
+            lost = seals["pose"]["identity"] - seals["conflict"]["others_identity"]
+            rows.append(_goal("others' identity lost to a conflict", lost, "≤", 10, 1))
+    if {"aligned", "misaligned"} <= set(seals):
+        apart = seals["aligned"]["identity"] - seals["misaligned"]["identity"]
+        rows.append(_goal("identity lost to misalignment", apart, "≤", 5, 1))
     return rows
 
 
-def _value(row: dict, key: str) -> float:
-    return row[key]["value"]
+def _values(row: dict) -> dict[str, float]:
+    return {key: figure["value"] for key, figure in row.items()}
 
 
-def _at_least(what: str, reached: float, asked: float, digits: int = 3) -> Goal:
-    return Goal(what, f"≥ {asked:.{digits}f}", f"{reached:.{digits}f}", reached >= asked)
-
-
-def _at_most(what: str, reached: float, asked: float, digits: int = 3) -> Goal:
-    return Goal(what, f"≤ {asked:.{digits}f}", f"{reached:.{digits}f}", reached <= asked)
+def _goal(what: str, reached: float, sign: str, asked: float, digits: int = 3) -> Goal:
+    met = reached >= asked if sign == "≥" else reached <= asked
+    return Goal(what, f"{sign} {asked:.{digits}f}", f"{reached:.{digits}f}", met)
 
 
 def _of_seal(seal: dict, none: dict, context: float | None) -> list[Goal]:
     rows = []
     if context is not None:
-        rows.append(_at_least("identity, by the model's own in context", _value(seal, "identity"), min(60, 0.8 * context), 1))
-    rows.append(_at_least("pattern", _value(seal, "pattern"), 40, 1))
-    rows.append(_at_least("structure, by none's", _value(seal, "structure"), _value(none, "structure") - 0.02))
-    rows.append(_at_least("text, by none's", _value(seal, "text"), _value(none, "text") - 0.03))
-    return rows + ([_at_least("match", _value(seal, "match"), 0.7)] if "match" in seal else [])
+        rows.append(_goal("identity, by the model's own in context", seal["identity"], "≥", min(60, 0.8 * context), 1))
+    rows.append(_goal("pattern", seal["pattern"], "≥", 40, 1))
+    rows.append(_goal("structure, by none's", seal["structure"], "≥", none["structure"] - 0.02))
+    rows.append(_goal("text, by none's", seal["text"], "≥", none["text"] - 0.03))
+    return rows + ([_goal("match", seal["match"], "≥", 0.7)] if "match" in seal else [])
 
 
-def _beside_peers(methods: dict, paired: dict) -> list[Goal]:
-    seal, peers = methods["seal"], {n: m for n, m in methods.items() if n in paired}
+def _beside_peers(methods: dict, report: dict) -> list[Goal]:
+    seal, peers = methods["seal"], [name for name in methods if name in report["paired"]]
     if not peers:
         return []
-    best = max(peers, key=lambda name: _value(peers[name], "identity"))
-    top = _value(peers[best], "identity")
-    rows = [_at_least(f"identity, by {best}'s", _value(seal, "identity"), top + 0.3 * (100 - top) if top > 40 else 1.5 * top, 1)]
-    rows.append(_at_least(f"identity less {best}'s: lower end of the paired interval", paired[best]["identity"]["low"], 0, 1))
-    highest = max(row["pattern"]["high"] for row in peers.values())
-    rows.append(_at_least("pattern above every peer's interval", _value(seal, "pattern"), highest, 1))
+    best = max(peers, key=lambda name: methods[name]["identity"])
+    top = methods[best]["identity"]
+    highest = max(report["methods"][name]["pattern"]["high"] for name in peers)
+    lead = report["paired"][best]["identity"]["low"]
+    rows = [
+        _goal(f"identity, by {best}'s", seal["identity"], "≥", top + 0.3 * (100 - top) if top > 40 else 1.5 * top, 1),
+        _goal(f"identity less {best}'s: lower end of the paired interval", lead, "≥", 0, 1),
+        _goal("pattern above every peer's interval", seal["pattern"], "≥", highest, 1),
+    ]
     if "reference_only" in methods:
-        rows.append(_at_most("leak, by reference_only's", _value(seal, "leak"), _value(methods["reference_only"], "leak") / 2))
-    return rows
-
-
-def _in_conflict(cases: dict) -> list[Goal]:
-    seal = cases["conflict"]["seal"]
-    rows = [_at_least("changed as asked, in a conflict", _value(seal, "conflict_success"), 0.85)]
-    if "seal" in cases.get("pose", {}):
-        lost = _value(cases["pose"]["seal"], "identity") - _value(seal, "others_identity")
-        rows.append(_at_most("others' identity lost to a conflict", lost, 10, 1))
+        rows.append(_goal("leak, by reference_only's", seal["leak"], "≤", methods["reference_only"]["leak"] / 2))
     return rows

@@ -28,6 +28,12 @@ FEW = 8  # pictures of every case but `pose`
 CACHE = Path("out/identity")
 Method = Callable[[Model, Task], Drawn]
 Columns = dict[str, torch.Tensor]  # one row an image
+RATIOS = {  # figure → what is summed above and below; matches are not known of every method
+    "text": ("found", "asked"),
+    "leak": ("leaked", "could_leak"),
+    "sharpness": ("sharpness", "sharpness_truth"),
+    "match": ("matched", "matchable"),
+}
 
 
 def weights_name() -> str:
@@ -101,20 +107,9 @@ class Measurement:
 
 def figures(method: Columns, none: Columns) -> dict[str, Interval]:
     """The figures of one method on one case, or on several cases joined."""
-    result = {
-        "identity": recovered(none["identity"], method["identity"], none["identity_vae"]),
-        "pattern": recovered(none["pattern"], method["pattern"], none["pattern_vae"]),
-        "structure": mean(method["structure"]),
-        "text": ratio(method["found"], method["asked"]),
-        "leak": ratio(method["leaked"], method["could_leak"]),
-        "background_distance": mean(method["background_distance"]),
-        "seconds": mean(method["seconds"]),
-        "unet_rows": mean(method["unet_rows"]),
-    }
-    if "sharpness" in method:
-        result["sharpness"] = ratio(method["sharpness"], method["sharpness_truth"])
-    if "matched" in method:
-        result["match"] = ratio(method["matched"], method["matchable"])
+    result = {key: recovered(none[key], method[key], none[key + "_vae"]) for key in ("identity", "pattern")}
+    result |= {key: mean(method[key]) for key in ("structure", "background_distance", "seconds", "unet_rows")}
+    result |= {key: ratio(method[above], method[below]) for key, (above, below) in RATIOS.items() if above in method}
     if "others" in method:
         result["conflict_success"] = mean(method["conflict_success"])
         result["others_identity"] = recovered(none["others"], method["others"], none["others_vae"])

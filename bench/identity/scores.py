@@ -15,17 +15,15 @@ from bench.metrics.match import matched
 from bench.metrics.pattern import pattern_error
 from bench.metrics.structure import silhouette_iou
 from bench.metrics.text import facts_found
-from bench.world.anatomy import REGION
 from bench.world.background import light_up, paint_background
 from bench.world.render import Picture, body
-from bench.world.truth import ATTRIBUTE, attributes, correspondence
+from bench.world.truth import attributes, correspondence, on_part
 from seal_ext.core.matching import subject_tokens
 
 from .methods import Drawn
 from .tasks import Task, after
 
 GRID = SIZE // 8  # tokens along a side of the finest layers
-CHANGED_ON = {"top colour": ("top",), "coat colour": ("body", "legs", "head", "tail")}
 MATCHED_AT = 0.5  # of the matches on the finest layers, the share of the steps around which they are scored
 
 
@@ -56,7 +54,7 @@ def score(model: Model, judge: Judge, task: Task, drawn: Drawn) -> dict[str, lis
     if drawn.matches:
         columns["matched"], columns["matchable"] = _match(task, drawn)
     if any(task.changed):
-        columns |= _conflict(task, reading, image, truth.image, ceiling, truth.region)
+        columns |= _conflict(task, reading, image, truth, ceiling)
     return {name: column.float().tolist() for name, column in columns.items()}
 
 
@@ -93,23 +91,15 @@ def kept_places(kept: Tensor) -> Tensor:
     return torch.stack([F.pad(row.nonzero()[:, 0], (0, tokens - int(row.sum()))) for row in kept])
 
 
-def _conflict(task: Task, reading: Reading, image: Tensor, truth: Tensor, ceiling: Tensor, region: Tensor) -> dict[str, Tensor]:
+def _conflict(task: Task, reading: Reading, image: Tensor, truth: Picture, ceiling: Tensor) -> dict[str, Tensor]:
     """Whether the changed fact is as the prompt says, and the identity of everything else."""
-    success, others = torch.zeros(len(task)), torch.zeros_like(region, dtype=torch.bool)
-    for row, name in enumerate(task.changed):
-        field = {"top colour": "top_colour", "coat colour": "coat_colour"}[name]
-        wanted = getattr(task.identities, field)[row : row + 1]
-        one = Reading(
-            reading.region[row : row + 1], *({k: v[row : row + 1] for k, v in d.items()} for d in (reading.attributes, reading.shares))
-        )
-        success[row] = float(one.finds(name, wanted))
-        changed = torch.tensor([REGION.index(r) for r in CHANGED_ON[name]])
-        others[row] = (region[row] > 0) & ~torch.isin(region[row], changed)
+    success, others = torch.zeros(len(task)), truth.region > 0
+    for name in set(task.changed):
+        rows = torch.tensor([changed == name for changed in task.changed])
+        success[rows] = reading.finds(name, getattr(task.identities, name.replace(" ", "_")))[rows].float()
+        others[rows] &= ~on_part(truth.region[rows], name)
     return {
         "conflict_success": success,
-        "others": identity_error(image, truth, others),
-        "others_vae": identity_error(ceiling, truth, others),
+        "others": identity_error(image, truth.image, others),
+        "others_vae": identity_error(ceiling, truth.image, others),
     }
-
-
-assert set(CHANGED_ON) <= set(ATTRIBUTE)

@@ -30,9 +30,7 @@ class Marks:
 
 def mark(reading: Reading, facts: dict[str, Fact], region: Tensor) -> Marks:
     """Compare a reading with the truth. Only the judge's single best answer counts; of two equally right ones either will do."""
-    right, asked = [], []
-    for name in ATTRIBUTE:
-        said, fact = reading.attributes[name], facts[name]
-        right.append(fact.judgeable & ((said == fact.value) | (said == fact.also)))
-        asked.append(fact.judgeable)
-    return Marks(torch.stack(right, 1).float(), torch.stack(asked, 1).float(), *part_overlap(reading.region, region, len(REGION)))
+    value, judgeable, also = (torch.stack(column, 1) for column in zip(*(facts[name] for name in ATTRIBUTE), strict=True))
+    said = torch.stack([reading.attributes[name] for name in ATTRIBUTE], 1)
+    right = judgeable & ((said == value) | (said == also))
+    return Marks(right.float(), judgeable.float(), *part_overlap(reading.region, region, len(REGION)))

@@ -14,7 +14,7 @@ SHARP = 64
 LOOK = 64  # channels that are pooled over a part
 HIDDEN = 64
 FAINT = 0.01  # squared colour differences below this are noise, not edges
-_COLUMN = {name: number for number, name in enumerate(REGION)}
+VOTES = {name: len(ATTRIBUTE[name]) for name in SHOWN_ON}  # what every pixel of a part votes on, and how many words each has
 
 
 class Block(nn.Module):
@@ -31,10 +31,6 @@ class Block(nn.Module):
         return x + self.second(F.silu(self.first(F.silu(self.norm(x)))))
 
 
-def _reader(width: int, answers: int) -> nn.Sequential:
-    return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, HIDDEN), nn.SiLU(), nn.Linear(HIDDEN, answers))
-
-
 def edges(image: Tensor) -> Tensor:
     """Which way colours change and how much, whatever the colours: (batch, 3, H/2, W/2). A pattern is this; a network finds it slowly."""
     padded = F.pad(image, (1, 1, 1, 1), mode="replicate")
@@ -42,11 +38,6 @@ def edges(image: Tensor) -> Tensor:
     xx, yy, xy = (F.avg_pool2d((a * b).sum(1, keepdim=True), 2) for a, b in ((x, x), (y, y), (x, y)))
     strength = xx + yy
     return torch.cat([torch.cat([xx - yy, 2 * xy], 1) / (strength + FAINT), strength.sqrt()], 1)
-
-
-def vote_words() -> dict[str, int]:
-    """The attributes that every pixel of a part votes on, and how many words each has."""
-    return {name: len(ATTRIBUTE[name]) for name in SHOWN_ON}
 
 
 def _pool(features: Tensor, masks: Tensor) -> Tensor:
@@ -77,21 +68,19 @@ class Network(nn.Module):
         self.look = nn.ModuleList([nn.Conv2d(fine + 12, LOOK, 1), nn.Conv2d(self.widths[1], LOOK, 1)])
         piece = 2 * LOOK + 1
         whole = 2 * coarse + piece  # the background tells the light, which every colour depends on
-        words = vote_words()
-        self.votes = nn.Conv2d(self.widths[1], sum(words.values()), 1)
-        seen = {name: whole + piece * len(SHOWN_ON.get(name, ())) + words.get(name, 0) for name in ATTRIBUTE}
-        self.read = nn.ModuleDict({name: _reader(seen[name], len(words)) for name, words in ATTRIBUTE.items()})
+        self.votes = nn.Conv2d(self.widths[1], sum(VOTES.values()), 1)
+        self.read = nn.ModuleDict()
+        for name, words in ATTRIBUTE.items():
+            told = whole + piece * len(SHOWN_ON.get(name, ())) + VOTES.get(name, 0)
+            self.read[name] = nn.Sequential(nn.LayerNorm(told), nn.Linear(told, HIDDEN), nn.SiLU(), nn.Linear(HIDDEN, len(words)))
 
     def forward(self, image: Tensor, region: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
         """The readers look where the network itself found the parts, or where a true part map (batch, H, W) says they are."""
         pixels = F.pixel_unshuffle(image * 4 - 2, 2)
         seen = torch.cat([pixels, edges(image)], 1)
-        x = self.stem(seen)
-        skips = []
-        for level, blocks in enumerate(self.encode):
-            if level:
-                x = self.down[level - 1](x)
-            x = blocks(x)
+        x, skips = seen, []
+        for down, blocks in zip((self.stem, *self.down), self.encode, strict=True):
+            x = blocks(down(x))
             skips.append(x)
         coarse = skips.pop()
         levels = []
@@ -109,13 +98,12 @@ class Network(nn.Module):
         area = masks.mean((2, 3))[..., None].sqrt()
         pieces = torch.cat([_pool(fine, masks), _pool(middle, half), area], 2)
         whole = torch.cat([coarse.float().mean((2, 3)), coarse.float().amax((2, 3)), pieces[:, 0]], 1)
-        words = vote_words()
-        votes = dict(zip(words, self.votes(levels[-2]).float().split(list(words.values()), 1), strict=True))
+        votes = dict(zip(VOTES, self.votes(levels[-2]).float().split(list(VOTES.values()), 1), strict=True))
         answers = {}
         for name, reader in self.read.items():
             told = [whole]
             if name in votes:
-                columns = [_COLUMN[region] for region in SHOWN_ON[name]]
+                columns = [REGION.index(region) for region in SHOWN_ON[name]]
                 told += [pieces[:, columns].flatten(1), _pool(votes[name], half[:, columns].sum(1, keepdim=True))[:, 0]]
             answers[name] = reader(torch.cat(told, 1)).float()
         return parts, answers, votes

@@ -31,10 +31,9 @@ class Embedded(nn.Module):
 
     def save(self, checkpoint: Path, tokenizer: Path, adapter: Path | None = None) -> None:
         """Write `checkpoint` and its `.yaml`, which will name the `tokenizer` folder, and the adapter's file if asked."""
-        checkpoint = Path(checkpoint)
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
         save_file(_plain(self.ldm_state()), checkpoint)
-        checkpoint.with_suffix(".yaml").write_text(self.shape.ldm_yaml(str(Path(tokenizer).absolute())), encoding="utf-8")
+        checkpoint.with_suffix(".yaml").write_text(self.shape.ldm_yaml(str(tokenizer.absolute())), encoding="utf-8")
         if adapter is not None:
             save_file(_plain(self.adapter_state()), adapter)
 

@@ -23,28 +23,24 @@ def ctrl_x(until: float = 0.6, first: int = 0, parts: str = "up") -> Callable[[H
     """In the `parts` of the U-Net from layer `first` on, for the first `until` of the steps; only conditional rows change."""
 
     def peer(hooks: Hooks, call: Call) -> Tensor:
-        images, seen = call.images, {}
+        images = call.images
         if call.progress > until:
             return hooks.unet(call.sample, call.t, call.context, call.kwargs)
 
-        def write(layer: AttentionCall) -> Tensor:
-            seen[layer.site] = layer.hidden
-            return layer.own()
+        seen = hooks.seen(call, hooks.noised(call.t), call.context[images:])
 
         def read(layer: AttentionCall) -> Tensor:
             site, module, hidden = layer.site, layer.module, layer.hidden
             if site.part not in parts.split() or site.index < first:
                 return layer.own()
             own, theirs = hidden[images:], seen[site]
-            q, k = (x.unflatten(-1, (module.heads, -1)).transpose(1, 2)
-                    for x in (module.to_q(_normalised(own)), module.to_k(_normalised(theirs))))  # fmt: skip
-            values = theirs.unflatten(-1, (module.heads, -1)).transpose(1, 2)
+            q, k, values = (x.unflatten(-1, (module.heads, -1)).transpose(1, 2)
+                            for x in (module.to_q(_normalised(own)), module.to_k(_normalised(theirs)), theirs))  # fmt: skip
             mean = F.scaled_dot_product_attention(q, k, values)
             spread = (F.scaled_dot_product_attention(q, k, values.square()) - mean.square()).relu().sqrt()
             mean, spread = (x.transpose(1, 2).flatten(2) for x in (mean, spread))
             return layer.own(torch.cat([hidden[:images], spread * _normalised(own) + mean]))
 
-        hooks.unet(hooks.noised(call.t), call.t, call.context[images:], call.clean, write)
         return hooks.unet(call.sample, call.t, call.context, call.kwargs, read)
 
     return peer

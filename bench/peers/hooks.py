@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from seal_ext.core.noise import reference_noise
 from seal_ext.hosts.diffusers import RESIDUALS
-from seal_ext.layers import AttentionCall, Layers, find_sites, undo_all, wrap
+from seal_ext.layers import AttentionCall, Layers, Site, find_sites, undo_all, wrap
 
 
 @dataclass
@@ -50,23 +51,16 @@ class Hooks:
     def __enter__(self) -> Hooks:
         self.layers.__enter__()
         self._undo = [self.layers.__exit__, wrap(self.pipe.unet, "forward", self._forward)]
-        self._undo += [wrap(module, "forward", self._changing(number)) for number, module in enumerate(self.changed)]
+        self._undo += [module.register_forward_hook(partial(self._changing, number)).remove for number, module in enumerate(self.changed)]
         return self
 
     def __exit__(self, *error) -> None:
         undo_all(self._undo)
 
-    def _changing(self, number: int) -> Callable:
-        def make(original: Callable) -> Callable:
-            def forward(*args, **kwargs):
-                out = original(*args, **kwargs)
-                if self.change is None:
-                    return out
-                return (self.change(number, out[0]), *out[1:]) if isinstance(out, tuple) else self.change(number, out)
-
-            return forward
-
-        return make
+    def _changing(self, number: int, module, args: tuple, out):
+        if self.change is None:
+            return out
+        return (self.change(number, out[0]), *out[1:]) if isinstance(out, tuple) else self.change(number, out)
 
     def _forward(self, original: Callable) -> Callable:
         self._original = original
@@ -90,6 +84,17 @@ class Hooks:
                 return self._original(sample, torch.tensor(t), context, **(kwargs | {"return_dict": False}))[0]
         finally:
             self.change = None
+
+    def seen(self, call: Call, latents: Tensor, context: Tensor, change: Change | None = None) -> dict[Site, Tensor]:
+        """What every layer sees when the references go through the U-Net."""
+        hidden = {}
+
+        def write(layer: AttentionCall) -> Tensor:
+            hidden[layer.site] = layer.hidden
+            return layer.own()
+
+        self.unet(latents, call.t, context, call.clean, write, change)
+        return hidden
 
     def signal(self, t: float) -> tuple[float, float]:
         kept = float(self.pipe.scheduler.alphas_cumprod[round(t)])

@@ -27,11 +27,7 @@ def masactrl(from_step: float = 0.08, from_layer: int = 10, masked: bool = False
         late = list(hooks.layers.sites)[from_layer:] if call.progress >= from_step else []
         if not late:
             return hooks.unet(call.sample, call.t, call.context, call.kwargs)
-        source = {}
-
-        def write(layer: AttentionCall) -> Tensor:
-            source[layer.site] = layer.hidden
-            return layer.own()
+        source = hooks.seen(call, path[call.t].repeat(2, 1, 1, 1), call.context)
 
         def read(layer: AttentionCall) -> Tensor:
             if layer.site not in late:
@@ -39,26 +35,24 @@ def masactrl(from_step: float = 0.08, from_layer: int = 10, masked: bool = False
             theirs = source[layer.site]
             if not masked or hooks.masks is None:
                 return layer.own(context=theirs)
-            return _masked(hooks, layer.module, layer.hidden, theirs, call)
+            return _masked(hooks, layer, theirs, call)
 
-        hooks.unet(path[call.t].repeat(2, 1, 1, 1), call.t, call.context, call.clean, write)
         return hooks.unet(call.sample, call.t, call.context, call.kwargs, read)
 
     return peer
 
 
-def _masked(hooks: Hooks, module, hidden: Tensor, theirs: Tensor, call: Call) -> Tensor:
+def _masked(hooks: Hooks, layer: AttentionCall, theirs: Tensor, call: Call) -> Tensor:
     """Attention to the reference's subject and to the rest of it apart; the picture's subject is where queries find the subject's keys."""
-    grid = token_grid(hidden.shape[1], *call.sample.shape[-2:])
+    grid = token_grid(layer.hidden.shape[1], *call.sample.shape[-2:])
     inside = subject_tokens(hooks.masks, grid).repeat(2, 1)[:, None, None]  # (rows, 1, 1, tokens of the source)
-    q, k, v = (p(x).unflatten(-1, (module.heads, -1)).transpose(1, 2)
-               for p, x in ((module.to_q, hidden), (module.to_k, theirs), (module.to_v, theirs)))  # fmt: skip
+    q, module = layer.q(), layer.module
+    k, v = (project(theirs).unflatten(-1, (module.heads, -1)).transpose(1, 2) for project in (module.to_k, module.to_v))
     share = ((q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1) * inside).sum(-1).mean(1)  # (rows, tokens)
     subject = (share > 0.5).float()[:, None, :, None]
-    front = F.scaled_dot_product_attention(q, k, v, attn_mask=inside.expand(-1, -1, q.shape[2], -1))
-    back = F.scaled_dot_product_attention(q, k, v, attn_mask=~inside.expand(-1, -1, q.shape[2], -1))
-    out = (subject * front + (1 - subject) * back).transpose(1, 2).flatten(2)
-    return module.to_out[1](module.to_out[0](out))
+    inside = inside.expand(-1, -1, q.shape[2], -1)
+    front, back = (F.scaled_dot_product_attention(q, k, v, attn_mask=mask) for mask in (inside, ~inside))
+    return layer.out(subject * front + (1 - subject) * back)
 
 
 def inverted(hooks: Hooks, call: Call) -> dict[float, Tensor]:

@@ -7,40 +7,24 @@ Every step the reference is noised to the step's level and sent through the U-Ne
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from .hooks import AttentionCall, Call, Hooks
 
-
-def reference_only(fidelity: float = 0.5, weight: float = 1.0) -> Callable[[Hooks, Call], Tensor]:
-    """Self-attention over the picture's and the reference's normalised hidden states."""
-    return _reference(fidelity, weight, attention=True, statistics=False)
-
-
-def reference_adain(fidelity: float = 0.5, weight: float = 1.0) -> Callable[[Hooks, Call], Tensor]:
-    """The mean and spread of blocks' results taken from the reference."""
-    return _reference(fidelity, weight, attention=False, statistics=True)
-
-
-def reference_adain_attn(fidelity: float = 0.5, weight: float = 1.0) -> Callable[[Hooks, Call], Tensor]:
-    return _reference(fidelity, weight, attention=True, statistics=True)
+# The weight from which on each of `adain_blocks` takes part.
+THRESHOLDS = [0.0, *(2 * (1 - w / 6) for w in range(6)), *(2 * w / 8 for w in range(8))]
 
 
 def adain_blocks(unet) -> list:
     """The blocks whose statistics are exchanged: middle, the attention-bearing inner inputs, the first outputs (LDM's numbers)."""
-    inputs = [unet.down_blocks[1].attentions[0], unet.down_blocks[1].attentions[1], unet.down_blocks[2].attentions[0]]
-    inputs += [unet.down_blocks[2].attentions[1], unet.down_blocks[3].resnets[0], unet.down_blocks[3].resnets[1]]
-    outputs = [unet.up_blocks[0].resnets[0], unet.up_blocks[0].resnets[1], unet.up_blocks[0].upsamplers[0]]
-    outputs += [unet.up_blocks[1].attentions[0], unet.up_blocks[1].attentions[1], unet.up_blocks[1].upsamplers[0]]
-    outputs += [unet.up_blocks[2].attentions[0], unet.up_blocks[2].attentions[1]]
+    _, second, third, last = unet.down_blocks
+    inputs = [*second.attentions[:2], *third.attentions[:2], *last.resnets[:2]]
+    first, second, third, _ = unet.up_blocks
+    outputs = [*first.resnets[:2], first.upsamplers[0], *second.attentions[:2], second.upsamplers[0], *third.attentions[:2]]
     return [unet.mid_block, *inputs, *outputs]
-
-
-def _thresholds() -> list[float]:
-    """The weight from which on each of `adain_blocks` takes part."""
-    return [0.0, *(2 * (1 - w / 6) for w in range(6)), *(2 * w / 8 for w in range(8))]
 
 
 def _active_sites(hooks: Hooks, weight: float) -> set:
@@ -55,14 +39,11 @@ def _mixed(seen: Tensor, plain_uncond: Tensor, fidelity: float, images: int) -> 
     return fidelity * strict + (1 - fidelity) * seen
 
 
-def _reference(fidelity: float, weight: float, attention: bool, statistics: bool) -> Callable[[Hooks, Call], Tensor]:
-    def peer(hooks: Hooks, call: Call) -> Tensor:
-        images, active, limits = call.images, _active_sites(hooks, weight), _thresholds()
-        bank, moments = {}, {}
+def _reference(fidelity: float = 0.5, weight: float = 1.0, *, attention: bool, statistics: bool) -> Callable[[Hooks, Call], Tensor]:
+    """`attention`: over both pictures' normalised hidden states. `statistics`: blocks' means and spreads are taken over."""
 
-        def write(layer: AttentionCall) -> Tensor:
-            bank[layer.site] = layer.hidden
-            return layer.own()
+    def peer(hooks: Hooks, call: Call) -> Tensor:
+        images, active, moments = call.images, _active_sites(hooks, weight), {}
 
         def write_moments(number, x):
             moments[number] = torch.var_mean(x, dim=(2, 3), keepdim=True, correction=0)
@@ -75,17 +56,19 @@ def _reference(fidelity: float, weight: float, attention: bool, statistics: bool
             return _mixed(seen, layer.own(layer.hidden[:images]), fidelity, images) if fidelity else seen
 
         def read_moments(number, x):
-            if weight <= limits[number]:
+            if weight <= THRESHOLDS[number]:
                 return x
             var, mean = torch.var_mean(x, dim=(2, 3), keepdim=True, correction=0)
             their_var, their_mean = moments[number]
             seen = (x - mean) / (var.clamp(min=1e-6).sqrt()) * their_var.clamp(min=1e-6).sqrt() + their_mean
             return _mixed(seen, x[:images], fidelity, images)
 
-        noised = hooks.noised(call.t)
-        hooks.unet(
-            noised.repeat(2, 1, 1, 1), call.t, call.context, call.clean, write if attention else None, write_moments if statistics else None
-        )
+        bank = hooks.seen(call, hooks.noised(call.t).repeat(2, 1, 1, 1), call.context, write_moments if statistics else None)
         return hooks.unet(call.sample, call.t, call.context, call.kwargs, read if attention else None, read_moments if statistics else None)
 
     return peer
+
+
+reference_only = partial(_reference, attention=True, statistics=False)
+reference_adain = partial(_reference, attention=False, statistics=True)
+reference_adain_attn = partial(_reference, attention=True, statistics=True)
