@@ -1,11 +1,17 @@
-"""What the figures are asked to be, and whether they are."""
+"""What the figures are asked to be, and whether they are: always between rows of the same cases, and where one row has to lie above
+another, the paired interval decides."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 
-from bench.model_card import FIGURES
+from .methods import SOURCES
+
+OF_CEILING = 0.92
+OF_BEST_PEER = 1.3
+STRUCTURE_LOST, TEXT_LOST = 0.02, 0.03  # beside a picture without a reference
+CHANGED = 0.85
+TOLD = {"seal_given": "one word", "seal_told_place": "light and place", "seal_told_caption": "a full caption"}
 
 
 @dataclass(frozen=True)
@@ -16,62 +22,62 @@ class Goal:
     met: bool
 
 
-def in_context() -> float | None:
-    """The model's own identity beside a reference on one canvas, as `bench model` last measured it."""
-    return json.loads(FIGURES.read_text(encoding="utf-8"))["in_context_identity"]["value"] if FIGURES.exists() else None
-
-
-def goals(report: dict, context: float | None = None) -> list[Goal]:
+def goals(report: dict) -> list[Goal]:
     """Of a report of `bench identity`, whatever it measured."""
-    methods = {name: _values(row) for name, row in report["methods"].items()}
-    seals = {case: _values(rows["seal"]) for case, rows in report["cases"].items() if "seal" in rows}
+    return [*_of_all(report["methods"], report["paired"].get("seal_given", {})), *_of_cases(report)]
+
+
+def _of_all(methods: dict, beside: dict) -> list[Goal]:
     rows = []
-    if {"none", "seal"} <= set(methods):
-        rows += _of_seal(methods["seal"], methods["none"], context)
-        rows += _beside_peers(methods, report)
-    if "conflict" in seals:
-        rows.append(_goal("changed as asked, in a conflict", seals["conflict"]["conflict_success"], "≥", 0.85))
-        if "pose" in seals:
-            lost = seals["pose"]["identity"] - seals["conflict"]["others_identity"]
-            rows.append(_goal("others' identity lost to a conflict", lost, "≤", 10, 1))
-    if {"aligned", "misaligned"} <= set(seals):
-        apart = seals["aligned"]["identity"] - seals["misaligned"]["identity"]
-        rows.append(_goal("identity lost to misalignment", apart, "≤", 5, 1))
+    if "ceiling" in beside:
+        rows.append(_times("identity, of ceiling's", beside["ceiling"]["identity_ratio"], OF_CEILING))
+    peers = [name for name in SOURCES if name in beside]
+    if peers:
+        for key in ("identity", "pattern"):
+            best = max(peers, key=lambda name, key=key: methods[name][key]["value"])
+            rows.append(_times(f"{key}, of {best}'s", beside[best][f"{key}_ratio"], OF_BEST_PEER))
+            rows.append(_above(f"{key} less {best}'s", beside[best][key]))
+        best = max(peers, key=lambda name: methods[name]["identity"]["value"])
+        leak = beside[best]["leak"]
+        rows.append(Goal(f"leak less half of {best}'s", "≤ 0", _shown(leak, 3), leak["high"] <= 0))
+    if "none" in beside:
+        rows.append(_above("structure less none's", beside["none"]["structure"], -STRUCTURE_LOST, 3))
+        rows.append(_above("text less none's", beside["none"]["text"], -TEXT_LOST, 3))
     return rows
 
 
-def _values(row: dict) -> dict[str, float]:
-    return {key: figure["value"] for key, figure in row.items()}
-
-
-def _goal(what: str, reached: float, sign: str, asked: float, digits: int = 3) -> Goal:
-    met = reached >= asked if sign == "≥" else reached <= asked
-    return Goal(what, f"{sign} {asked:.{digits}f}", f"{reached:.{digits}f}", met)
-
-
-def _of_seal(seal: dict, none: dict, context: float | None) -> list[Goal]:
+def _of_cases(report: dict) -> list[Goal]:
     rows = []
-    if context is not None:
-        rows.append(_goal("identity, by the model's own in context", seal["identity"], "≥", min(60, 0.8 * context), 1))
-    rows.append(_goal("pattern", seal["pattern"], "≥", 40, 1))
-    rows.append(_goal("structure, by none's", seal["structure"], "≥", none["structure"] - 0.02))
-    rows.append(_goal("text, by none's", seal["text"], "≥", none["text"] - 0.03))
-    return rows + ([_goal("match", seal["match"], "≥", 0.7)] if "match" in seal else [])
-
-
-def _beside_peers(methods: dict, report: dict) -> list[Goal]:
-    seal, peers = methods["seal"], [name for name in methods if name in report["paired"]]
-    if not peers:
-        return []
-    best = max(peers, key=lambda name: methods[name]["identity"])
-    top = methods[best]["identity"]
-    highest = max(report["methods"][name]["pattern"]["high"] for name in peers)
-    lead = report["paired"][best]["identity"]["low"]
-    rows = [
-        _goal(f"identity, by {best}'s", seal["identity"], "≥", top + 0.3 * (100 - top) if top > 40 else 1.5 * top, 1),
-        _goal(f"identity less {best}'s: lower end of the paired interval", lead, "≥", 0, 1),
-        _goal("pattern above every peer's interval", seal["pattern"], "≥", highest, 1),
-    ]
-    if "reference_only" in methods:
-        rows.append(_goal("leak, by reference_only's", seal["leak"], "≤", methods["reference_only"]["leak"] / 2))
+    for case, names in (("animals", ("reference_only", "none")), ("misaligned", ("none",))):
+        beside = report["paired_cases"].get(case, {}).get("seal_given", {})
+        rows += [_above(f"{case}: identity less {name}'s", beside[name]["identity"]) for name in names if name in beside]
+    for name, told in TOLD.items():
+        figure = report["cases"].get("conflict", {}).get(name)
+        if figure:
+            reached = figure["conflict_success"]
+            rows.append(Goal(f"changed as asked, told {told}", f"≥ {CHANGED}", _shown(reached, 2), reached["value"] >= CHANGED))
     return rows
+
+
+def _above(what: str, reached: dict, asked: float = 0.0, digits: int = 1) -> Goal:
+    return Goal(what, f"> {asked:g}", _shown(reached, digits), reached["low"] > asked)
+
+
+def _times(what: str, reached: dict, asked: float) -> Goal:
+    return Goal(what, f"≥ {asked} ×", _shown(reached, 2), reached["value"] >= asked)
+
+
+def _shown(figure: dict, digits: int) -> str:
+    return f"{figure['value']:.{digits}f} [{figure['low']:.{digits}f}, {figure['high']:.{digits}f}]"
+
+
+def reversed_on(report: dict, stranger: dict) -> list[str]:
+    """Pairs of rows of `pose` whose interval excludes 0 here, and whose order is the other way round on another model."""
+    found = []
+    for name, others in report["paired_cases"].get("pose", {}).items():
+        for other, beside in others.items():
+            there = stranger["paired_cases"].get("pose", {}).get(name, {}).get(other)
+            here = beside["identity"]
+            if there and here["low"] * here["high"] > 0 and here["value"] * there["identity"]["value"] < 0:
+                found.append(f"{name} and {other}")
+    return found

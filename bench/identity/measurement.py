@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
@@ -14,19 +14,17 @@ import torch
 from bench.cases import SIZE
 from bench.drawing import Model, open_model
 from bench.judge.reading import Judge
-from bench.metrics.bootstrap import Interval, mean, ratio, recovered, recovered_difference
+from bench.metrics.bootstrap import Interval, difference, mean, ratio, recovered, recovered_difference, recovered_ratio
 from bench.world.sheet import grid, save_png
 from seal_ext.studio.checkpoint import EMBEDDED
 
-from .methods import TUNING, Drawn
+from .methods import TUNING, Method
 from .scores import score
-from .tasks import TASKS, Task
+from .tasks import TASKS
 
 ROOT = Path(__file__).resolve().parents[2]
 BATCH = 8
-FEW = 8  # pictures of every case but `pose`
 CACHE = Path("out/identity")
-Method = Callable[[Model, Task], Drawn]
 Columns = dict[str, torch.Tensor]  # one row an image
 RATIOS = {  # figure → what is summed above and below; matches are not known of every method
     "text": ("found", "asked"),
@@ -116,6 +114,15 @@ def figures(method: Columns, none: Columns) -> dict[str, Interval]:
     return result
 
 
-def paired(seal: Columns, peer: Columns, none: Columns) -> dict[str, Interval]:
-    """How much more of identity and pattern SeAl recovers than a peer, on the same cases."""
-    return {key: recovered_difference(none[key], seal[key], peer[key], none[key + "_vae"]) for key in ("identity", "pattern")}
+def paired(one: Columns, other: Columns, none: Columns) -> dict[str, Interval]:
+    """One method less another on the same cases with the same structures; `leak` less half of the other's."""
+    result = {}
+    for key in ("identity", "pattern"):
+        result[key] = recovered_difference(none[key], one[key], other[key], none[key + "_vae"])
+        result[key + "_ratio"] = recovered_ratio(none[key], one[key], other[key])
+    ones = torch.ones_like(one["structure"])
+    result["structure"] = difference((one["structure"], ones), (other["structure"], ones))
+    for key, share in (("text", 1.0), ("leak", 0.5)):
+        mine, theirs = (tuple(columns[name] for name in RATIOS[key]) for columns in (one, other))
+        result[key] = difference(mine, theirs, share)
+    return result

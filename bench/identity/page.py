@@ -10,36 +10,46 @@ import torch
 from bench.__main__ import main as bench
 from bench.cli import Parser
 from bench.world.sheet import grid, save_png
-from bench.writing import write_text
+from bench.writing import write_json, write_text
 
-from .goals import goals, in_context
-from .measurement import FEW, ROOT, Measurement
+from .goals import goals, reversed_on
+from .measurement import ROOT, Measurement, fingerprint
 from .methods import TUNING, best_knobs, read_trials
 from .tasks import POOLED, TASKS
 
-SHOWN = ("none", "reference_only", "reference_adain_attn", "ctrl_x", "masactrl", "seal")
+SHOWN = ("none", "reference_only", "reference_adain_attn", "ctrl_x", "masactrl", "paper", "seal", "seal_given", "ceiling")
 SHEET_CASES = ("pose", "conflict", "misaligned")
 COLUMNS = {  # key → heading and digits
     "identity": ("identity %", 1), "pattern": ("pattern %", 1), "structure": ("structure", 3), "text": ("text", 3), "leak": ("leak", 3),
     "match": ("match", 3), "seconds": ("× time", 2), "unet_rows": ("U-Net rows", 0),
 }  # fmt: skip
+DRAWS = Path(__file__).resolve().parents[1] / "final.json"
+ROWS = """\
+`seal` is what a newcomer gets: the picture alone, everything else as SeAl finds it by itself. `seal_detected` also has the joints of
+people as a detector gives them, each a little off and some missing. `seal_given` has a mask and a pose drawn by hand. Peers get the
+same masks where they can take one, and the structures where AnchorAlign puts them for `seal_given`. `ceiling` is the same infusion told
+where each place of the character truly is on the reference: more than that no match can reach on this model. `transport` draws nothing:
+it carries the reference's latents to where they belong. A row's baseline is `none` drawn from structures that stand as its own;
+`@found` and `@detected` are rows drawn from the structures of `seal` and `seal_detected`, `@unmoved` from those that nobody moved."""
 
 
-def page(result: dict, swept: dict) -> str:
+def page(result: dict, swept: dict, stranger: dict | None = None) -> str:
     """The results as Markdown."""
     cases, (first, end) = result["cases"], result["seeds"]
     lines = [
         "# SeAl beside its peers",
         "",
-        f"One run on the embedded model, {result['split']} seeds {first}:{end} for `pose`, the first {FEW} for the other cases;",
-        "the same noise, prompts and structures for all methods. Identity is the share of the colour error against the known right",
-        "picture that a method takes away: 0 is a picture without a reference, 100 the truth through the autoencoder. Brackets are 95 %",
-        "intervals over cases. Peers stand at the best of their tuning (`bench/tuning.json`), which judged them by identity alone. Times",
-        "are relative to a picture without a reference; every picture has a reference of its own, read anew.",
+        f"One run on the embedded model (weights {result['weights']}), {result['split']} seeds {first}:{end} of every case; the same",
+        "noise, prompts and references for all methods. Identity is the share of the colour error against the known right picture that a method",
+        "takes away: 0 is a picture without a reference, 100 the truth through the autoencoder. Brackets are 95 % intervals over cases.",
+        "Peers stand at the best of their tuning (`bench/tuning.json`), which judged them by identity alone. Times are relative to a",
+        f"picture without a reference; every picture has a reference of its own, read anew. {_draws()}",
         "",
         "`python dev.py bench results` makes this page.",
         "",
-        f"## Methods, over {', '.join(POOLED)}",
+        ROWS,
+        "",
+        f"## Over {', '.join(POOLED)}",
         "",
         *_table(result["methods"]),
         "",
@@ -48,21 +58,43 @@ def page(result: dict, swept: dict) -> str:
         f"From above: reference, structure, truth, then {', '.join(SHOWN)}. On the left `pose`, then `conflict` (the prompt asks",
         "for another colour than the reference has), then `misaligned` (the structure is smaller and elsewhere; SeAl moves it).",
         "",
-        "## SeAl less its strongest peers, paired",
+        "## Goals",
+        "",
+        *_goals(result),
+        "",
+        "## Paired, over the same cases",
         "",
         *_paired(result["paired"]),
         "",
+        *_on_stranger(result, stranger),
         "## Cases",
     ]
     for case, methods in cases.items():
         about = (TASKS[case].__doc__ or "").strip().split("\n")[0]
-        lines += ["", f"### {case}", "", about, "", *_table(methods, conflict=case == "conflict")]
-    lines += ["", "## Goals", "", *_goals(result), "", "## τ, δ and k", ""]
+        lines += ["", f"### {case}", "", *([about, ""] if about else []), *_table(methods, conflict=case == "conflict")]
+    lines += ["", "## τ, δ and k", ""]
     lines += ["Development seeds, the rest at its default. Sharpness is the steepness of the subject's pixels, the truth's being 1.", ""]
     for name, rows in swept["sweeps"].items():
         lines += [*_sweep(name, rows), ""]
     lines += ["## Where the right places find each other", "", *_matching(swept["matching"]), "", "## Tuning", "", *_tuning(), ""]
     return "\n".join(lines)
+
+
+def _draws() -> str:
+    """How often the test seeds were drawn so far."""
+    count = len(json.loads(DRAWS.read_text(encoding="utf-8"))) if DRAWS.exists() else 0
+    return f"The test seeds were drawn {count} {'time' if count == 1 else 'times'} so far."
+
+
+def _on_stranger(result: dict, stranger: dict | None) -> list[str]:
+    if stranger is None:
+        return []
+    turned = reversed_on(result, stranger)
+    said = f"turned round there: {'; '.join(turned)}" if turned else "none is turned round there"
+    lines = ["## On a second model", "",
+             f"Another width, seed and recipe (weights {stranger['weights']}), on which nothing was tuned; `pose`. Of the pairs of rows",
+             f"whose interval excludes 0 on the embedded model, {said}.", ""]  # fmt: skip
+    return [*lines, *_table(stranger["cases"]["pose"]), ""]
 
 
 def _cell(figure: dict | None, digits: int) -> str:
@@ -73,30 +105,33 @@ def _cell(figure: dict | None, digits: int) -> str:
 
 def _table(methods: dict, conflict: bool = False) -> list[str]:
     columns = COLUMNS | ({"conflict_success": ("changed as asked", 2), "others_identity": ("others' identity %", 1)} if conflict else {})
-    plain = methods["none"]["seconds"]["value"]
-    lines = ["| method | " + " | ".join(heading for heading, _ in columns.values()) + " |", "|---|" + "---:|" * len(columns)]
+    plain, most = (methods[name][key]["value"] if name in methods else None for name, key in (("none", "seconds"), ("ceiling", "identity")))
+    headings = [heading for heading, _ in columns.values()]
+    lines = ["| method | " + " | ".join([*headings[:1], "of ceiling", *headings[1:]]) + " |", "|---|" + "---:|" * (len(columns) + 1)]
     for name, row in methods.items():
-        cells = []
-        for key, (_, digits) in columns.items():
-            if key == "seconds":
-                cells.append(f"{row[key]['value'] / plain:.{digits}f}")
-            elif key == "unet_rows":
-                cells.append(f"{row[key]['value']:.{digits}f}")
-            else:
-                cells.append(_cell(row.get(key), digits))
-        lines.append(f"| {'**seal**' if name == 'seal' else name} | " + " | ".join(cells) + " |")
+        cells = [_cell(row.get(key), digits) for key, (_, digits) in columns.items()]
+        place = list(columns)
+        cells[place.index("seconds")] = f"{row['seconds']['value'] / plain:.2f}"
+        cells[place.index("unet_rows")] = f"{row['unet_rows']['value']:.0f}"
+        cells.insert(1, f"{row['identity']['value'] / most:.0%}" if most else "")
+        lines.append(f"| {f'**{name}**' if name in ('seal', 'seal_given') else name} | " + " | ".join(cells) + " |")
     return lines
 
 
 def _paired(paired: dict[str, dict]) -> list[str]:
-    lines = ["| peer | identity | pattern |", "|---|---:|---:|"]
-    return lines + [f"| {name} | {_cell(row['identity'], 1)} | {_cell(row['pattern'], 1)} |" for name, row in paired.items()]
+    lines = ["| row | less | identity | × identity | pattern | × pattern |", "|---|---|---:|---:|---:|---:|"]
+    for name, others in paired.items():
+        for other, row in others.items():
+            cells = [
+                _cell(row[key], digits) for key, digits in (("identity", 1), ("identity_ratio", 2), ("pattern", 1), ("pattern_ratio", 2))
+            ]
+            lines.append(f"| {name} | {other} | " + " | ".join(cells) + " |")
+    return lines
 
 
 def _goals(result: dict) -> list[str]:
-    lines = ["| goal | asked | reached | |", "|---|---:|---:|---|"]
-    lines += [f"| {goal.what} | {goal.asked} | {goal.reached} | {'yes' if goal.met else 'no'} |" for goal in goals(result, in_context())]
-    return lines
+    lines = ["| goal, for `seal_given` | asked | reached | |", "|---|---:|---:|---|"]
+    return lines + [f"| {goal.what} | {goal.asked} | {goal.reached} | {'yes' if goal.met else 'open'} |" for goal in goals(result)]
 
 
 def _sweep(name: str, rows: list[dict]) -> list[str]:
@@ -142,18 +177,27 @@ def sheet(measurement: Measurement, seeds: range) -> torch.Tensor:
     return torch.cat(columns, 2)
 
 
+def drawn(result: dict) -> None:
+    """Remembers that the test seeds were drawn, once for every state of code and weights."""
+    known = json.loads(DRAWS.read_text(encoding="utf-8")) if DRAWS.exists() else []
+    if result["split"] == "final" and fingerprint() not in (draw["fingerprint"] for draw in known):
+        write_json(DRAWS, [*known, {"fingerprint": fingerprint(), "weights": result["weights"], "seeds": result["seeds"]}])
+
+
 def main(argv: list[str]) -> int:
     parser = Parser(prog="bench results", description=__doc__)
     parser.add_argument("--folder", type=Path, default=ROOT / "docs", help="where results.md and results.png go")
     parser.add_argument("--json", type=Path, default=Path("out/identity.json"), metavar="FILE", help="the figures, also for `--from`")
     parser.add_argument("--from", dest="given", action="store_true", help="write the page of an earlier run's figures again")
     options = parser.parse_args(argv)
-    swept_at = options.json.with_name(options.json.stem + "-sweeps.json")
+    swept_at, stranger_at = (options.json.with_name(f"{options.json.stem}-{word}.json") for word in ("sweeps", "stranger"))
     if not options.given:
         bench(["identity", "--final", "--json", str(options.json)])
         bench(["sweep", "--json", str(swept_at)])
-    result, swept = (json.loads(path.read_text(encoding="utf-8")) for path in (options.json, swept_at))
-    write_text(options.folder / "results.md", page(result, swept))
+        bench(["identity", "--final", "--model", "stranger", "--cases", "pose", "--json", str(stranger_at)])
+    result, swept, stranger = (json.loads(path.read_text(encoding="utf-8")) for path in (options.json, swept_at, stranger_at))
+    drawn(result)
+    write_text(options.folder / "results.md", page(result, swept, stranger))
     save_png(sheet(Measurement(), range(*result["seeds"])), options.folder / "results.png")
     print(f"{options.folder / 'results.md'} and results.png")
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -10,17 +11,52 @@ from bench.cli import Parser, add_seeds, chosen, chosen_seeds
 from bench.seeds import split_of
 from bench.writing import write_json
 
-from .goals import goals, in_context
-from .measurement import FEW, Columns, Measurement, figures, paired
-from .methods import table
+from .goals import goals
+from .known import DETECTED, FOUND, UNMOVED
+from .measurement import Columns, Measurement, figures, paired, weights_name
+from .methods import SOURCES, beside, row, table
 from .tasks import POOLED, TASKS
 
-MAIN = 32  # pictures of `pose`
-ALWAYS = ("none", "reference_only", "seal")
-ALSO = {  # beside those, the methods that matter to a case
+MAIN = 32  # pictures of every case
+EVERYWHERE = ("none", "reference_only", "reference_adain_attn", "seal", "seal_detected", "seal_given", "ceiling")
+TOLD = ("seal_told_light", "seal_told_place", "seal_told_caption")
+ALSO = {  # beside those, the rows that matter to a case
     "misaligned": ("seal_no_align",),
-    "conflict": ("seal_no_delta", "seal_no_gate", "seal_no_delta_no_gate", "seal_no_infusion"),
+    "conflict": ("seal_no_delta", "seal_no_gate", "seal_no_words", "seal_no_infusion", *TOLD),
 }
+OPPONENT = "reference_only"  # is also drawn from the structures of rows that others move otherwise
+
+Drawings = dict[str, Columns]  # of one case, by rows
+
+
+def wanted(names: Iterable[str]) -> list[str]:
+    """The rows themselves, and where each stands the baseline and the opponent."""
+    names = list(names)
+    stands = {name: row(name).stands for name in names}
+    others = [beside("none", stands[name]) for name in names]
+    others += [beside(OPPONENT, stands[name]) for name in names if name.startswith("seal") and OPPONENT in names]
+    return list(dict.fromkeys(["none", *names, *others]))
+
+
+def measure(cases: list[str], asked: list[str] | None, seeds: range) -> dict:
+    """The figures of every case and row, over all cases for rows that have them all, and every row beside the others."""
+    measurement = Measurement()
+    drawn: dict[str, Drawings] = {}
+    for case in cases:
+        names = asked or (list(table()) if case == "pose" else [*EVERYWHERE, *ALSO.get(case, ())])
+        drawn[case] = {name: measurement.columns(case, name, row(name).draw, seeds) for name in wanted(names)}
+    pooled = [drawn[case] for case in POOLED if case in drawn]
+    everywhere = [name for name in (pooled[0] if pooled else {}) if all(name in case for case in pooled)]
+    together = {name: _joined([case[name] for case in pooled]) for name in everywhere}
+    return {
+        "seeds": [seeds.start, seeds.stop],
+        "split": split_of(seeds.start),
+        "weights": weights_name(),
+        "methods": _figures(together),
+        "paired": _pairs(together),
+        "cases": {case: _figures(rows) for case, rows in drawn.items()},
+        "paired_cases": {case: _pairs(rows) for case, rows in drawn.items()},
+    }
 
 
 def _joined(parts: list[Columns]) -> Columns:
@@ -28,45 +64,46 @@ def _joined(parts: list[Columns]) -> Columns:
     return {name: torch.cat([p[name] for p in parts]) for name in names}
 
 
-def measure(cases: list[str], asked: list[str] | None, seeds: range, few: range) -> dict:
-    """The figures of every case and method, over all cases, and SeAl's lead over each peer. `few`: the seeds of cases beside `pose`."""
-    methods, measurement = table(), Measurement()
-    columns: dict[str, dict[str, Columns]] = {}
-    for case in cases:
-        names = asked or (list(methods) if case == "pose" else [*ALWAYS, *ALSO.get(case, ())])
-        some = seeds if case == "pose" else few
-        columns[case] = {name: measurement.columns(case, name, methods[name], some) for name in dict.fromkeys(["none", *names])}
-    report = {"methods": {}, "cases": {}, "seeds": [seeds.start, seeds.stop], "split": split_of(seeds.start), "paired": {}}
-    for case, by_method in columns.items():
-        report["cases"][case] = {name: figures(c, by_method["none"]) for name, c in by_method.items()}
-    for name in methods:
-        there = [columns[case] for case in POOLED if name in columns.get(case, {})]
-        if not there:
-            continue
-        own, none = _joined([c[name] for c in there]), _joined([c["none"] for c in there])
-        report["methods"][name] = figures(own, none)
-        if not name.startswith("seal") and name != "none" and all("seal" in c for c in there):
-            report["paired"][name] = paired(_joined([c["seal"] for c in there]), own, none)
-    return report
+def _baseline(name: str, rows: Drawings) -> Columns:
+    return rows[beside("none", row(name).stands)]
+
+
+def _figures(rows: Drawings) -> dict[str, dict]:
+    return {name: figures(columns, _baseline(name, rows)) for name, columns in rows.items()}
+
+
+def _pairs(rows: Drawings) -> dict[str, dict[str, dict]]:
+    """Every row of SeAl beside every other row whose structures stand as its own."""
+    result = {}
+    for name in (name for name in rows if _is_seal(name)):
+        stands = row(name).stands
+        others = {other: rows[beside(other, stands)] for other in ("none", *SOURCES) if beside(other, stands) in rows}
+        others |= {other: rows[other] for other in rows if _is_seal(other) and other != name and row(other).stands == stands}
+        result[name] = {other: paired(rows[name], columns, _baseline(name, rows)) for other, columns in others.items()}
+    return result
+
+
+def _is_seal(name: str) -> bool:
+    return name.partition("@")[0] not in ("none", "transport", *SOURCES)
 
 
 def main(argv: list[str]) -> int:
     methods = table()
     parser = Parser(prog="bench identity", description=__doc__)
-    add_seeds(parser, "cases of `pose`; other cases take the first of them")
-    parser.add_argument("--methods", help=f"comma-separated, of {', '.join(methods)}")
+    add_seeds(parser, f"of every case; the first {MAIN} if not given")
+    known = [*methods, *(beside(name, stands) for name in ("none", *SOURCES) for stands in (FOUND, DETECTED, UNMOVED))]
+    parser.add_argument("--methods", help=f"comma-separated, of {', '.join(known)}")
     parser.add_argument("--cases", help=f"comma-separated, of {', '.join(TASKS)}")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     options = parser.parse_args(argv)
-    seeds = chosen_seeds(options, MAIN)
-    asked = None if options.methods is None else chosen(options.methods, methods, "method")
+    asked = None if options.methods is None else chosen(options.methods, known, "method")
     cases = list(TASKS) if options.cases is None else chosen(options.cases, TASKS, "case")
-    report = measure(cases, asked, seeds, seeds if options.cases else seeds[:FEW])
-    for name, row in report["methods"].items():
-        shown = "  ".join(f"{key} {row[key]['value']:.3g}" for key in ("identity", "pattern", "structure", "text", "leak", "unet_rows"))
+    report = measure(cases, asked, chosen_seeds(options, MAIN))
+    for name, figure in report["methods"].items():
+        shown = "  ".join(f"{key} {figure[key]['value']:.3g}" for key in ("identity", "pattern", "structure", "text", "leak", "unet_rows"))
         print(f"{name:24} {shown}")
-    for row in goals(report, in_context()):
-        print(f"{'met ' if row.met else 'open'}  {row.what}: {row.reached}, asked {row.asked}")
+    for goal in goals(report):
+        print(f"{'met ' if goal.met else 'open'}  {goal.what}: {goal.reached}, asked {goal.asked}")
     if options.json:
         write_json(options.json, report)
     return 0

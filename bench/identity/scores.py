@@ -80,7 +80,7 @@ def _match(task: Task, drawn: Drawn) -> tuple[Tensor, Tensor]:
     truth = correspondence(task.reference.parts, target, GRID, GRID)
     times = sorted({t for _, t in drawn.matches}, reverse=True)
     middle = times[round(MATCHED_AT * (len(times) - 1))]
-    places = kept_places(subject_tokens(task.reference_mask().float(), (GRID, GRID)))
+    places = kept_places(subject_tokens(drawn.subjects.float(), (GRID, GRID)))
     sums = [matched(places.gather(1, index), truth.point, truth.visible) for (_, t), index in drawn.matches.items() if t == middle]
     return torch.stack([s[0] for s in sums]).sum(0), torch.stack([s[1] for s in sums]).sum(0)
 

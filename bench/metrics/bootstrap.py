@@ -54,6 +54,16 @@ def recovered(none: Tensor, method: Tensor, ceiling: Tensor) -> Interval:
     return interval(_recovered, none, method, ceiling)
 
 
+def recovered_ratio(none: Tensor, one: Tensor, other: Tensor) -> Interval:
+    """How many times as much of the way `one` recovers as `other`, on the same cases."""
+    return interval(lambda n, a, b: (n - a).sum(-1) / (n - b).sum(-1), none, one, other)
+
+
+def difference(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor], share: float = 1.0) -> Interval:
+    """Σ above / Σ below of `one` less a share of the same of `other`, on the same cases."""
+    return interval(lambda a, b, c, d: _pooled(a, b) - share * _pooled(c, d), *one, *other)
+
+
 def recovered_difference(none: Tensor, one: Tensor, other: Tensor, ceiling: Tensor) -> Interval:
     """How many percent more of the way `one` recovers than `other`, on the same cases."""
     return interval(lambda n, a, b, c: _recovered(n, a, c) - _recovered(n, b, c), none, one, other, ceiling)
