@@ -281,10 +281,7 @@ class SamplingPass(Generic[M, C]):
             if self.sizes and self.size not in self.sizes:
                 self.session.note("The sampler never worked at the picture's own size, so SeAl had no effect.")
             disagreement = run.gate.picture() if run.gate is not None and self.settings.show_disagreement else None
-            matches: list[Pixels] = []
-            if self.watch.index is not None:
-                reference, _, _ = self.session.references[0].on_canvas(*(CELL * n for n in self.size))
-                matches = self.watch.maps(reference[0], run.references[0][0].mask)
+            matches = self.watch.maps(self.session.references[0], *(CELL * n for n in self.size))
             shown = Shown(() if disagreement is None else tuple(disagreement), tuple(matches))
         self.call = self.started = None
         return shown
