@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,14 +15,13 @@ from modules import errors
 
 from seal_ext.core.anchor_align import Aligned, anchor_align
 from seal_ext.core.canvas import FILL
-from seal_ext.core.pixels import AlignError, Pixels
+from seal_ext.core.pixels import AlignError, Mask, Pixels
 from seal_ext.core.skeleton import Skeleton
 from seal_ext.reference import Reference
 from seal_ext.settings import Settings
 from seal_ext.units import Units, is_ready
 
 from . import builtin, extension
-from .structures import Structures
 
 # Units that show what something looks like and not where it is, by words in the names of their modules and models.
 APPEARANCE = ("reference", "ip-adapter", "ip_adapter", "ipadapter", "clip", "revision", "instant_id", "instantid", "face_id", "pulid",
@@ -37,6 +36,19 @@ NO_POSE = "The unit's preprocessor finds no body on the reference. You can give 
 STRANGE = "SeAl does not know the units of this ControlNet, so it leaves them alone."
 REFUSED = "Delta-Bridge is off, because it cannot work beside ControlNet's reference, inpainting and IP-Adapter units."
 Note = Callable[[str], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Structures:
+    """What ControlNet's units said of a generation: one value, answered once and never changed."""
+
+    aligned: tuple[Pixels, ...] = ()  # the maps that were moved, for whoever wants to see them
+    figures: tuple[Mask, ...] = ()  # where the maps' figures are, on the canvas
+    joints: Skeleton | None = None  # a pose's, in shares of the canvas
+    poses: Mapping[int, Skeleton] = field(default_factory=dict)  # the joints of references, by their numbers and in their own pixels
+    units: tuple[Any, ...] = ()  # the user's enabled units, as ControlNet has them
+    bridge_refused: str = ""  # why Delta-Bridge cannot work beside something the user switched on
+    restore: Callable[[], None] = lambda: None  # gives the user's own units back to the generation
 
 
 def align_units(p: Any, references: Sequence[Reference], settings: Settings, note: Note) -> Structures:
@@ -87,6 +99,18 @@ class ControlNet:
 
     dialect: Any  # the module `extension`, or `builtin`: both have the same functions
 
+    @property
+    def external(self) -> Any:
+        """What it offers to other extensions."""
+        return sys.modules[self.dialect.MODULE]
+
+    def own(self, given: Any) -> Any:
+        """A unit of ControlNet's own class, whatever the API sent; never the user's object."""
+        return self.external.ControlNetUnit.from_dict(given) if isinstance(given, dict) else self.dialect.copy(given)
+
+    def _mode(self, value: Any) -> str:
+        return str(self.external.resize_mode_from_value(value).value)
+
     def read(
         self, p: Any, units: Sequence[Any], references: Sequence[Reference], settings: Settings, note: Note
     ) -> tuple[Structures, list[Any]]:
@@ -98,7 +122,7 @@ class ControlNet:
             if not ticked.wants(number):
                 continue
             try:
-                unit = self.dialect.own(given)
+                unit = self.own(given)
                 aligned = self.find(unit, references[0], settings, canvas, detail, p)
                 if aligned.joints is not None:
                     poses |= self._poses(unit, {i: one for i, one in enumerate(references) if i not in poses})
@@ -158,7 +182,7 @@ class ControlNet:
     def readable(self, units: Iterable[Any]) -> tuple[Any, ...]:
         """The units as ControlNet has them; none if it cannot read one, which aligning has said by now."""
         try:
-            return tuple(self.dialect.own(unit) for unit in units)
+            return tuple(map(self.own, units))
         except Exception:
             return ()
 
@@ -166,19 +190,23 @@ class ControlNet:
         """The unit's picture, or img2img's own where it has none; and how ControlNet will fit it into the canvas."""
         rgb = self.dialect.picture(unit)
         if rgb is not None:
-            return np.ascontiguousarray(rgb), self.dialect.resize_mode(unit.resize_mode)
+            return np.ascontiguousarray(rgb), self._mode(unit.resize_mode)
         first = (getattr(p, "init_images", None) or [None])[0]
         if first is None:
             raise AlignError("it has no picture.")
         if _only_masked(p):
             raise AlignError("it shows only the part that is inpainted.")
-        return np.ascontiguousarray(np.asarray(first.convert("RGB"))), self.dialect.resize_mode(p.resize_mode)
+        return np.ascontiguousarray(np.asarray(first.convert("RGB"))), self._mode(p.resize_mode)
 
     def _map(self, unit: Any, rgb: Pixels, canvas: tuple[int, int], mode: str) -> Pixels:
         """What the unit's preprocessor makes of the picture; the picture itself where it has none."""
         if is_ready(unit):
             return rgb
-        found = np.asarray(self.dialect.preprocessed(unit, np.ascontiguousarray(rgb), canvas, mode))
+        rgb, resolution = np.ascontiguousarray(rgb), unit.processor_res
+        if unit.pixel_perfect:
+            fitting = self.external.resize_mode_from_value(mode)
+            resolution = self.external.pixel_perfect_resolution(rgb, target_H=canvas[1], target_W=canvas[0], resize_mode=fitting)
+        found = np.asarray(self.dialect.preprocessed(unit, rgb, resolution))
         if found.dtype != np.uint8:
             found = found.clip(0, 255).astype(np.uint8)
         found = found[..., None] if found.ndim == 2 else found[..., :3]
