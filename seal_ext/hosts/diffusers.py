@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -70,7 +71,10 @@ class Seal:
         unet, scheduler = self.pipe.unet, self.pipe.scheduler
         self._weights = weights_fingerprint(unet)
         try:
-            self._undo += [wrap(unet, "forward", self._forward), wrap(scheduler, "set_timesteps", self._set_timesteps)]
+            self._undo += [
+                wrap(unet, "forward", lambda own: partial(self._draw, own)),
+                wrap(scheduler, "set_timesteps", self._set_timesteps),
+            ]
             self.layers.__enter__()
             self._undo.append(self.layers.__exit__)
         except BaseException:
@@ -100,13 +104,7 @@ class Seal:
 
         return set_timesteps
 
-    def _forward(self, original: Callable) -> Callable:
-        @torch.no_grad()
-        def forward(sample: Tensor, timestep, encoder_hidden_states: Tensor, *args, **kwargs):
-            return self._draw(original, sample, timestep, encoder_hidden_states, *args, **kwargs)
-
-        return forward
-
+    @torch.no_grad()
     def _draw(self, original: Callable, sample: Tensor, timestep, encoder_hidden_states: Tensor, *args, **kwargs):
         t = float(timestep) if not isinstance(timestep, Tensor) else float(timestep.reshape(-1)[0])
         rows = self._rows(len(sample))
@@ -151,7 +149,8 @@ class Seal:
         levels = sorted({float(level) for level in self.pipe.scheduler.timesteps}, reverse=True)
         levels = [level for level in levels if level <= t + 1e-3]  # img2img begins further down
         images = 1 + max(row.image for row in rows)
-        height, width = (size * self._factor for size in sample.shape[-2:])
+        factor = 2 ** (len(self.pipe.vae.config.block_out_channels) - 1)
+        height, width = (size * factor for size in sample.shape[-2:])
         shared = [self._encode(reference, height, width, sample) for reference in self.references]
         if self.per_image and len(shared) != images:
             raise ValueError(f"the pipeline draws {images} images, but there are references for {len(shared)}")
@@ -169,10 +168,6 @@ class Seal:
         if self.settings.enabled and self.settings.infusion and self.settings.strength > 0:
             run.read_references(self)
         return run
-
-    @property
-    def _factor(self) -> int:
-        return 2 ** (len(self.pipe.vae.config.block_out_channels) - 1)
 
     def _encode(self, reference: Reference, height: int, width: int, like: Tensor) -> Encoded:
         image, mask, body = reference.on_canvas(height, width)
