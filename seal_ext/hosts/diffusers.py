@@ -71,21 +71,16 @@ class Seal:
         unet, scheduler = self.pipe.unet, self.pipe.scheduler
         self._weights = weights_fingerprint(unet)
         try:
-            self._undo += [
-                wrap(unet, "forward", lambda own: partial(self._draw, own)),
-                wrap(scheduler, "set_timesteps", self._set_timesteps),
-            ]
+            self._undo.append(wrap(unet, "forward", lambda own: partial(self._draw, own)))
+            self._undo.append(wrap(scheduler, "set_timesteps", self._set_timesteps))
             self.layers.__enter__()
             self._undo.append(self.layers.__exit__)
         except BaseException:
-            self._remove()
+            self.__exit__()
             raise
         return self
 
     def __exit__(self, *error) -> None:
-        self._remove()
-
-    def _remove(self) -> None:
         self._close_run()
         undo_all(self._undo)
 
@@ -131,7 +126,8 @@ class Seal:
             result = original(torch.cat([sample, sample[gen]]), timestep, torch.cat([context, hidden.to(context)]), *args, **more)
         every = result[0] if isinstance(result, tuple) else result.sample
         seen, app = every[: len(rows)], every[len(rows) :]
-        bridge = run.bridged(seen[gen], app, lam, self._to_epsilon(t))
+        to_epsilon = self.signal(t)[0] if self.pipe.scheduler.config.prediction_type == "v_prediction" else 1.0
+        bridge = run.bridged(seen[gen], app, lam, to_epsilon)
         # u + d + w((c + d) − (u + d)) = u + w(c − u) + d: the same d on every row of an image passes the guidance unchanged.
         place = {image: i for i, image in enumerate(images)}
         seen = seen + bridge[[place[row.image] for row in rows]]
@@ -184,10 +180,6 @@ class Seal:
         alphas = self.pipe.scheduler.alphas_cumprod
         kept = float(alphas[min(max(round(t), 0), len(alphas) - 1)])
         return kept**0.5, (1 - kept) ** 0.5
-
-    def _to_epsilon(self, t: float) -> float:
-        alpha, _ = self.signal(t)
-        return alpha if self.pipe.scheduler.config.prediction_type == "v_prediction" else 1.0
 
     def read(self, latent: Tensor, t: float, image: int) -> None:
         """A clean pass: no residuals of a ControlNet or an adapter, which belong to the picture that is drawn."""

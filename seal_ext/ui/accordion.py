@@ -69,8 +69,7 @@ def draw(make_accordion: Callable, elem_id: Callable[[str], str], tab: str = "tx
     _connect(parts, tab)
     fields = [(parts[name], _value(name)) for name in NAMES if name in BY_NAME]
     fields += [(parts[name], _pasted(name)) for name in (*PICTURES, "more", "further", "lost")]
-    keys = [*(setting.infotext for setting in TABLE), REFERENCE_KEY]
-    return Accordion([parts[name] for name in NAMES], fields, keys, parts, tab=tab)
+    return Accordion([parts[name] for name in NAMES], fields, [*(setting.infotext for setting in TABLE), REFERENCE_KEY], parts, tab=tab)
 
 
 class _Parts:
@@ -216,8 +215,7 @@ def _join(page: Accordion, around: Mapping, host) -> None:
     for name in ("width", "height"):
         on(around[name].change, f"() => sealLook('{tab}')")
     on(around["prompt"].change, f"() => sealWords('{tab}')")
-    prompts = [around["prompt"], parts["appearance_prompt"]]
-    done = parts["compare"].click(words.shown, prompts, [parts["words"]], show_progress=False)
+    done = parts["compare"].click(words.shown, [around["prompt"], parts["appearance_prompt"]], [parts["words"]], show_progress=False)
     on(done.then, f"() => sealCompared('{tab}')")
     parts["copy"].click(lambda prompt: prompt, [around["prompt"]], [parts["appearance_prompt"]], show_progress=False)
     parts["info"].click(lambda given: host.prompt_of(_image(given)) or gr.update(), [parts["reference"]], [parts["appearance_prompt"]],
@@ -271,8 +269,7 @@ def _said(sentence: str) -> str:
 
 
 def _preset(preset: str, names: list[str]) -> list:
-    table = defaults(preset)
-    return [gr.update(value=table[name]) for name in names]
+    return [gr.update(value=defaults(preset)[name]) for name in names]
 
 
 def _value(name: str) -> Callable[[Mapping], object]:

@@ -53,7 +53,7 @@ class Structures:
 
 def align_units(p: Any, references: Sequence[Reference], settings: Settings, note: Note) -> Structures:
     """Align every enabled unit that carries a structure, and say what the units show. `restore` gives the user's own units back."""
-    script, controlnet = _script(p), there()
+    script, controlnet = script_in(p.scripts) if p.script_args else None, there()
     units = [] if script is None else list(p.script_args[script.args_from : script.args_to])
     if controlnet is None:
         note(strange(units) or NO_UNIT)
@@ -84,7 +84,13 @@ def strange(units: Sequence[Any]) -> str:
 
 def structures(units: Sequence[Any]) -> list[tuple[int, Any]]:
     """The enabled units that say where things are, with their numbers."""
-    return [(number, unit) for number, unit in enumerate(units) if _get(unit, "enabled", False) and carries_structure(*_names(unit))]
+    enabled = [(number, unit) for number, unit in enumerate(units) if _get(unit, "enabled", False)]
+    return [(number, unit) for number, unit in enabled if not any(word in name for name in _names(unit) for word in APPEARANCE)]
+
+
+def script_in(runner: Any) -> Any:
+    """ControlNet's script among those of a tab, if it is one of them."""
+    return next((script for script in getattr(runner, "alwayson_scripts", ()) if script.title().lower() == "controlnet"), None)
 
 
 def there() -> ControlNet | None:
@@ -125,7 +131,8 @@ class ControlNet:
                 unit = self.own(given)
                 aligned = self.find(unit, references[0], settings, canvas, detail, p)
                 if aligned.joints is not None:
-                    poses |= self._poses(unit, {i: one for i, one in enumerate(references) if i not in poses})
+                    seen = ((i, self.posed(unit, one).skeleton) for i, one in enumerate(references) if i not in poses)
+                    poses |= {i: skeleton for i, skeleton in seen if skeleton is not None}
                 if aligned.moves:
                     changed[number] = self.dialect.ready(unit, np.ascontiguousarray(aligned.map))
                 found.append(aligned)
@@ -166,11 +173,6 @@ class ControlNet:
         except Exception:  # a detector that fails is like one that finds nobody: heights serve instead
             return reference
         return reference if found.skeleton is None else found
-
-    def _poses(self, unit: Any, references: Mapping[int, Reference]) -> dict[int, Skeleton]:
-        """The joints of these references, to be compared with the structure's."""
-        seen = ((number, self.posed(unit, reference).skeleton) for number, reference in references.items())
-        return {number: skeleton for number, skeleton in seen if skeleton is not None}
 
     def is_batchwise(self, unit: Any) -> bool:
         return bool(_get(unit, "enabled", False)) and any(word in _names(unit)[0] for word in self.dialect.BATCHWISE)
@@ -213,11 +215,6 @@ class ControlNet:
         return np.ascontiguousarray(np.repeat(found, 3, 2) if found.shape[2] == 1 else found)
 
 
-def carries_structure(module: str, model: str) -> bool:
-    """Whether a unit says where things are."""
-    return not any(word in name for name in (module, model) for word in APPEARANCE)
-
-
 def kind_of(module: str, model: str) -> str | None:
     """What the unit's map shows, where its names tell."""
     names = f"{module} {model}"
@@ -239,11 +236,6 @@ def _get(unit: Any, name: str, default: Any) -> Any:
 
 def _names(unit: Any) -> tuple[str, str]:
     return str(_get(unit, "module", "none")).lower(), str(_get(unit, "model", "None")).lower()
-
-
-def _script(p: Any) -> Any:
-    found = [s for s in getattr(p.scripts, "alwayson_scripts", ()) if s.title().lower() == "controlnet"]
-    return found[0] if found and p.script_args else None
 
 
 def _put(p: Any, script: Any, units: list[Any]) -> Callable[[], None]:
