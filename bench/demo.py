@@ -225,7 +225,7 @@ def main(argv: list[str]) -> int:
     except OSError as error:
         raise UserError(f"{options.out} cannot be written: {error.strerror}") from error
     finally:
-        bar.done()
+        bar.close()
     print(f"{time.monotonic() - began:.0f} seconds. Open this in a browser:\n{target.resolve()}")
     return 0
 

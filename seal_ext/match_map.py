@@ -7,6 +7,7 @@ import torch
 
 from .core.matching import Match, subject_tokens, token_grid
 from .layers import Site
+from .reference import Reference
 from .run import CONDITIONAL, Step
 
 PAPER = 96  # grey level of what was not taken from the reference
@@ -29,12 +30,13 @@ class MatchWatch:
         self.index, self.amount = match.index[rows, 0, :, 0], amount[rows].mean(1)
         self.images = [taking[i].image for i in rows]
 
-    def maps(self, reference: torch.Tensor, mask: torch.Tensor | None) -> list[np.ndarray]:
-        """What every image found in the reference, as `match_map` draws it; nothing where nobody looked."""
+    def maps(self, reference: Reference, height: int, width: int) -> list[np.ndarray]:
+        """What every image of this size found in the reference, as `match_map` draws it; nothing where nobody looked."""
         if self.index is None or self.amount is None:
             return []
+        seen, mask, _ = reference.on_canvas(height, width)
         found = dict(zip(self.images, zip(self.index, self.amount, strict=True), strict=True))
-        return [match_map(reference, mask, *found[image]) for image in sorted(found)]
+        return [match_map(seen[0], mask, *found[image]) for image in sorted(found)]
 
 
 def match_map(reference: torch.Tensor, mask: torch.Tensor | None, index: torch.Tensor, amount: torch.Tensor) -> np.ndarray:

@@ -130,10 +130,10 @@ class Reference:
         return picture
 
 
-def png(picture: Image.Image) -> bytes:
+def png(picture: Image.Image, **how: Any) -> bytes:
     """A picture as a file, without loss."""
     file = io.BytesIO()
-    picture.save(file, "PNG")
+    picture.save(file, "PNG", **how)
     return file.getvalue()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -146,22 +146,14 @@ def opened(given: object, name: str) -> np.ndarray:
         raise SettingsError(name, f"{label(name)} cannot be read as a picture in base64.") from error
 
 
-def _drawn(reference: Reference, mask: np.ndarray) -> Reference:
-    return replace(reference, drawn=drawn_on(reference.size, mask))
-
-
-def _posed(reference: Reference, pose: np.ndarray) -> Reference:
-    return replace(reference, pose=pose_of(reference.size, pose))
-
-
-# How a reference takes what comes beside it.
-BESIDE = {"mask": _drawn, "reference_pose": _posed}
+# How a reference takes what comes beside it: its field, and what reads the picture for a reference of its size.
+BESIDE: dict[str, tuple[str, Callable[..., Any]]] = {"mask": ("drawn", drawn_on), "reference_pose": ("pose", pose_of)}
 
 
 def _with(reference: Reference, name: str, picture: object) -> Reference:
-    array = opened(picture, name)
+    array, (taken_as, read) = opened(picture, name), BESIDE[name]
     try:
-        return BESIDE[name](reference, array)
+        return replace(reference, **{taken_as: read(reference.size, array)})
     except AlignError as error:
         raise SettingsError(name, f"{label(name)}: {error}") from error
 

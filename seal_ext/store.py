@@ -102,12 +102,11 @@ class Store:
 
 
 def _written(reference: Reference) -> bytes:
-    chunks, file = PngImagePlugin.PngInfo(), io.BytesIO()
+    chunks = PngImagePlugin.PngInfo()
     for (name, _), picture in ((DRAWN, reference.drawing()), (POSE, reference.posture())):
         if picture is not None:
             chunks.add(name, png(picture))
-    reference.picture().save(file, "PNG", pnginfo=chunks, compress_level=4)
-    return file.getvalue()
+    return png(reference.picture(), pnginfo=chunks, compress_level=4)
 
 
 def _read(path: Path) -> Reference | None:

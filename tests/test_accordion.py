@@ -184,7 +184,7 @@ def test_a_further_reference_takes_all_along_that_came_with_it(accordion, brush)
     laid = parse([True, picture, None, None, *(BY_NAME[name].default for name in NAMES[FIRST:-1]), more]).references[1]
     assert np.array_equal(laid.alpha > 127, DRAWN) and np.array_equal(laid.pose, POSE)
     assert len(accordion._added(more, picture, None, None)[0]) == 2
-    for refused, why in (((None, mask, pose), accordion.EMPTY), ((Image.new("RGB", (4, 4)), None, None), "16 pixels"),
+    for refused, why in (((None, mask, pose), accordion.preview.EMPTY), ((Image.new("RGB", (4, 4)), None, None), "16 pixels"),
                          ((picture, None, picture), "skeleton")):  # fmt: skip
         kept, *same, said = accordion._added(more, *refused)
         assert why in said and "value" not in kept and not any("value" in slot for slot in same)
@@ -254,7 +254,7 @@ def test_the_interrogator_answers_or_is_said_to_fail(accordion):
     picture = Image.fromarray(PICTURE)
     assert accordion._interrogated({"image": picture}, Host()) == ("a cat", "")
     assert accordion.NOTHING_READ in accordion._interrogated(picture, Host("<error>"))[1]
-    assert accordion.EMPTY in accordion._interrogated(None, Host())[1]
+    assert accordion.preview.EMPTY in accordion._interrogated(None, Host())[1]
 
 
 def test_the_brush_comes_with_the_slot_or_beside_it(accordion):

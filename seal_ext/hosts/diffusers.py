@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -70,18 +71,16 @@ class Seal:
         unet, scheduler = self.pipe.unet, self.pipe.scheduler
         self._weights = weights_fingerprint(unet)
         try:
-            self._undo += [wrap(unet, "forward", self._forward), wrap(scheduler, "set_timesteps", self._set_timesteps)]
+            self._undo.append(wrap(unet, "forward", lambda own: partial(self._draw, own)))
+            self._undo.append(wrap(scheduler, "set_timesteps", self._set_timesteps))
             self.layers.__enter__()
             self._undo.append(self.layers.__exit__)
         except BaseException:
-            self._remove()
+            self.__exit__()
             raise
         return self
 
     def __exit__(self, *error) -> None:
-        self._remove()
-
-    def _remove(self) -> None:
         self._close_run()
         undo_all(self._undo)
 
@@ -100,13 +99,7 @@ class Seal:
 
         return set_timesteps
 
-    def _forward(self, original: Callable) -> Callable:
-        @torch.no_grad()
-        def forward(sample: Tensor, timestep, encoder_hidden_states: Tensor, *args, **kwargs):
-            return self._draw(original, sample, timestep, encoder_hidden_states, *args, **kwargs)
-
-        return forward
-
+    @torch.no_grad()
     def _draw(self, original: Callable, sample: Tensor, timestep, encoder_hidden_states: Tensor, *args, **kwargs):
         t = float(timestep) if not isinstance(timestep, Tensor) else float(timestep.reshape(-1)[0])
         rows = self._rows(len(sample))
@@ -133,7 +126,8 @@ class Seal:
             result = original(torch.cat([sample, sample[gen]]), timestep, torch.cat([context, hidden.to(context)]), *args, **more)
         every = result[0] if isinstance(result, tuple) else result.sample
         seen, app = every[: len(rows)], every[len(rows) :]
-        bridge = run.bridged(seen[gen], app, lam, self._to_epsilon(t))
+        to_epsilon = self.signal(t)[0] if self.pipe.scheduler.config.prediction_type == "v_prediction" else 1.0
+        bridge = run.bridged(seen[gen], app, lam, to_epsilon)
         # u + d + w((c + d) − (u + d)) = u + w(c − u) + d: the same d on every row of an image passes the guidance unchanged.
         place = {image: i for i, image in enumerate(images)}
         seen = seen + bridge[[place[row.image] for row in rows]]
@@ -151,7 +145,8 @@ class Seal:
         levels = sorted({float(level) for level in self.pipe.scheduler.timesteps}, reverse=True)
         levels = [level for level in levels if level <= t + 1e-3]  # img2img begins further down
         images = 1 + max(row.image for row in rows)
-        height, width = (size * self._factor for size in sample.shape[-2:])
+        factor = 2 ** (len(self.pipe.vae.config.block_out_channels) - 1)
+        height, width = (size * factor for size in sample.shape[-2:])
         shared = [self._encode(reference, height, width, sample) for reference in self.references]
         if self.per_image and len(shared) != images:
             raise ValueError(f"the pipeline draws {images} images, but there are references for {len(shared)}")
@@ -170,10 +165,6 @@ class Seal:
             run.read_references(self)
         return run
 
-    @property
-    def _factor(self) -> int:
-        return 2 ** (len(self.pipe.vae.config.block_out_channels) - 1)
-
     def _encode(self, reference: Reference, height: int, width: int, like: Tensor) -> Encoded:
         image, mask, body = reference.on_canvas(height, width)
         return Encoded(encoded(self.pipe.vae, image).to(like), mask, reference.weight, body)
@@ -189,10 +180,6 @@ class Seal:
         alphas = self.pipe.scheduler.alphas_cumprod
         kept = float(alphas[min(max(round(t), 0), len(alphas) - 1)])
         return kept**0.5, (1 - kept) ** 0.5
-
-    def _to_epsilon(self, t: float) -> float:
-        alpha, _ = self.signal(t)
-        return alpha if self.pipe.scheduler.config.prediction_type == "v_prediction" else 1.0
 
     def read(self, latent: Tensor, t: float, image: int) -> None:
         """A clean pass: no residuals of a ControlNet or an adapter, which belong to the picture that is drawn."""

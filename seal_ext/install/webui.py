@@ -121,7 +121,7 @@ class Place:
         """Nothing of another origin in the way, and folders that can be written to; before anything is changed."""
         files = _files([self.tokenizer, *self.weights])
         for extension, (source, _) in self.sources.items():
-            if _exists(extension) and extension.resolve() != source:
+            if os.path.lexists(extension) and extension.resolve() != source:
                 copied = [self.folder / name for name in self.made if extension in (self.folder / name).parents]
                 files += [path for path in copied if path.exists()] or [extension]
         for path in files:
@@ -173,7 +173,7 @@ class Place:
                 _remove_folder(path)
             elif self._ours(path):
                 path.unlink()
-            elif _exists(path):
+            elif os.path.lexists(path):
                 stay.append(name)
             del self.made[name]
         self._write()
@@ -195,15 +195,11 @@ def _mark(path: Path) -> str:
     return f"file {digest.hexdigest()}"
 
 
-def _exists(path: Path) -> bool:
-    return path.is_symlink() or path.exists()
-
-
 def _files(paths: Iterable[Path]) -> list[Path]:
     """The files that these are or hold, as far as they exist; not what Python compiled of them."""
     found = []
     for path in paths:
-        found += sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path] if _exists(path) else []
+        found += sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path] if os.path.lexists(path) else []
     return [path for path in found if path.parent.name != COMPILED]
 
 

@@ -97,7 +97,7 @@ def translated(given: Mapping[str, object], notes: list[str], version: Version |
     for name, value in given.items():
         original, changed, age = name, None, version
         for change in CHANGES:
-            if change.name == name and (age < change.version or not _is_known(name, value, in_studio)):
+            if change.name == name and (age < change.version or name not in BY_NAME or not BY_NAME[name].offers(value, in_studio)):
                 name, value, changed, age = change.renamed or name, change.of(value), change, min(age, change.version)
         if changed is None:
             continue
@@ -117,7 +117,3 @@ def _renamed(name: str) -> str:
         if change.name == name and change.renamed:
             name = change.renamed
     return name
-
-
-def _is_known(name: str, value: object, in_studio: bool) -> bool:
-    return name in BY_NAME and BY_NAME[name].offers(value, in_studio)

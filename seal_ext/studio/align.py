@@ -17,7 +17,7 @@ from seal_ext.settings import Settings
 from seal_ext.studio.cli import Parser, UserError, add_model, add_reference, add_settings, read_settings
 from seal_ext.studio.drawing import boxes_overlay
 from seal_ext.studio.mask import find_subject, read_reference, say
-from seal_ext.studio.models import Studio, open_studio
+from seal_ext.studio.models import studio_of
 from seal_ext.studio.pictures import beside, png, read_picture, write_picture
 
 EXAMPLES = """\
@@ -78,11 +78,7 @@ def main(argv: list[str]) -> int:
     given = read_reference(options.reference, options.mask, options.reference_pose)
     structure = on_white(read_picture(options.structure, "the structure"))
     canvas = read_size(options.size, 0) if options.size else canvas_like(given.pixels)
-
-    def studio() -> Studio:
-        return open_studio(options.checkpoint, options.adapter, options.config, options.device)
-
-    reference = find_subject(given, settings, studio, "", options.subject)
+    reference = find_subject(given, settings, lambda: studio_of(options), "", options.subject)
     aligned = align_structure(reference, structure, canvas, settings, options.structure_kind)
     say(reference.seen)
     say_alignment(aligned.alignment)

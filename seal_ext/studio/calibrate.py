@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from seal_ext.settings import Settings
 from seal_ext.studio.cli import Bar, Parser, UserError, add_model, add_reference, add_settings, read_settings
 from seal_ext.studio.generate import Progress
 from seal_ext.studio.mask import find_subject, read_reference, say
-from seal_ext.studio.models import Studio, open_studio
+from seal_ext.studio.models import Studio, studio_of
 from seal_ext.studio.warp import USUAL, Warp
 
 EXAMPLES = """\
@@ -269,14 +270,11 @@ def main(argv: list[str]) -> int:
         raise UserError(f"--out {options.out} must end in .json")
     settings = read_settings(options.preset, options.changes)
     given = read_reference(options.reference, options.mask)
-    studio = open_studio(options.checkpoint, options.adapter, options.config, options.device)
+    studio = studio_of(options)
     reference = find_subject(given, settings, lambda: studio, options.prompt, options.subject)
     say(reference.seen)
-    bar = Bar()
-    try:
+    with closing(Bar()) as bar:
         tallies = measure(studio, reference.rgb, reference.seen.mask, options.prompt, noise=settings.noise, progress=bar)
-    finally:
-        bar.done()
     choice = choose(tallies)
     print("\n".join(table(tallies, choice)))
     preset = write_preset(choice, settings, options.out)

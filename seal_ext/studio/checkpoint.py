@@ -172,18 +172,22 @@ def load_diffusers(
     unet, vae = diffusers.UNet2DConditionModel(**keys.unet_config(params)), diffusers.AutoencoderKL(**keys.vae_config(params))
     text = transformers.CLIPTextModel(transformers.CLIPTextConfig.from_pretrained(str(folder), local_files_only=True))
     fill(checkpoint, unet, vae, text)
-
-    def ready(module: Any) -> Any:
-        return module.to(device, dtype).eval().requires_grad_(False)
-
     return Components(
-        unet=ready(unet),
-        vae=ready(vae),
-        text_encoder=ready(text),
+        unet=_ready(unet, dtype, device),
+        vae=_ready(vae, dtype, device),
+        text_encoder=_ready(text, dtype, device),
         tokenizer=transformers.CLIPTokenizer.from_pretrained(str(folder), local_files_only=True),
         scheduler=diffusers.DDIMScheduler(**keys.scheduler_config(params)),
-        adapter=None if adapter is None else ready(filled(*read_adapter(Path(adapter)), Path(adapter))),
+        adapter=None if adapter is None else load_adapter(Path(adapter), dtype, device),
     )
+
+
+def load_adapter(path: Path, dtype: torch.dtype, device: torch.device | str) -> Any:
+    return _ready(filled(*read_adapter(path), path), dtype, device)
+
+
+def _ready(module: Any, dtype: torch.dtype, device: torch.device | str) -> Any:
+    return module.to(device, dtype).eval().requires_grad_(False)
 
 
 def _parts(unet: Any, vae: Any, text: Any) -> list[tuple[str, Any, dict[str, str]]]:

@@ -135,7 +135,7 @@ class Bar:
         self.stream.flush()
         self.shown = text
 
-    def done(self) -> None:
+    def close(self) -> None:
         if self.shown:
             self.stream.write("\r\x1b[K")
             self.stream.flush()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple
+
 import cv2
 import numpy as np
 
 from seal_ext.core.geometry import Alignment
-from seal_ext.core.mask import Box
 
 REFERENCE, BEFORE, AFTER = (38, 166, 91), (150, 150, 150), (240, 130, 30)  # green, grey, orange
 SHOWN = 512  # pixels of the shorter side, so that lines look like lines
@@ -39,15 +40,11 @@ def boxes_overlay(structure: np.ndarray, reference: np.ndarray, found: Alignment
     shown = back * 0.3 + 30
     ink = np.abs(lines.astype(np.int16) - np.median(lines.reshape(-1, 3), 0).astype(np.int16)).max(2, keepdims=True) > 24
     canvas = np.ascontiguousarray(np.where(ink, lines, shown).astype(np.uint8))
-    for box, colour in ((found.structure_box, BEFORE), (found.reference_box, REFERENCE), (found.aligned_box, AFTER)):
-        _rectangle(canvas, box, factor, colour)
-    return canvas
-
-
-def _rectangle(canvas: np.ndarray, box: Box, factor: float, colour: tuple[int, int, int]) -> None:
     edge = max(2, min(canvas.shape[:2]) // 200)
-    x0, y0, x1, y1 = (int(np.clip(round(v * factor), -1 << 14, 1 << 14)) for v in (box.x0, box.y0, box.x1, box.y1))
-    cv2.rectangle(canvas, (x0, y0), (x1, y1), colour, edge, cv2.LINE_AA)
+    for box, colour in ((found.structure_box, BEFORE), (found.reference_box, REFERENCE), (found.aligned_box, AFTER)):
+        x0, y0, x1, y1 = (int(np.clip(round(v * factor), -1 << 14, 1 << 14)) for v in astuple(box))
+        cv2.rectangle(canvas, (x0, y0), (x1, y1), colour, edge, cv2.LINE_AA)
+    return canvas
 
 
 def disagreement_map(picture: np.ndarray, disagreement: np.ndarray) -> np.ndarray:

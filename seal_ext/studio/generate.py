@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from seal_ext.studio.align import add_structure, align_structure, on_canvas, rea
 from seal_ext.studio.cli import Bar, Parser, UserError, add_model, add_reference, add_settings, read_settings
 from seal_ext.studio.drawing import boxes_overlay, disagreement_map, mask_overlay
 from seal_ext.studio.mask import find_subject, read_reference, say
-from seal_ext.studio.models import SAMPLERS, Studio, open_studio
+from seal_ext.studio.models import SAMPLERS, Studio, studio_of
 from seal_ext.studio.pictures import beside, png, read_picture, write_picture
 
 EXAMPLES = """\
@@ -115,9 +115,7 @@ def _explain(seal: Seal, watch: MatchWatch, images: list[np.ndarray], settings: 
     if run is None:
         return
     height, width = images[0].shape[:2]
-    if watch.index is not None:
-        shown, _, _ = seal.references[0].on_canvas(height, width)
-        result.matches += watch.maps(shown[0], run.references[0][0].mask)
+    result.matches += watch.maps(seal.references[0], height, width)
     disagreement = run.gate.picture() if run.gate and settings.show_disagreement else None
     if disagreement is not None:
         result.disagreements += [disagreement_map(image, seen) for image, seen in zip(images, disagreement, strict=True)]
@@ -194,7 +192,7 @@ def main(argv: list[str]) -> int:
         settings = replace(settings, show_match=True, show_disagreement=True, show_aligned=True, show_mask=True)
     reference = None if options.reference is None else read_reference(options.reference, options.mask, options.reference_pose)
     structure = None if options.structure is None else on_white(read_picture(options.structure, "the structure"))
-    studio = open_studio(options.checkpoint, options.adapter, options.config, options.device, options.sampler)
+    studio = studio_of(options, options.sampler)
     job, aligned = read_job(options, studio), None
     if structure is not None:
         _ = studio.structured  # says at once that there is no adapter
@@ -204,11 +202,8 @@ def main(argv: list[str]) -> int:
     if structure is not None:
         aligned = align_structure(reference, structure, job.size, settings, options.structure_kind)
         say_alignment(aligned.alignment)
-    bar = Bar()
-    try:
+    with closing(Bar()) as bar:
         result = generate(studio, job, settings, reference, aligned, bar)
-    finally:
-        bar.done()
     for path in write(result, job, settings, out, reference, aligned):
         print(path)
     for note in result.notes:

@@ -14,7 +14,7 @@ from seal_ext.settings import Settings
 from seal_ext.studio.attention import ways
 from seal_ext.studio.cli import Parser, add_model, add_reference, add_settings, read_settings
 from seal_ext.studio.drawing import mask_overlay
-from seal_ext.studio.models import Studio, open_studio
+from seal_ext.studio.models import Studio, studio_of
 from seal_ext.studio.pictures import beside, png, read_picture, write_picture
 
 EXAMPLES = """\
@@ -57,11 +57,7 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     out, settings = png(options.out), read_settings(options.preset, options.changes)
     given = read_reference(options.reference, options.mask)
-
-    def studio() -> Studio:
-        return open_studio(options.checkpoint, options.adapter, options.config, options.device)
-
-    reference = find_subject(given, settings, studio, "", options.subject)
+    reference = find_subject(given, settings, lambda: studio_of(options), "", options.subject)
     say(reference.seen)
     write_picture((reference.seen.mask * 255).astype(np.uint8), out)
     overlay = write_picture(mask_overlay(reference.rgb, reference.seen.mask), beside(out, "overlay"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -107,15 +108,20 @@ def open_studio(
         expanded = files.expand(files.EMBEDDED, files.EMBEDDED / "expanded")
         checkpoint, adapter = expanded.checkpoint, adapter or expanded.adapter
     if _described(checkpoint):
-        parts = files.load_diffusers(checkpoint, dtype=dtype, device=device)
-        studio = Studio(parts.pipeline())
+        studio = Studio(files.load_diffusers(checkpoint, dtype=dtype, device=device).pipeline())
     else:
         studio = Studio(_single_file(checkpoint, config, dtype).to(device))
     if adapter is not None:
-        studio.adapter = _adapter(adapter, device, dtype)
+        read_shapes(adapter)  # its complaints are for users
+        studio.adapter = files.load_adapter(adapter, dtype, device)
     studio.pipe.set_progress_bar_config(disable=True)
     studio.use_sampler(sampler)
     return studio
+
+
+def studio_of(options: Namespace, sampler: str = "ddim") -> Studio:
+    """The one that the command line names, see `cli.add_model`."""
+    return open_studio(options.checkpoint, options.adapter, options.config, options.device, sampler)
 
 
 def _device(name: str) -> str:
@@ -179,12 +185,6 @@ def read_shapes(path: Path) -> dict[str, list[int]]:
         raise UserError(f"the checkpoint {path} cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{path} is not a safetensors file, or is damaged") from None
-
-
-def _adapter(path: Path, device: str, dtype: torch.dtype) -> Any:
-    read_shapes(path)  # its complaints are for users
-    module, state = files.read_adapter(path)
-    return files.filled(module, state, path).to(device, dtype).eval().requires_grad_(False)
 
 
 def quiet() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from seal_ext.core.anchor_align import Aligned
 from seal_ext.core.cache import AppearanceCache
 from seal_ext.core.pixels import AlignError, on_white
 from seal_ext.reference import Reference
@@ -19,7 +20,7 @@ from seal_ext.studio.cli import Cancelled, Parser, UserError, add_model
 from seal_ext.studio.drawing import boxes_overlay, mask_overlay
 from seal_ext.studio.generate import Job, Progress, generate
 from seal_ext.studio.mask import find_subject, read_reference
-from seal_ext.studio.models import Studio, open_studio
+from seal_ext.studio.models import Studio, studio_of
 from seal_ext.studio.pictures import read_picture
 
 EXAMPLES = """\
@@ -71,14 +72,10 @@ class Page:
         reference = self._reference(values, settings)
         if reference is None:
             raise UserError("give a reference first")
-        mask = mask_overlay(reference.rgb, reference.seen.mask)
-        shown = Shown(mask=mask, told=[f"Subject: {reference.seen.source}.", *reference.seen.reasons])
-        if values.get("structure"):
-            structure = on_white(read_picture(str(values["structure"]), "the structure"))
-            size = read_size(str(values.get("size") or "") or None, self.studio.size)
-            aligned = align_structure(reference, structure, size, settings, str(values["kind"]))
+        shown, aligned = self._seen(values, settings, reference)
+        shown.told = [f"Subject: {reference.seen.source}.", *reference.seen.reasons]
+        if aligned is not None:
             found = aligned.alignment
-            shown.alignment = boxes_overlay(aligned.map, on_canvas(reference, size), found)
             shown.told += [f"Aligned: {found.scale:.2f} times as large ({found.rule}).", *found.reasons]
         return shown
 
@@ -87,16 +84,7 @@ class Page:
         self.stop.clear()
         settings, job = self.settings(values), self._job(values)
         reference = self._reference(values, settings)
-        shown, aligned = Shown(), None
-        if reference is not None:
-            shown.mask = mask_overlay(reference.rgb, reference.seen.mask)
-            shown.told += reference.seen.reasons
-        if values.get("structure"):
-            structure = on_white(read_picture(str(values["structure"]), "the structure"))
-            aligned = align_structure(reference, structure, job.size, settings, str(values["kind"]))
-            if reference is not None:
-                shown.alignment = boxes_overlay(aligned.map, on_canvas(reference, job.size), aligned.alignment)
-                shown.told += aligned.alignment.reasons
+        shown, aligned = self._seen(values, settings, reference)
 
         def step(share: float, doing: str) -> None:
             if self.stop.is_set():
@@ -120,12 +108,28 @@ class Page:
         given = read_reference(str(values["reference"]), str(values["mask"]) if values.get("mask") else None)
         return find_subject(given, settings, lambda: self.studio, settings.appearance_prompt or str(values["prompt"]))
 
+    def _seen(self, values: Mapping[str, object], settings: Settings, reference: Reference | None) -> tuple[Shown, Aligned | None]:
+        """What there is to see before anything is drawn, and the structure on the canvas."""
+        shown, aligned = Shown(), None
+        if reference is not None:
+            shown.mask = mask_overlay(reference.rgb, reference.seen.mask)
+            shown.told += reference.seen.reasons
+        if values.get("structure"):
+            structure, size = on_white(read_picture(str(values["structure"]), "the structure")), self._size(values)
+            aligned = align_structure(reference, structure, size, settings, str(values["kind"]))
+            if reference is not None:
+                shown.alignment = boxes_overlay(aligned.map, on_canvas(reference, size), aligned.alignment)
+                shown.told += aligned.alignment.reasons
+        return shown, aligned
+
+    def _size(self, values: Mapping[str, object]) -> tuple[int, int]:
+        return read_size(str(values.get("size") or "") or None, self.studio.size)
+
     def _job(self, values: Mapping[str, Any]) -> Job:
         seed, count = int(values["seed"]), int(values["count"])
         if not (0 <= seed < 1 << 62 and 1 <= count <= 16 and 1 <= int(values["steps"]) <= 1000):
             raise UserError("the seed must be at least 0, the pictures 1 to 16 and the steps 1 to 1000")
-        size = read_size(str(values.get("size") or "") or None, self.studio.size)
-        return Job(str(values["prompt"]), str(values["negative"]), "", size, int(values["steps"]), float(values["guidance"]),
+        return Job(str(values["prompt"]), str(values["negative"]), "", self._size(values), int(values["steps"]), float(values["guidance"]),
                    tuple(range(seed, seed + count)))  # fmt: skip
 
 
@@ -218,7 +222,7 @@ def main(argv: list[str]) -> int:
         raise UserError(f"--port is {options.port}; it must lie between 1 and 65535")
     if find_spec("gradio") is None:
         raise UserError("the page needs gradio, which is not installed: python -m pip install gradio")
-    page = Page(open_studio(options.checkpoint, options.adapter, options.config, options.device))
+    page = Page(studio_of(options))
     import gradio
 
     if options.host not in LOOPBACK:

@@ -24,11 +24,9 @@ from .gradios import on
 TITLE = "SeAl — keep this character"
 FEW = 4  # choices that fit side by side
 AROUND = ("prompt", "width", "height", "gallery")  # of the tab: what stands outside the accordion and works with it
-EMPTY = "Give a picture of the character. This preview then outlines the character and shows where the structure goes."
 PAINT = "If the preview outlines more or less than the character, paint over the character here."
 POSE = ("You need this only if your unit's map is a finished skeleton. Give the skeleton of the reference itself, and SeAl matches limb "
         "with limb. A unit with an openpose preprocessor finds it by itself.")  # fmt: skip
-HOW = "Click the preview, then drag the figure, turn the mouse wheel, or press the arrow keys, + and −. The key 0 undoes your correction."
 LOST = "That picture's reference is no longer kept. Give it again, or use another one."
 NOTHING_READ = "The WebUI has no interrogator, or its interrogator failed. In that case the console of the WebUI says why."
 
@@ -70,10 +68,8 @@ def draw(make_accordion: Callable, elem_id: Callable[[str], str], tab: str = "tx
         page.advanced()
     _connect(parts, tab)
     fields = [(parts[name], _value(name)) for name in NAMES if name in BY_NAME]
-    slots = (*PICTURES, "more", "further", "lost")
-    fields += [(parts[name], _pasted(name)) for name in slots]
-    keys = [BY_NAME[name].infotext for name in BY_NAME] + [REFERENCE_KEY]
-    return Accordion([parts[name] for name in NAMES], fields, keys, parts, tab=tab)
+    fields += [(parts[name], _pasted(name)) for name in (*PICTURES, "more", "further", "lost")]
+    return Accordion([parts[name] for name in NAMES], fields, [*(setting.infotext for setting in TABLE), REFERENCE_KEY], parts, tab=tab)
 
 
 class _Parts:
@@ -114,7 +110,7 @@ class _Parts:
 
     def preview(self) -> None:
         """What counts of the reference, and where the pose goes."""
-        gr.HTML(_stage(self.elem_id, self.tab), elem_id=self.elem_id("preview"))
+        gr.HTML(preview.stage(self.elem_id, self.tab), elem_id=self.elem_id("preview"))
         with gr.Row(elem_classes=["seal-buttons"]):
             self.button("look", "Update preview", "Draw the preview again. This also runs the preprocessors of your ControlNet units.")
             self.button("reset", "Undo correction", "Undo what you moved or scaled by hand.")
@@ -170,18 +166,6 @@ def _unsaved(made):
     return made
 
 
-def _stage(elem_id: Callable[[str], str], tab: str) -> str:
-    """Where the page's script draws. All text is here, where a translation of the WebUI finds it."""
-    ids = {name: elem_id(name) for name in ("accordion", "glance", "look", "compare", "reset", "hand_x", "hand_y", "hand_scale")}
-    ids["slots"] = " ".join(elem_id(name) for name in ("reference", "subject_mask", "reference_pose"))
-    told = " ".join(f'data-{name.replace("_", "-")}="{escape(value)}"' for name, value in ids.items())
-    keys = (("subject", "Reference's character"), ("before", "Structure as it is"), ("after", "Structure aligned"))
-    legend = "".join(f'<span class="seal-key seal-{name}">{text}</span>' for name, text in keys)
-    return (f'<div class="seal-stage" data-tab="{tab}" {told} tabindex="0" role="application" title="Preview of the alignment">'
-            f"<canvas></canvas><p>{EMPTY}</p></div>"
-            f'<div class="seal-legend">{legend}</div><p class="seal-how seal-faint">{HOW}</p>')  # fmt: skip
-
-
 def _connect(parts: Mapping, tab: str) -> None:
     """Join what stands in the accordion."""
     moved = sorted({name for changes in PRESETS.values() for name in changes})
@@ -231,8 +215,7 @@ def _join(page: Accordion, around: Mapping, host) -> None:
     for name in ("width", "height"):
         on(around[name].change, f"() => sealLook('{tab}')")
     on(around["prompt"].change, f"() => sealWords('{tab}')")
-    prompts = [around["prompt"], parts["appearance_prompt"]]
-    done = parts["compare"].click(words.shown, prompts, [parts["words"]], show_progress=False)
+    done = parts["compare"].click(words.shown, [around["prompt"], parts["appearance_prompt"]], [parts["words"]], show_progress=False)
     on(done.then, f"() => sealCompared('{tab}')")
     parts["copy"].click(lambda prompt: prompt, [around["prompt"]], [parts["appearance_prompt"]], show_progress=False)
     parts["info"].click(lambda given: host.prompt_of(_image(given)) or gr.update(), [parts["reference"]], [parts["appearance_prompt"]],
@@ -251,7 +234,7 @@ def _image(given: object) -> Image.Image | None:
 def _interrogated(given: object, host) -> tuple:
     picture = _image(given)
     if picture is None:
-        return gr.update(), _said(EMPTY)
+        return gr.update(), _said(preview.EMPTY)
     text = host.interrogated(picture)
     return (gr.update(), _said(NOTHING_READ)) if not text or "<error>" in text else (text, "")
 
@@ -260,7 +243,7 @@ def _added(more: list | None, *given: object) -> tuple:
     """The slots' reference joins the others, with all that came along with it."""
     same = (gr.update(),) * (2 + len(PICTURES))
     if _image(given[0]) is None:
-        return *same, _said(EMPTY)
+        return *same, _said(preview.EMPTY)
     try:
         (asked,) = parse([dict(zip(PICTURES, given, strict=True))]).references
     except SettingsError as refusal:
@@ -286,8 +269,7 @@ def _said(sentence: str) -> str:
 
 
 def _preset(preset: str, names: list[str]) -> list:
-    table = defaults(preset)
-    return [gr.update(value=table[name]) for name in names]
+    return [gr.update(value=defaults(preset)[name]) for name in names]
 
 
 def _value(name: str) -> Callable[[Mapping], object]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, dataclass, replace
 from html import escape
 from typing import Any
 
@@ -17,9 +16,8 @@ from PIL import Image
 from seal_ext.core.anchor_align import OFF, Aligned
 from seal_ext.core.canvas import FILL, LARGEST_CANVAS, place
 from seal_ext.core.control_map import DIFFERS, background_of
-from seal_ext.core.mask import Box
 from seal_ext.core.pixels import AlignError, Pixels
-from seal_ext.reference import Reference
+from seal_ext.reference import Reference, png
 from seal_ext.request import looked, parse
 from seal_ext.settings import Settings, SettingsError
 from seal_ext.units import Units, is_ready
@@ -28,7 +26,21 @@ USUAL = 512  # a canvas's side while its field is empty
 SMALLEST, LARGEST = 512, 768  # pixels: of the shorter side at least, of the longer one at most
 OUTLINE = (34, 197, 94)  # the subject's, in all of the page; style.css has it, too
 FADED = 60  # of 255: how much is left to see of what does not count
+EMPTY = "Give a picture of the character. This preview then outlines the character and shows where the structure goes."
+HOW = "Click the preview, then drag the figure, turn the mouse wheel, or press the arrow keys, + and −. The key 0 undoes your correction."
 NO_UNIT = "No enabled ControlNet unit has a pose or another structure, so SeAl works from the prompt alone."
+
+
+def stage(elem_id: Callable[[str], str], tab: str) -> str:
+    """Where the page's script draws. All text is here, where a translation of the WebUI finds it."""
+    ids = {name: elem_id(name) for name in ("accordion", "glance", "look", "compare", "reset", "hand_x", "hand_y", "hand_scale")}
+    ids["slots"] = " ".join(elem_id(name) for name in ("reference", "subject_mask", "reference_pose"))
+    told = " ".join(f'data-{name.replace("_", "-")}="{escape(value)}"' for name, value in ids.items())
+    keys = (("subject", "Reference's character"), ("before", "Structure as it is"), ("after", "Structure aligned"))
+    legend = "".join(f'<span class="seal-key seal-{name}">{text}</span>' for name, text in keys)
+    return (f'<div class="seal-stage" data-tab="{tab}" {told} tabindex="0" role="application" title="Preview of the alignment">'
+            f"<canvas></canvas><p>{EMPTY}</p></div>"
+            f'<div class="seal-legend">{legend}</div><p class="seal-how seal-faint">{HOW}</p>')  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -136,15 +148,9 @@ def _unit(number: int, found: Aligned) -> dict[str, Any]:
     alpha = (differs > DIFFERS) * 255 if found.kind in ("skeleton", "edges") else (differs * 4).clip(0, 220)
     box = how.aligned_box
     anchor = ((box.x0 + box.x1) / 2, {"bottom": box.y1, "centre": (box.y0 + box.y1) / 2, "top": box.y0}[how.anchor])
-    boxes = {"reference": _sides(how.reference_box), "before": _sides(how.structure_box), "after": _sides(box)}
+    boxes = {"reference": astuple(how.reference_box), "before": astuple(how.structure_box), "after": astuple(box)}
     return {"number": number, "map": _url(np.dstack([moved, alpha.astype(np.uint8)])), "anchor": anchor, **boxes}
 
 
-def _sides(box: Box) -> tuple[float, ...]:
-    return box.x0, box.y0, box.x1, box.y1
-
-
 def _url(picture: Pixels) -> str:
-    kept = io.BytesIO()
-    Image.fromarray(picture).save(kept, "PNG", compress_level=1)
-    return "data:image/png;base64," + base64.b64encode(kept.getvalue()).decode()
+    return "data:image/png;base64," + base64.b64encode(png(Image.fromarray(picture), compress_level=1)).decode()

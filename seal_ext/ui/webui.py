@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from modules import errors, images, infotext_utils, scripts, shared
 from PIL import Image
 
-from seal_ext.hosts.webui.controlnet.align import strange, structures, there
+from seal_ext.hosts.webui.controlnet.align import script_in, strange, structures, there
 
 __all__ = ["from_gallery", "interrogated", "opened", "prompt_of", "report", "strange", "structures", "there", "units"]
 
@@ -38,8 +38,8 @@ def interrogated(picture: Image.Image) -> str:
 def units() -> list:
     """ControlNet's units among the arguments of the tab that is being built."""
     runner = scripts.scripts_current
-    found = [script for script in runner.alwayson_scripts if script.title().lower() == "controlnet"]
-    return list(runner.inputs[found[0].args_from : found[0].args_to]) if found else []
+    script = script_in(runner)
+    return [] if script is None else list(runner.inputs[script.args_from : script.args_to])
 
 
 def report(what: str) -> None:

@@ -13,7 +13,6 @@ from PIL import Image
 from seal_ext import layers
 from seal_ext.core.skeleton import Skeleton
 from seal_ext.hosts.webui import conditioning, process_state
-from seal_ext.hosts.webui.controlnet.structures import Structures
 from seal_ext.request import parse
 from tests.hosts import webui
 from tests.skeletons import STANDING
@@ -68,7 +67,7 @@ def test_limbs_are_compared_where_both_bodies_are_known(app, model):
     def drawn(skeleton, poses):
         p = webui.Processing(["a cat"])
         seal = app.begin(p, parse([{"reference": reference()} | BASE | {"limbs": 1.0}]))
-        seal.align(Structures(joints=skeleton, poses=poses))
+        seal.align(app.Structures(joints=skeleton, poses=poses))
         try:
             return webui.draw(app, model, p, seal)
         finally:
@@ -290,7 +289,7 @@ def test_merged_tokens_are_named(app, model):
     for block in model.unet.output_blocks:
         spatial = block[0]
         spatial.forward = lambda x, context, own=spatial: torch.cat([type(own).forward(own, x[..., :4], context), x[..., 4:]], -1)
-    seal.align(Structures(figures=(np.ones((64, 64), bool),)))
+    seal.align(app.Structures(figures=(np.ones((64, 64), bool),)))
     webui.draw(app, model, p, seal)
     p.close()
     assert any("Tokens are merged" in said for said in p.comments)

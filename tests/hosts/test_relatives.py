@@ -210,7 +210,7 @@ def test_an_error_after_guidance_is_told_and_the_picture_drawn(app, model, monke
         raise ValueError("no such size")
 
     plain, was = draw(app, model, "a cat")[0], footprint(model)
-    monkeypatch.setattr(app.forge.Pass, "bridge", fails)
+    monkeypatch.setattr(app.forge.Run, "bridged", fails)
     drawn, p = draw(app, model, "a cat", BRIDGE)
     assert refused(p, "no such size") and drawn.isfinite().all()
     assert footprint(model) == was and torch.equal(draw(app, model, "a cat")[0], plain)

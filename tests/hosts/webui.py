@@ -239,9 +239,8 @@ def modules(model):
 
 def load(named):
     """The adapter, imported as in the host; afterwards no other test sees these packages."""
-    ours = tuple(
-        f"seal_ext.hosts.webui.{name}" for name in ("session", "sampling_pass", "model", "a1111", "forge", "forge_model", "options")
-    )
+    names = ("session", "sampling_pass", "model", "a1111", "forge", "forge_model", "options", "controlnet.align")
+    ours = tuple(f"seal_ext.hosts.webui.{name}" for name in names)
     before = {name: sys.modules.get(name) for name in (*named, *ours)}
     sys.modules.update(named)
     try:

@@ -82,7 +82,7 @@ def test_sites_are_written_as_the_setting_reads_them():
 
 
 def test_the_command_prints_a_table_and_writes_a_preset(studio, files, monkeypatch, capsys):
-    monkeypatch.setattr(calibrate, "open_studio", lambda *given: studio)
+    monkeypatch.setattr(calibrate, "studio_of", lambda *given: studio)
     monkeypatch.setattr(calibrate, "LEAST", -1.0)  # random weights match by chance
     argv = ["calibrate", "--reference", str(files / "reference.png"), "--mask", str(files / "mask.png"), "--out", str(files / "p.json")]
     assert run(main, argv) == 0

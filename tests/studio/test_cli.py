@@ -86,7 +86,7 @@ def test_a_damaged_preset_is_said(tmp_path, content):
 def test_the_bar_is_silent_where_nobody_watches(capsys):
     bar = Bar()
     bar(0.5, "drawing")
-    bar.done()
+    bar.close()
     assert capsys.readouterr().err == ""
 
 

@@ -98,7 +98,7 @@ def test_the_match_map_shows_what_was_found():
 
 
 def test_the_command_writes_pictures_with_their_parameters_and_maps(studio, files, monkeypatch, capsys):
-    monkeypatch.setattr(generate, "open_studio", lambda *given: studio)
+    monkeypatch.setattr(generate, "studio_of", lambda *given: studio)
     argv = ["generate", "--prompt", "a red cat", "--appearance-prompt", "a blue dog", "--steps", "3", "--size", "64", "--count", "2",
             "--maps", "--reference", str(files / "reference.png"), "--mask", str(files / "mask.png"),
             "--structure", str(files / "pose.png"),
@@ -113,7 +113,7 @@ def test_the_command_writes_pictures_with_their_parameters_and_maps(studio, file
 
 @pytest.mark.parametrize(("option", "value"), [("--count", "0"), ("--steps", "0"), ("--cfg", "99"), ("--seed", "-1"), ("--size", "30")])
 def test_numbers_out_of_range_are_said(studio, option, value, monkeypatch, capsys):
-    monkeypatch.setattr(generate, "open_studio", lambda *given: studio)
+    monkeypatch.setattr(generate, "studio_of", lambda *given: studio)
     assert run(main, ["generate", "--prompt", "a red cat", option, value]) == 2
     assert option in capsys.readouterr().err
 

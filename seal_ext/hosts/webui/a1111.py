@@ -21,7 +21,7 @@ from seal_ext.layers import clean, shadow, wrap
 from seal_ext.run import APPEARANCE, CONDITIONAL, UNCONDITIONAL, Row
 
 from . import conditioning, model, sampling_pass
-from .model import CELL, Refusal, networks, settled
+from .model import CELL, Refusal, settled
 from .sampling_pass import ATTRIBUTE
 
 
@@ -39,9 +39,6 @@ class Model(model.Model):
     @property
     def unet(self):
         return getattr(getattr(self.sd, "model", None), "diffusion_model", None)
-
-    def extras(self) -> tuple[tuple[str, float], ...]:
-        return networks()
 
     def encode(self, image: Tensor) -> Tensor:
         """The mean of the encoder's distribution, where the encoder gives one."""
@@ -119,8 +116,8 @@ class Pass(sampling_pass.SamplingPass[Model, Call]):
                 return own(x, level, *args, **kwargs)
             first, call.done = call.done == 0, call.done + len(x)
             t = self.timestep(level[0])
-            lam = self.run.bridging(t)
-            if first and lam and self.prompt is not None and not self.session.bridge_refused:
+            lam = self.bridging(t)
+            if first and lam:
                 call.lam = lam
                 return self._with_appearance(own, call, t, rows, x, level, *args, **kwargs)
             with self.drawing(t, rows, x):
@@ -156,7 +153,7 @@ class Pass(sampling_pass.SamplingPass[Model, Call]):
             return
         gen = torch.stack([_together(params.x, group) for group in call.parts])
         # k-diffusion's result is x₀ = z − σε.
-        bridge = self.bridge(call, gen, call.appearance, -1 / float(call.params.sigma[0]) if self.in_sigma else 1.0)
+        bridge = self.run.bridged(gen, call.appearance, call.lam, -1 / float(call.params.sigma[0]) if self.in_sigma else 1.0)
         params.x += bridge[[row.image for row in call.rows]].to(params.x)
 
 

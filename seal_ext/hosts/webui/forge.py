@@ -141,8 +141,8 @@ class Pass(sampling_pass.SamplingPass[Model, Call]):
         rows = tuple(Row(UNCONDITIONAL if kind else CONDITIONAL, image) for kind in kinds for image in range(images))
         t = self.timestep(args["timestep"][0])
         args = {**args, "c": self._over_others(args["c"])}
-        lam, wanted = self.run.bridging(t), 0 in kinds and call.appearance is None
-        if not (lam and wanted and self.prompt is not None and not self.session.bridge_refused):
+        lam = self.bridging(t)
+        if not (lam and 0 in kinds and call.appearance is None):
             with self.drawing(t, rows, x):
                 return own(args)
         call.lam = lam
@@ -205,9 +205,8 @@ class Pass(sampling_pass.SamplingPass[Model, Call]):
             return args["denoised"]
         if "cond_denoised" not in args or "sigma" not in args:
             raise Refusal(UNKNOWN)
-        return args["denoised"] + self.bridge(call, args["cond_denoised"], call.appearance, -1 / float(args["sigma"][0])).to(
-            args["denoised"]
-        )
+        bridge = self.run.bridged(args["cond_denoised"], call.appearance, call.lam, -1 / float(args["sigma"][0]))
+        return args["denoised"] + bridge.to(args["denoised"])
 
 
 def _may_count(told: Options) -> bool:

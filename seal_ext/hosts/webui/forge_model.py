@@ -16,7 +16,7 @@ from seal_ext.layers import find_sites, shadow
 from seal_ext.settings import Settings
 
 from . import model, process_state
-from .model import Refusal, networks, settled
+from .model import Refusal, settled
 
 NEEDED = ("clone", "set_model_unet_function_wrapper", "add_conditioning_modifier", "set_model_sampler_post_cfg_function")
 UNKNOWN = "SeAl does not know this relative of Forge: its U-Net lacks hooks that SeAl needs. The picture is drawn without SeAl."
@@ -61,7 +61,7 @@ class Model(model.Model):
 
     def extras(self) -> tuple[tuple[str, float], ...]:
         # Here LoRAs are told by their files and strengths, as one text.
-        return (*networks(), (str(getattr(self.sd, "current_lora_hash", "")), 1.0))
+        return (*super().extras(), (str(getattr(self.sd, "current_lora_hash", "")), 1.0))
 
     def encode(self, image: Tensor) -> Tensor:
         """The mean of the encoder's distribution, where the encoder gives one; the host's own autoencoder stays as it is."""

@@ -49,8 +49,9 @@ class Model:
         raise NotImplementedError
 
     def extras(self) -> tuple[tuple[str, float], ...]:
-        """What changes its weights, and how strongly."""
-        raise NotImplementedError
+        """What changes its weights, and how strongly: hypernetworks and LoRAs, where the host lists them."""
+        found = [(network.name, float(network.unet_multiplier)) for network in getattr(sys.modules.get("networks"), "loaded_networks", ())]
+        return (*found, *((net.name, float(net.multiplier)) for net in getattr(shared, "loaded_hypernetworks", ())))
 
     def encode(self, image: Tensor) -> Tensor:
         """A picture (1, 3, height, width) in 0 … 1 as the U-Net sees it."""
@@ -97,12 +98,6 @@ class Model:
         name = (reference.hash, height, width, str(self.checkpoint.filename), self.vae())
         latent = process_state.latent(name, lambda: _finite(self.encode(image)))
         return Encoded(latent, mask, reference.weight, body)
-
-
-def networks() -> tuple[tuple[str, float], ...]:
-    """Hypernetworks and LoRAs with their strengths, where the host lists them."""
-    found = [(network.name, float(network.unet_multiplier)) for network in getattr(sys.modules.get("networks"), "loaded_networks", ())]
-    return (*found, *((net.name, float(net.multiplier)) for net in getattr(shared, "loaded_hypernetworks", ())))
 
 
 @contextmanager

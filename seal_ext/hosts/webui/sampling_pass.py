@@ -22,7 +22,7 @@ from seal_ext.core.limbs import Body
 from seal_ext.core.pixels import Pixels
 from seal_ext.layers import Layers, Site, Undo, find_sites, undo_all
 from seal_ext.match_map import MatchWatch
-from seal_ext.run import Encoded, Row, Run
+from seal_ext.run import Row, Run
 
 from . import conditioning, process_state
 from .model import CELL, Model, Prepared, Refusal
@@ -135,7 +135,7 @@ class SamplingPass(Generic[M, C]):
         self.prompt = prepared.prompt
         if self.prompt is not None and all(conditioning.alike(self._app(), self._gen(call, image)) for image in range(len(call.parts))):
             self.prompt = None
-        references = [self._here(reference) for reference in prepared.references]
+        references = [replace(reference, latent=reference.latent.to(self.params.x)) for reference in prepared.references]
         self.levels = self.levels or self._levels()
         structures = self.session.structures
         bodies = [Body.of(structures.joints)] if structures.joints and structures.poses else []
@@ -149,7 +149,10 @@ class SamplingPass(Generic[M, C]):
         self.undo.append(self.layers.__exit__)
         factor = settings.strength * (settings.hires_factor * settings.hires if self.hires else 1)
         if settings.infusion and factor > 0:
-            self._read_references()
+            try:
+                self.run.read_references(self)
+            finally:
+                shared.state.textinfo = None
         self._tell_notes()
         self.call = None
         self.take_hold()
@@ -162,12 +165,6 @@ class SamplingPass(Generic[M, C]):
     def prepare(self) -> Prepared:
         """Prepare now what was not prepared before the sampling: in a refiner's pass, or on a host that allows it at any time."""
         return self.model.prepare(self.session, self.size, self.denoiser.total_steps or self.p.steps)
-
-    def _read_references(self) -> None:
-        try:
-            self.run.read_references(self)
-        finally:
-            shared.state.textinfo = None
 
     def _tell_notes(self) -> None:
         while self.run.notes:
@@ -192,9 +189,6 @@ class SamplingPass(Generic[M, C]):
             return None
         maps = [F.interpolate(torch.from_numpy(figure)[None, None].float(), self.size, mode="area")[0] for figure in figures]
         return torch.cat(maps).amax(0, keepdim=True).to(self.params.x.device)
-
-    def _here(self, reference: Encoded) -> Encoded:
-        return replace(reference, latent=reference.latent.to(self.params.x))
 
     # ---- conditioning
 
@@ -263,13 +257,13 @@ class SamplingPass(Generic[M, C]):
         self.sizes.add(size)
         return self._call_of(params) if size == self.size else None
 
+    def bridging(self, t: float) -> float:
+        """λ at this timestep; 0 where no rows of c_app are needed."""
+        return 0.0 if self.prompt is None or self.session.structures.bridge_refused else self.run.bridging(t)
+
     def drawing(self, t: float, rows: Sequence[Row], x: Tensor) -> AbstractContextManager:
         """A U-Net call of the sampler with these rows."""
         return self.run.step(t, rows, size_of(x), self.hires)
-
-    def bridge(self, call: C, gen: Tensor, appearance: Tensor, to_epsilon: float) -> Tensor:
-        """λ·LowPass(Δ) of a model call whose images' predictions for c_gen are these."""
-        return self.run.bridged(gen, appearance, call.lam, to_epsilon)
 
     def close(self) -> Shown:
         """Let go of the U-Net and the sampler; the answer is what there is to show."""
@@ -281,10 +275,7 @@ class SamplingPass(Generic[M, C]):
             if self.sizes and self.size not in self.sizes:
                 self.session.note("The sampler never worked at the picture's own size, so SeAl had no effect.")
             disagreement = run.gate.picture() if run.gate is not None and self.settings.show_disagreement else None
-            matches: list[Pixels] = []
-            if self.watch.index is not None:
-                reference, _, _ = self.session.references[0].on_canvas(*(CELL * n for n in self.size))
-                matches = self.watch.maps(reference[0], run.references[0][0].mask)
+            matches = self.watch.maps(self.session.references[0], *(CELL * n for n in self.size))
             shown = Shown(() if disagreement is None else tuple(disagreement), tuple(matches))
         self.call = self.started = None
         return shown

@@ -24,7 +24,7 @@ from seal_ext.reference import Reference
 from seal_ext.request import REFERENCE_KEY, Request, looked
 
 from . import a1111, forge, process_state
-from .controlnet.structures import Structures
+from .controlnet.align import Structures
 from .sampling_pass import ATTRIBUTE, Prepared, Refusal, SamplingPass, Shown
 
 
@@ -58,11 +58,6 @@ class Session:
     @property
     def subjects(self) -> tuple[Subject, ...]:
         return tuple(one.seen for one in self.references)
-
-    @property
-    def bridge_refused(self) -> str:
-        """Why Delta-Bridge cannot work here, if it cannot."""
-        return self.structures.bridge_refused
 
     def align(self, structures: Structures) -> None:
         """What ControlNet's units say counts from here on, and their own maps come back at the end."""
@@ -122,7 +117,8 @@ class Session:
         except Exception as error:
             # The host would swallow it: say so, and let the user have the picture.
             errors.report("SeAl stopped", exc_info=True)
-            self.give_up(f"SeAl stopped because of an error ({_said(error)}). The rest of the picture is drawn without SeAl.")
+            why = f"{type(error).__name__}: {str(error)[:200]}"
+            self.give_up(f"SeAl stopped because of an error ({why}). The rest of the picture is drawn without SeAl.")
         return instead
 
     def denoised(self, params: Any) -> None:
@@ -247,7 +243,3 @@ def refuse(p: Any, sentence: str) -> None:
         raise HTTPException(status_code=422, detail=sentence)
 
     shadow(p, first, refused)
-
-
-def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error)[:200]}"

@@ -81,16 +81,12 @@ def _axis(option: type, setting: Setting):
     numbers = setting.kind in (int, float)
     return option(
         HEADING + setting.label,
-        lambda value: _read(setting, value),
+        lambda value: setting.read(value) if isinstance(value, str) else setting.checked(value),
         lambda p, value, values: _put(p, setting.name, value),
         format_value=lambda p, option, value: f"{option.label}: {setting.written(value)}",
         prepare=(lambda text: several(setting, text)) if numbers else None,
         choices=(lambda: list(choices)) if choices else None,
     )
-
-
-def _read(setting: Setting, value: object) -> Value:
-    return setting.read(value) if isinstance(value, str) else setting.checked(value)
 
 
 def _put(p, name: str, value: object) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,14 +15,13 @@ from modules import errors
 
 from seal_ext.core.anchor_align import Aligned, anchor_align
 from seal_ext.core.canvas import FILL
-from seal_ext.core.pixels import AlignError, Pixels
+from seal_ext.core.pixels import AlignError, Mask, Pixels
 from seal_ext.core.skeleton import Skeleton
 from seal_ext.reference import Reference
 from seal_ext.settings import Settings
 from seal_ext.units import Units, is_ready
 
 from . import builtin, extension
-from .structures import Structures
 
 # Units that show what something looks like and not where it is, by words in the names of their modules and models.
 APPEARANCE = ("reference", "ip-adapter", "ip_adapter", "ipadapter", "clip", "revision", "instant_id", "instantid", "face_id", "pulid",
@@ -39,9 +38,22 @@ REFUSED = "Delta-Bridge is off, because it cannot work beside ControlNet's refer
 Note = Callable[[str], None]
 
 
+@dataclass(frozen=True, eq=False)
+class Structures:
+    """What ControlNet's units said of a generation: one value, answered once and never changed."""
+
+    aligned: tuple[Pixels, ...] = ()  # the maps that were moved, for whoever wants to see them
+    figures: tuple[Mask, ...] = ()  # where the maps' figures are, on the canvas
+    joints: Skeleton | None = None  # a pose's, in shares of the canvas
+    poses: Mapping[int, Skeleton] = field(default_factory=dict)  # the joints of references, by their numbers and in their own pixels
+    units: tuple[Any, ...] = ()  # the user's enabled units, as ControlNet has them
+    bridge_refused: str = ""  # why Delta-Bridge cannot work beside something the user switched on
+    restore: Callable[[], None] = lambda: None  # gives the user's own units back to the generation
+
+
 def align_units(p: Any, references: Sequence[Reference], settings: Settings, note: Note) -> Structures:
     """Align every enabled unit that carries a structure, and say what the units show. `restore` gives the user's own units back."""
-    script, controlnet = _script(p), there()
+    script, controlnet = script_in(p.scripts) if p.script_args else None, there()
     units = [] if script is None else list(p.script_args[script.args_from : script.args_to])
     if controlnet is None:
         note(strange(units) or NO_UNIT)
@@ -72,7 +84,13 @@ def strange(units: Sequence[Any]) -> str:
 
 def structures(units: Sequence[Any]) -> list[tuple[int, Any]]:
     """The enabled units that say where things are, with their numbers."""
-    return [(number, unit) for number, unit in enumerate(units) if _get(unit, "enabled", False) and carries_structure(*_names(unit))]
+    enabled = [(number, unit) for number, unit in enumerate(units) if _get(unit, "enabled", False)]
+    return [(number, unit) for number, unit in enabled if not any(word in name for name in _names(unit) for word in APPEARANCE)]
+
+
+def script_in(runner: Any) -> Any:
+    """ControlNet's script among those of a tab, if it is one of them."""
+    return next((script for script in getattr(runner, "alwayson_scripts", ()) if script.title().lower() == "controlnet"), None)
 
 
 def there() -> ControlNet | None:
@@ -87,6 +105,18 @@ class ControlNet:
 
     dialect: Any  # the module `extension`, or `builtin`: both have the same functions
 
+    @property
+    def external(self) -> Any:
+        """What it offers to other extensions."""
+        return sys.modules[self.dialect.MODULE]
+
+    def own(self, given: Any) -> Any:
+        """A unit of ControlNet's own class, whatever the API sent; never the user's object."""
+        return self.external.ControlNetUnit.from_dict(given) if isinstance(given, dict) else self.dialect.copy(given)
+
+    def _mode(self, value: Any) -> str:
+        return str(self.external.resize_mode_from_value(value).value)
+
     def read(
         self, p: Any, units: Sequence[Any], references: Sequence[Reference], settings: Settings, note: Note
     ) -> tuple[Structures, list[Any]]:
@@ -98,10 +128,11 @@ class ControlNet:
             if not ticked.wants(number):
                 continue
             try:
-                unit = self.dialect.own(given)
+                unit = self.own(given)
                 aligned = self.find(unit, references[0], settings, canvas, detail, p)
                 if aligned.joints is not None:
-                    poses |= self._poses(unit, {i: one for i, one in enumerate(references) if i not in poses})
+                    seen = ((i, self.posed(unit, one).skeleton) for i, one in enumerate(references) if i not in poses)
+                    poses |= {i: skeleton for i, skeleton in seen if skeleton is not None}
                 if aligned.moves:
                     changed[number] = self.dialect.ready(unit, np.ascontiguousarray(aligned.map))
                 found.append(aligned)
@@ -143,11 +174,6 @@ class ControlNet:
             return reference
         return reference if found.skeleton is None else found
 
-    def _poses(self, unit: Any, references: Mapping[int, Reference]) -> dict[int, Skeleton]:
-        """The joints of these references, to be compared with the structure's."""
-        seen = ((number, self.posed(unit, reference).skeleton) for number, reference in references.items())
-        return {number: skeleton for number, skeleton in seen if skeleton is not None}
-
     def is_batchwise(self, unit: Any) -> bool:
         return bool(_get(unit, "enabled", False)) and any(word in _names(unit)[0] for word in self.dialect.BATCHWISE)
 
@@ -158,7 +184,7 @@ class ControlNet:
     def readable(self, units: Iterable[Any]) -> tuple[Any, ...]:
         """The units as ControlNet has them; none if it cannot read one, which aligning has said by now."""
         try:
-            return tuple(self.dialect.own(unit) for unit in units)
+            return tuple(map(self.own, units))
         except Exception:
             return ()
 
@@ -166,28 +192,27 @@ class ControlNet:
         """The unit's picture, or img2img's own where it has none; and how ControlNet will fit it into the canvas."""
         rgb = self.dialect.picture(unit)
         if rgb is not None:
-            return np.ascontiguousarray(rgb), self.dialect.resize_mode(unit.resize_mode)
+            return np.ascontiguousarray(rgb), self._mode(unit.resize_mode)
         first = (getattr(p, "init_images", None) or [None])[0]
         if first is None:
             raise AlignError("it has no picture.")
         if _only_masked(p):
             raise AlignError("it shows only the part that is inpainted.")
-        return np.ascontiguousarray(np.asarray(first.convert("RGB"))), self.dialect.resize_mode(p.resize_mode)
+        return np.ascontiguousarray(np.asarray(first.convert("RGB"))), self._mode(p.resize_mode)
 
     def _map(self, unit: Any, rgb: Pixels, canvas: tuple[int, int], mode: str) -> Pixels:
         """What the unit's preprocessor makes of the picture; the picture itself where it has none."""
         if is_ready(unit):
             return rgb
-        found = np.asarray(self.dialect.preprocessed(unit, np.ascontiguousarray(rgb), canvas, mode))
+        rgb, resolution = np.ascontiguousarray(rgb), unit.processor_res
+        if unit.pixel_perfect:
+            fitting = self.external.resize_mode_from_value(mode)
+            resolution = self.external.pixel_perfect_resolution(rgb, target_H=canvas[1], target_W=canvas[0], resize_mode=fitting)
+        found = np.asarray(self.dialect.preprocessed(unit, rgb, resolution))
         if found.dtype != np.uint8:
             found = found.clip(0, 255).astype(np.uint8)
         found = found[..., None] if found.ndim == 2 else found[..., :3]
         return np.ascontiguousarray(np.repeat(found, 3, 2) if found.shape[2] == 1 else found)
-
-
-def carries_structure(module: str, model: str) -> bool:
-    """Whether a unit says where things are."""
-    return not any(word in name for name in (module, model) for word in APPEARANCE)
 
 
 def kind_of(module: str, model: str) -> str | None:
@@ -211,11 +236,6 @@ def _get(unit: Any, name: str, default: Any) -> Any:
 
 def _names(unit: Any) -> tuple[str, str]:
     return str(_get(unit, "module", "none")).lower(), str(_get(unit, "model", "None")).lower()
-
-
-def _script(p: Any) -> Any:
-    found = [s for s in getattr(p.scripts, "alwayson_scripts", ()) if s.title().lower() == "controlnet"]
-    return found[0] if found and p.script_args else None
 
 
 def _put(p: Any, script: Any, units: list[Any]) -> Callable[[], None]:

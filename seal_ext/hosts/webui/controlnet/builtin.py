@@ -16,13 +16,8 @@ BATCHWISE: tuple[str, ...] = ()  # here such units ask which rows are whose
 DRAWN = 5  # brighter than this is drawn, for this ControlNet
 
 
-def _external() -> Any:
-    return sys.modules[MODULE]
-
-
-def own(given: Any) -> Any:
-    """A unit of ControlNet's own class, whatever the API sent; never the user's object."""
-    return _external().ControlNetUnit.from_dict(given) if isinstance(given, dict) else replace(given)
+def copy(unit: Any) -> Any:
+    return replace(unit)
 
 
 def picture(unit: Any) -> Pixels | None:
@@ -56,11 +51,7 @@ def _rgb(image: Pixels) -> Pixels:
     return np.repeat(image[..., :1], 3, 2) if image.shape[2] < 3 else image[..., :3]
 
 
-def resize_mode(value: Any) -> str:
-    return str(_external().resize_mode_from_value(value).value)
-
-
-def preprocessed(unit: Any, rgb: Pixels, canvas: tuple[int, int], mode: str) -> Any:
+def preprocessed(unit: Any, rgb: Pixels, resolution: float) -> Any:
     """What the unit's preprocessor makes of a picture."""
     try:
         preprocessor = sys.modules["lib_controlnet.global_state"].get_preprocessor(unit.module)
@@ -70,10 +61,7 @@ def preprocessed(unit: Any, rgb: Pixels, canvas: tuple[int, int], mode: str) -> 
         raise AlignError(f"there is no preprocessor {unit.module}.")
     fallback = {"resolution": (preprocessor.slider_resolution, 512), "slider_1": (preprocessor.slider_1, 1.0),
                 "slider_2": (preprocessor.slider_2, 1.0)}  # fmt: skip
-    given = {"resolution": unit.processor_res, "slider_1": unit.threshold_a, "slider_2": unit.threshold_b}
-    if unit.pixel_perfect:
-        fitting = _external().resize_mode_from_value(mode)
-        given["resolution"] = _external().pixel_perfect_resolution(rgb, target_H=canvas[1], target_W=canvas[0], resize_mode=fitting)
+    given = {"resolution": resolution, "slider_1": unit.threshold_a, "slider_2": unit.threshold_b}
     for name, (slider, otherwise) in fallback.items():
         if given[name] < 0:  # so a unit leaves it to the preprocessor
             given[name] = slider.gradio_update_kwargs.get("value", otherwise)
@@ -85,7 +73,7 @@ def preprocessed(unit: Any, rgb: Pixels, canvas: tuple[int, int], mode: str) -> 
 
 def ready(unit: Any, image: Pixels) -> Any:
     """The unit with a map that is made already and fits the canvas."""
-    mode = _external().resize_mode_from_value(STRETCH)
+    mode = sys.modules[MODULE].resize_mode_from_value(STRETCH)
     empty = np.zeros((*image.shape[:2], 4), np.uint8)
     if isinstance(unit.image, dict) or not hasattr(unit, "image_fg"):
         pictures: dict[str, Any] = {"image": {"image": image, "mask": np.zeros_like(image)}, "mask_image": None}

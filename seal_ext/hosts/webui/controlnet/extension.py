@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import numpy as np
@@ -15,13 +14,8 @@ MODULE = "internal_controlnet.external_code"
 BATCHWISE: tuple[str, ...] = ("reference", "inpaint_only", "colorfix", "ip-adapter", "instant_id")
 
 
-def _external() -> Any:
-    return sys.modules[MODULE]
-
-
-def own(given: Any) -> Any:
-    """A unit of ControlNet's own class, whatever the API sent; never the user's object."""
-    return _external().ControlNetUnit.from_dict(given) if isinstance(given, dict) else given.copy()
+def copy(unit: Any) -> Any:
+    return unit.copy()
 
 
 def picture(unit: Any) -> Pixels | None:
@@ -34,20 +28,11 @@ def picture(unit: Any) -> Pixels | None:
     return np.repeat(image[..., 3:], 3, 2) if scribbled else image[..., :3]
 
 
-def resize_mode(value: Any) -> str:
-    return str(_external().resize_mode_from_value(value).value)
-
-
-def preprocessed(unit: Any, rgb: Pixels, canvas: tuple[int, int], mode: str) -> Any:
+def preprocessed(unit: Any, rgb: Pixels, resolution: float) -> Any:
     """What the unit's preprocessor makes of a picture; ControlNet remembers it for the run."""
     preprocessor = type(unit).cls_get_preprocessor(unit.module)
     if preprocessor is None or not preprocessor.returns_image:
         raise AlignError(f"its preprocessor {unit.module} makes no map.")
-    resolution = unit.processor_res
-    if unit.pixel_perfect:
-        resolution = _external().pixel_perfect_resolution(
-            rgb, target_H=canvas[1], target_W=canvas[0], resize_mode=_external().resize_mode_from_value(mode)
-        )
     sliders = dict(slider_1=unit.threshold_a, slider_2=unit.threshold_b)
     return preprocessor.cached_call(rgb, resolution=resolution, **sliders, low_vram=False, model=unit.model).value
 

@@ -89,24 +89,19 @@ def written(text: dict) -> str:
     return str(file)
 
 
-def remembering(load: Callable) -> Callable:
+def remembering(load: Callable, what: Callable[..., tuple]) -> Callable:
+    """`load`, while it is remembered what it opens: `what` makes `opening`'s arguments of those that `load` gets."""
+
     @functools.wraps(load)
-    def loading(timer, checkpoint_info=None, state_dict=None):
-        with opening(checkpoint_info and checkpoint_info.filename, state_dict):
-            return load(timer, checkpoint_info=checkpoint_info, state_dict=state_dict)
+    def loading(*args, **kwargs):
+        with opening(*what(*args, **kwargs)):
+            return load(*args, **kwargs)
 
     return loading
 
 
-def remembering_too(load: Callable) -> Callable:
-    """Where the host opens a checkpoint once more, for its text encoder alone."""
-
-    @functools.wraps(load)
-    def loading(self):
-        with opening(self.te_info.filename):
-            return load(self)
-
-    return loading
+def checkpoint_of(timer, checkpoint_info=None, state_dict=None) -> tuple:
+    return checkpoint_info and checkpoint_info.filename, state_dict
 
 
 def of_its_size(build: Callable) -> Callable:
@@ -118,9 +113,11 @@ def of_its_size(build: Callable) -> Callable:
 
 
 supported_models.models.insert(0, SealSmall)
-forge_loader.load_model_for_a1111 = remembering(forge_loader.load_model_for_a1111)
+forge_loader.load_model_for_a1111 = remembering(forge_loader.load_model_for_a1111, checkpoint_of)
 forge_loader.VAE = of_its_size(forge_loader.VAE)
 if find_spec("modules.sd_text_encoder"):  # reForge
     from modules.sd_text_encoder import CheckpointTextEncoder
 
-    CheckpointTextEncoder._load_clip_from_checkpoint = remembering_too(CheckpointTextEncoder._load_clip_from_checkpoint)
+    # It opens a checkpoint once more, for its text encoder alone.
+    again = CheckpointTextEncoder._load_clip_from_checkpoint
+    CheckpointTextEncoder._load_clip_from_checkpoint = remembering(again, lambda encoder: (encoder.te_info.filename,))
