@@ -1,5 +1,6 @@
 """The identity measurement: its cases mean what they say, and every method draws from the same things."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -7,7 +8,8 @@ from bench import drawing
 from bench.cases import SIZE
 from bench.cli import UserError, run
 from bench.drawing import Model, open_model
-from bench.identity import methods, report
+from bench.identity import known, methods, report
+from bench.identity.ceiling import TrueGuide, true_guides
 from bench.identity.measurement import figures
 from bench.identity.scores import score
 from bench.identity.tasks import BEYOND, TASKS, after
@@ -19,7 +21,7 @@ from bench.model.shape import Shape
 from bench.world.identity import garment_is_held_out
 from bench.world.render import Camera, body
 from bench.world.truth import correspondence
-from bench.world.words import BACKGROUND, KIND, PEOPLE
+from bench.world.words import BACKGROUND, KIND, LIGHT, PEOPLE, POSE
 from seal_ext.studio.checkpoint import EMBEDDED, Expanded
 
 SEEDS = torch.arange(16)
@@ -77,9 +79,20 @@ def test_a_conflict_changes_one_colour_and_says_so():
     assert (task.identities.coat_colour != task.shown.coat_colour)[~people].all()
     assert torch.equal(task.identities.bottom_colour, task.shown.bottom_colour)
     assert not garment_is_held_out(task.identities.top_colour, task.identities.top_pattern)[people].any()
-    differ = [prompt.text != other for prompt, other in zip(task.prompts, task.reference_prompts, strict=True)]
+    differ = [prompt.text != other for prompt, other in zip(task.prompts, task.told("word"), strict=True)]
     assert sum(differ) >= 0.95 * len(differ)
-    assert all(TASKS[name](SEEDS[:2]).reference_prompts is None for name in TASKS if name != "conflict")
+    assert all(TASKS[name](SEEDS[:2]).told("word") is None for name in TASKS if name != "conflict")
+
+
+def test_reference_prompts_say_more_and_more_of_the_reference():
+    for make in (TASKS["pose"], TASKS["conflict"]):
+        task = make(SEEDS)
+        light, place, caption = (task.told(kind) for kind in ("light", "place", "caption"))
+        theirs = task.reference
+        for row in range(len(task)):
+            assert LIGHT[int(theirs.settings.light[row])] in " ".join((light[row], place[row]))
+            assert BACKGROUND[int(theirs.settings.background[row])] in place[row] and POSE[int(theirs.poses.family[row])] in caption[row]
+            assert BACKGROUND[int(task.settings.background[row])] in light[row]
 
 
 def test_families_and_held_out_things():
@@ -143,9 +156,9 @@ def test_two_cameras_in_turn_are_one():
     assert after(None, half) is half and after(half, None) is half
 
 
-def test_anchor_align_brings_a_misaligned_structure_to_its_reference(model):
+def test_anchor_align_brings_a_misaligned_structure_to_its_reference():
     task = TASKS["misaligned"](SEEDS[:8])
-    _, moved = methods.moved_by(methods.aligned_with(methods.references_of(task), task.structure(), methods.TUNED))
+    moved = known.placed(task, known.GIVEN, methods.TUNED).moved
     before, now = task.truth().alpha.sum((1, 2)), task.truth(moved).alpha.sum((1, 2))
     wanted = task.reference.picture.alpha.sum((1, 2))
     assert ((now / wanted).log().abs() < (before / wanted).log().abs()).float().mean() >= 0.8
@@ -154,17 +167,67 @@ def test_anchor_align_brings_a_misaligned_structure_to_its_reference(model):
 @pytest.mark.parametrize("name", list(methods.table()))
 def test_every_method_draws_and_leaves_the_pipeline_as_it_was(model, few_steps, name):
     task = TASKS["pose"](SEEDS[:2])
-    before = methods.none(model, task).latents
-    drawn = methods.table()[name](model, task)
-    assert drawn.latents.shape == before.shape and torch.isfinite(drawn.latents).all() and drawn.rows >= 16
-    assert torch.equal(methods.none(model, task).latents, before)
+    row = methods.table()[name]
+    none = methods.row(methods.beside("none", row.stands))
+    before = none.draw(model, task).latents
+    drawn = row.draw(model, task)
+    assert drawn.latents.shape == before.shape and torch.isfinite(drawn.latents).all() and (drawn.rows >= 16 or name == "transport")
+    assert torch.equal(none.draw(model, task).latents, before)
     if name not in ("none", "seal_no_infusion"):
         assert not torch.equal(drawn.latents, before)
 
 
+def test_what_is_known_grows_from_found_to_given():
+    task = TASKS["people"](SEEDS[:8])
+    found, detected, given = (known.references_of(task, name) for name in known.KNOWN)
+    assert all(reference.skeleton is None for reference in found)
+    assert all(
+        torch.equal(torch.from_numpy(reference.seen.mask), mask) for reference, mask in zip(given, task.reference_mask(), strict=True)
+    )
+    true = task.reference.parts.keypoints * SIZE
+    seen = torch.stack([torch.from_numpy(reference.skeleton.points) for reference in detected])
+    missing = seen.isnan().any(2)
+    assert 0.05 < missing.float().mean() < 0.25
+    off, extent = (seen - true).norm(dim=2)[~missing], (true.amax(1) - true.amin(1)).amax(1).mean()
+    assert 0.02 < off.mean() / extent < 0.06
+    again = known.references_of(task, known.DETECTED)
+    assert all(np.array_equal(a.skeleton.points, b.skeleton.points, equal_nan=True) for a, b in zip(detected, again, strict=True))
+
+
+def test_a_row_stands_where_its_knowledge_puts_it_and_so_does_its_baseline():
+    task = TASKS["misaligned"](SEEDS[:4])
+    unmoved, given = (known.placed(task, stands, methods.TUNED) for stands in (known.UNMOVED, known.GIVEN))
+    assert torch.allclose(unmoved.hints, task.structure(), atol=1 / 255) and (unmoved.moved.scale == 1).all()
+    assert (given.moved.scale > 1.3).all()
+    assert methods.row("none@unmoved").stands == methods.row("seal_no_align").stands == known.UNMOVED
+    assert methods.row("seal").stands == known.FOUND and methods.row("seal_given").stands == methods.row("ceiling").stands == known.GIVEN
+    assert report.wanted(["seal", "reference_only"]) == ["none", "seal", "reference_only", "none@found", "reference_only@found"]
+
+
+def test_the_ceiling_s_guide_is_half_a_cell_and_weighs_what_an_open_one_does():
+    task = TASKS["pose"](SEEDS[:4])
+    moved = known.placed(task, known.GIVEN, methods.TUNED).moved
+    kept = torch.arange(0, 256, 2)
+    for row, guide in enumerate(true_guides(task, moved)):
+        assert isinstance(guide, TrueGuide)
+        told = guide.guide(None, (16, 16), kept)
+        truth = correspondence(task.reference.parts[[row]], body(task.identities, task.poses, moved)[[row]], 16, 16)
+        visible = truth.visible.flatten()
+        assert visible.any() and not visible.all() and (told[~visible] == 0).all()
+        assert torch.allclose(told.exp().sum(1), torch.full((256,), float(len(kept))), rtol=1e-4)
+        cell = truth.point[0].flatten(0, 1)[visible].floor().long().clamp(0, 15)
+        place = kept[told[visible].argmax(1)]
+        assert ((place % 16 - cell[:, 0]).abs() <= 1).float().mean() > 0.95
+        # One cell beside the right one is e² times less likely.
+        middle = (truth.point[0].flatten(0, 1)[visible] - truth.point[0].flatten(0, 1)[visible].floor() - 0.5).abs().amax(1).argmin()
+        token = visible.nonzero()[middle, 0]
+        every = guide.guide(None, (16, 16), torch.arange(256))[token]
+        assert 1.3 < float(every.max() - every[every.argmax() + 1]) < 2.7
+
+
 def test_scores_have_a_row_an_image(model, few_steps):
     task = TASKS["conflict"](SEEDS[:2])
-    columns = score(model, Judge(Network()), task, methods.table()["seal"](model, task))
+    columns = score(model, Judge(Network()), task, methods.table()["seal"].draw(model, task))
     assert {len(column) for column in columns.values()} == {2}
     assert {"identity", "pattern", "structure", "matched", "conflict_success", "others"} <= set(columns)
 

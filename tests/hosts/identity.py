@@ -11,9 +11,10 @@ import torch
 from PIL import Image
 
 from bench.drawing import GUIDANCE, STEPS, Model
-from bench.identity.methods import aligned_with, moved_by, none, peer, references_of, seal
+from bench.identity.known import GIVEN, placed
+from bench.identity.methods import none, peer, seal
 from bench.identity.tasks import TASKS, Task
-from bench.metrics.bootstrap import recovered
+from bench.metrics.bootstrap import Interval, recovered, recovered_difference, recovered_ratio
 from bench.metrics.identity import identity_error
 from bench.peers.reference_only import reference_adain, reference_adain_attn, reference_only
 from bench.seeds import FORMER
@@ -46,22 +47,22 @@ class Cases:
         self.poses = [picture_of(skeleton) if person else None for skeleton, person in people]  # no tool finds an animal's joints
         self.masks = [Image.fromarray(mask.byte().numpy() * 255) for mask in self.task.reference_mask()]
         self.adapter = next(m for m in webui.call("/controlnet/model_list?update=true")["model_list"] if m.startswith(live.EMBEDDED))
-        structures = aligned_with(references_of(self.task), self.hints, Settings(enabled=True))
-        self.moved = moved_by(structures)  # their maps, and the camera by which the truth follows
-        self.base = self._errors(self.on_diffusers("none"), None)
+        there = placed(self.task, GIVEN, Settings(enabled=True))
+        self.moved, self.camera = there.hints, there.moved  # every method draws from the moved maps, and the truth follows them
+        self.base = self.errors(self.on_diffusers("none"))
 
     # ---- the bench
 
     def on_diffusers(self, name: str, fidelity: float = 0.5) -> torch.Tensor:
         """A method's pictures (cases, 3, height, width), as 8-bit files hold them."""
         make = {
-            "none": lambda: none,
+            "none": lambda: none(GIVEN),
             "seal": lambda: seal(Settings(enabled=True), watch=False),
-            "reference_only": lambda: peer(lambda: reference_only(fidelity)),
-            "reference_adain": lambda: peer(lambda: reference_adain(fidelity), statistics=True),
-            "reference_adain+attn": lambda: peer(lambda: reference_adain_attn(fidelity), statistics=True),
+            "reference_only": lambda: peer(lambda: reference_only(fidelity), GIVEN),
+            "reference_adain": lambda: peer(lambda: reference_adain(fidelity), GIVEN, statistics=True),
+            "reference_adain+attn": lambda: peer(lambda: reference_adain_attn(fidelity), GIVEN, statistics=True),
         }
-        return self.model.decode(make[name]()(self.model, self.task).latents)
+        return self.model.decode(make[name]().draw(self.model, self.task).latents)
 
     # ---- the WebUI
 
@@ -70,20 +71,17 @@ class Cases:
         return torch.stack([self._one(row, name, fidelity, mode, settings) for row in range(len(self.task))])
 
     def _one(self, row: int, name: str, fidelity: float, mode: str, settings: dict) -> torch.Tensor:
-        reference, given, hint = live.encoded(self.references[row]), None, self.hints[row]
-        if name == "seal":
-            # Both hosts get the bench's own alignment, and the joints for the limb guide: AnchorAlign is compared by itself.
-            pose, hint = self.poses[row], self.moved[0][row]
-            joints = {"reference_pose": live.encoded(pose)} if pose else {}
-            given = self.given(row) | joints | {"align": False} | settings
-        units = [self.unit(live.encoded(picture_of(hint)), "none", self.adapter)]
+        # Both hosts get the bench's own alignment: AnchorAlign is compared by itself.
+        reference, given = live.encoded(self.references[row]), self.given(row) | {"align": False} | settings if name == "seal" else None
+        units = [self.unit(live.encoded(picture_of(self.moved[row])), "none", self.adapter)]
         if name not in ("none", "seal"):
             units.append(self.unit(reference, name, "None", threshold_a=fidelity, control_mode=mode))
         return tensor_of(self.drawn(row, given, units)[0])
 
     def given(self, row: int) -> dict:
-        """A case's reference and its mask."""
-        return {"reference": live.encoded(self.references[row]), "mask": live.encoded(self.masks[row]), "mask_source": "drawn"}
+        """A case's reference, its mask and its joints."""
+        pose = {"reference_pose": live.encoded(self.poses[row])} if self.poses[row] else {}
+        return {"reference": live.encoded(self.references[row]), "mask": live.encoded(self.masks[row]), "mask_source": "drawn"} | pose
 
     def drawn(self, row: int, given: dict | None, units: list[dict]) -> list[np.ndarray]:
         """The pictures of one case's call."""
@@ -100,7 +98,7 @@ class Cases:
     def aligned(self) -> tuple[list[int], list[int]]:
         """How far the WebUI's aligned structures are from the bench's, and from those before: the truth moves with the bench's."""
         apart, moved = [], []
-        for row, hint in enumerate(self.moved[0]):
+        for row, hint in enumerate(self.moved):
             units = [self.unit(live.encoded(picture_of(self.hints[row])), "none", self.adapter)]
             drawn = self.drawn(row, self.given(row) | {"show_aligned": True, "strength": 0.0, "bridge": False}, units)
             apart.append(float(np.abs(drawn[1] - np.asarray(picture_of(hint)).astype(int)).mean()))
@@ -109,13 +107,17 @@ class Cases:
 
     # ---- what they are worth
 
-    def identity(self, pictures: torch.Tensor, aligned: bool = False) -> float:
-        """Percent of the way from no reference to the ceiling; the truth of aligned structures has moved with them."""
-        column = self._errors(pictures, self.moved[1] if aligned else None)
-        return recovered(self.base["error"], column["error"], self.base["ceiling"])["value"]
+    def identity(self, pictures: torch.Tensor) -> float:
+        """Percent of the way from no reference to the ceiling."""
+        return recovered(self.base["error"], self.errors(pictures)["error"], self.base["ceiling"])["value"]
 
-    def _errors(self, pictures: torch.Tensor, moved) -> Column:
-        truth = self.task.truth(moved)
+    def lead(self, one: torch.Tensor, other: torch.Tensor) -> tuple[Interval, Interval]:
+        """How many times as much identity some pictures have as others, and how many points more."""
+        base, mine, theirs = self.base, self.errors(one)["error"], self.errors(other)["error"]
+        return recovered_ratio(base["error"], mine, theirs), recovered_difference(base["error"], mine, theirs, base["ceiling"])
+
+    def errors(self, pictures: torch.Tensor) -> Column:
+        truth = self.task.truth(self.camera)
         subject = truth.region > 0
         ceiling = self.model.through_vae(truth.image)
         return {"error": identity_error(pictures, truth.image, subject), "ceiling": identity_error(ceiling, truth.image, subject)}
@@ -127,8 +129,3 @@ def picture_of(image: torch.Tensor) -> Image.Image:
 
 def tensor_of(picture: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(picture).permute(2, 0, 1).float() / 255
-
-
-def better(one: float, other: float) -> bool:
-    """The margin that the method is held to: half as much again, or of a good peer's remaining error three tenths less."""
-    return one >= 1.5 * other if other <= 40 else 100 - one <= 0.7 * (100 - other)
