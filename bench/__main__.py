@@ -8,6 +8,7 @@ from bench.cli import UserError, run
 # Every module has `main(argv) -> int`. Imported only when asked for: a wrong name is answered before torch has loaded.
 REPORTS = {
     "align": "bench.align_report",
+    "conditions": "bench.identity.conditions",
     "identity": "bench.identity.report",
     "model": "bench.model_report",
     "results": "bench.identity.page",

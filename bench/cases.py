@@ -29,10 +29,10 @@ class Shot:
     structure: torch.Tensor
 
     @classmethod
-    def of(cls, seeds: torch.Tensor, identities: Identities, poses: Poses, settings: Settings) -> Shot:
+    def of(cls, seeds: torch.Tensor, identities: Identities, poses: Poses, settings: Settings, size: int | tuple[int, int] = SIZE) -> Shot:
         figures = [(identities, body(identities, poses))]
-        structure = draw_structures(usual_structure(seeds, identities.person, GIVEN), figures, SIZE)
-        return cls(poses, settings, figures[0][1], compose(figures, settings, SIZE), structure)
+        structure = draw_structures(usual_structure(seeds, identities.person, GIVEN), figures, size)
+        return cls(poses, settings, figures[0][1], compose(figures, settings, size), structure)
 
 
 @dataclass(frozen=True)

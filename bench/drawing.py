@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -10,20 +12,31 @@ import torch
 from bench.cases import SIZE
 from bench.cli import UserError
 from seal_ext.studio.checkpoint import EMBEDDED, CheckpointError, Expanded, expand, load_diffusers
-from seal_ext.studio.models import quiet
+from seal_ext.studio.models import quiet, sampler
 
 STEPS, GUIDANCE = 20, 4.0
 CHUNK = 16
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """How a picture is sampled."""
+
+    steps: int = STEPS
+    guidance: float = GUIDANCE
+    sampler: str = "ddim"
+
+
 Keep = Callable[[int, torch.Tensor], None]
 
 
-def sample(pipe, prompts: Sequence[str], hints: torch.Tensor, noise: torch.Tensor, keep: Keep | None = None, strength: float = 1.0):
+def sample(pipe, prompts: Sequence[str], hints: torch.Tensor, noise: torch.Tensor, keep: Keep | None = None, strength: float = 1.0,
+           how: Sampling | None = None):  # fmt: skip
     """Latents drawn from prompts and hints; `keep(t, latent)` may rewrite the latents in place after each step."""
+    how = how or Sampling(STEPS, GUIDANCE)
     watched = None if keep is None else lambda number, t, latents: keep(int(t), latents)
     drawn = pipe(list(prompts), image=hints, height=hints.shape[-2], width=hints.shape[-1], latents=noise, output_type="latent",
-                 num_inference_steps=STEPS, guidance_scale=GUIDANCE, negative_prompt=[""] * len(prompts), callback=watched,
+                 num_inference_steps=how.steps, guidance_scale=how.guidance, negative_prompt=[""] * len(prompts), callback=watched,
                  adapter_conditioning_scale=strength)  # fmt: skip
     return drawn.images
 
@@ -36,6 +49,17 @@ class Model:
         self.pipe = load_diffusers(files.checkpoint, files.adapter).pipeline()
         self.pipe.set_progress_bar_config(disable=True)
         self.vae, self.factor = self.pipe.vae, self.pipe.vae.config.scaling_factor
+        self.how: Sampling | None = None
+
+    @contextmanager
+    def sampling(self, how: Sampling) -> Iterator[None]:
+        """Draws in another way inside."""
+        before, self.how = self.pipe.scheduler, how
+        self.pipe.scheduler = sampler(how.sampler, before)
+        try:
+            yield
+        finally:
+            self.pipe.scheduler, self.how = before, None
 
     @torch.no_grad()
     def encode(self, images: torch.Tensor) -> torch.Tensor:
@@ -50,10 +74,9 @@ class Model:
     def through_vae(self, images: torch.Tensor) -> torch.Tensor:
         return self.decode(self.encode(images))
 
-    def noise(self, seeds: torch.Tensor) -> torch.Tensor:
+    def noise(self, seeds: torch.Tensor, height: int = SIZE, width: int = SIZE) -> torch.Tensor:
         """One latent of noise a seed, whatever the batch."""
-        side = SIZE // self.pipe.vae_scale_factor
-        size = (self.pipe.unet.config.in_channels, side, side)
+        size = (self.pipe.unet.config.in_channels, *(side // self.pipe.vae_scale_factor for side in (height, width)))
         return torch.stack([torch.randn(size, generator=torch.Generator().manual_seed(seed)) for seed in seeds.tolist()])
 
     def draw(self, prompts: Sequence[str], hints: torch.Tensor, noise: torch.Tensor, keep=None) -> torch.Tensor:

@@ -71,6 +71,18 @@ def _shown(figure: dict, digits: int) -> str:
     return f"{figure['value']:.{digits}f} [{figure['low']:.{digits}f}, {figure['high']:.{digits}f}]"
 
 
+def of_conditions(rows: list[dict]) -> Goal:
+    """No condition may destroy a picture with the defaults."""
+    lost = [row["name"] for row in rows if row["usual"] and row["destroyed"]]
+    return Goal("conditions that destroy a picture, with the defaults", "none", ", ".join(lost) or "none", not lost)
+
+
+def of_stranger(report: dict, stranger: dict) -> Goal:
+    """What is better on one model is better on another."""
+    turned = reversed_on(report, stranger)
+    return Goal("pairs of rows in another order on a second model", "none", "; ".join(turned) or "none", not turned)
+
+
 def reversed_on(report: dict, stranger: dict) -> list[str]:
     """Pairs of rows of `pose` whose interval excludes 0 here, and whose order is the other way round on another model."""
     found = []

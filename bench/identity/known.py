@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.cases import SIZE
 from bench.world.render import Camera
 from seal_ext.core.anchor_align import Aligned, anchor_align
 from seal_ext.core.skeleton import Skeleton
@@ -53,8 +52,8 @@ class Placed:
     def moved(self) -> Camera:
         """By what camera the truth follows."""
         matrices = [np.asarray(structure.alignment.matrix) for structure in self.structures]
-        shifts = [[float(by) / side for by, side in zip(matrix[:, 2], structure.alignment.canvas, strict=True)]
-                  for matrix, structure in zip(matrices, self.structures, strict=True)]  # fmt: skip
+        height = self.structures[0].map.shape[0]
+        shifts = [[float(by) / height for by in matrix[:, 2]] for matrix in matrices]
         return Camera(torch.tensor([float(matrix[0, 0]) for matrix in matrices]), torch.tensor(shifts))
 
 
@@ -80,7 +79,7 @@ def references_of(task: Task, known: str) -> list[Reference]:
     if known == FOUND:
         return [Reference.of(image).found() for image, _ in shown]
     if known == DETECTED:
-        poses = detected(task.seeds, task.reference.parts.keypoints.double() * SIZE)
+        poses = detected(task.seeds, task.reference.parts.keypoints.double() * task.size[0])
         return [Reference.of(image, pose=pose if person else None).found() for (image, person), pose in zip(shown, poses, strict=True)]
     given = zip(shown, task.reference_mask(), task.reference.structure, strict=True)
     return [Reference.of(image, drawn=mask.numpy(), pose=as_map(pose) if person else None).found("drawn")

@@ -41,7 +41,8 @@ class Drawn:
 
 
 def sampled(model: Model, task: Task, hints: Tensor) -> Tensor:
-    return sample(model.pipe, [caption.text for caption in task.prompts], hints, model.noise(task.seeds))
+    noise = model.noise(task.seeds if task.noises is None else task.noises, *hints.shape[-2:])
+    return sample(model.pipe, [caption.text for caption in task.prompts], hints, noise, how=model.how)
 
 
 class _Counting:
@@ -98,9 +99,9 @@ def peer(make: Callable[[], Callable], stands: str, statistics: bool = False) ->
     return Row(method, stands)
 
 
-def seal(settings: Settings, stands: str = GIVEN, told: str = "word", truth: bool = False, watch: bool = True) -> Row:
+def seal(settings: Settings, stands: str = GIVEN, told: str = "word", truth: bool = False, watch: bool = True, shared: bool = False) -> Row:
     """SeAl: AnchorAlign on the structures, then infusion and Delta-Bridge. `told`: the kind of reference prompt, or none of them.
-    `truth`: with the true correspondence in place of the joints."""
+    `truth`: with the true correspondence in place of the joints. `shared`: all images have the first one's reference and structure."""
 
     def method(model: Model, task: Task) -> Drawn:
         start = time.perf_counter()
@@ -110,9 +111,11 @@ def seal(settings: Settings, stands: str = GIVEN, told: str = "word", truth: boo
             if match.index.shape[2] == there.hints.shape[-1] * there.hints.shape[-2] // 64:
                 found[site.name, step.t] = match.index[: len(task), 0, :, 0]
 
-        host = Seal(model.pipe, there.references, settings, per_image=True, appearance_prompt=task.told(told) if told else None,
-                    cache=AppearanceCache(2**31), figure=there.figure, watch=watching if watch else None,
-                    bodies=true_guides(task, there.moved) if truth else [one.joints for one in there.structures])  # fmt: skip
+        bodies = true_guides(task, there.moved) if truth else [structure.joints for structure in there.structures]
+        some = slice(1) if shared else slice(None)
+        prompts = task.told(told) if told else None
+        host = Seal(model.pipe, there.references[some], settings, per_image=not shared, appearance_prompt=prompts, bodies=bodies[some],
+                    cache=AppearanceCache(2**31), figure=there.figure[some], watch=watching if watch else None)  # fmt: skip
         with _Counting(model.pipe.unet) as counting, host:
             drawn = sampled(model, task, there.hints)
         return Drawn(drawn, there.moved, time.perf_counter() - start, counting.rows, found, there.masks)

@@ -12,7 +12,7 @@ from bench.cli import Parser
 from bench.world.sheet import grid, save_png
 from bench.writing import write_json, write_text
 
-from .goals import goals, reversed_on
+from .goals import Goal, goals, of_conditions, of_stranger
 from .measurement import ROOT, Measurement, fingerprint
 from .methods import TUNING, best_knobs, read_trials
 from .tasks import POOLED, TASKS
@@ -33,7 +33,7 @@ it carries the reference's latents to where they belong. A row's baseline is `no
 `@found` and `@detected` are rows drawn from the structures of `seal` and `seal_detected`, `@unmoved` from those that nobody moved."""
 
 
-def page(result: dict, swept: dict, stranger: dict | None = None) -> str:
+def page(result: dict, swept: dict, stranger: dict, conditions: dict) -> str:
     """The results as Markdown."""
     cases, (first, end) = result["cases"], result["seeds"]
     lines = [
@@ -60,13 +60,22 @@ def page(result: dict, swept: dict, stranger: dict | None = None) -> str:
         "",
         "## Goals",
         "",
-        *_goals(result),
+        *_goals([*goals(result), of_stranger(result, stranger), of_conditions(conditions["conditions"])]),
         "",
         "## Paired, over the same cases",
         "",
         *_paired(result["paired"]),
         "",
-        *_on_stranger(result, stranger),
+        "## On a second model",
+        "",
+        f"Another width, seed and recipe (weights {stranger['weights']}), on which nothing was tuned; `pose`.",
+        "",
+        *_table(stranger["cases"]["pose"]),
+        "",
+        "## Conditions",
+        "",
+        *_conditions(conditions),
+        "",
         "## Cases",
     ]
     for case, methods in cases.items():
@@ -86,15 +95,15 @@ def _draws() -> str:
     return f"The test seeds were drawn {count} {'time' if count == 1 else 'times'} so far."
 
 
-def _on_stranger(result: dict, stranger: dict | None) -> list[str]:
-    if stranger is None:
-        return []
-    turned = reversed_on(result, stranger)
-    said = f"turned round there: {'; '.join(turned)}" if turned else "none is turned round there"
-    lines = ["## On a second model", "",
-             f"Another width, seed and recipe (weights {stranger['weights']}), on which nothing was tuned; `pose`. Of the pairs of rows",
-             f"whose interval excludes 0 on the embedded model, {said}.", ""]  # fmt: skip
-    return [*lines, *_table(stranger["cases"]["pose"]), ""]
+def _conditions(report: dict) -> list[str]:
+    start, end = report["seeds"]
+    lines = [f"One thing changed at a time from the default, for `seal`, reserved development seeds {start}:{end} of `pose`. Loss of",
+             "structure and sharpness are beside `none`'s in the same condition.", "",
+             "| condition | identity % | loss of structure | × sharpness | |", "|---|---:|---:|---:|---|"]  # fmt: skip
+    for row in report["conditions"]:
+        cells = [_cell(row["intervals"][key], digits) for key, digits in (("identity", 1), ("structure_loss", 3), ("sharpness", 2))]
+        lines.append(f"| {row['name']} | " + " | ".join(cells) + f" | {'destroys pictures' if row['destroyed'] else ''} |")
+    return lines
 
 
 def _cell(figure: dict | None, digits: int) -> str:
@@ -129,9 +138,9 @@ def _paired(paired: dict[str, dict]) -> list[str]:
     return lines
 
 
-def _goals(result: dict) -> list[str]:
+def _goals(rows: list[Goal]) -> list[str]:
     lines = ["| goal, for `seal_given` | asked | reached | |", "|---|---:|---:|---|"]
-    return lines + [f"| {goal.what} | {goal.asked} | {goal.reached} | {'yes' if goal.met else 'open'} |" for goal in goals(result)]
+    return lines + [f"| {goal.what} | {goal.asked} | {goal.reached} | {'yes' if goal.met else 'open'} |" for goal in rows]
 
 
 def _sweep(name: str, rows: list[dict]) -> list[str]:
@@ -190,14 +199,15 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--json", type=Path, default=Path("out/identity.json"), metavar="FILE", help="the figures, also for `--from`")
     parser.add_argument("--from", dest="given", action="store_true", help="write the page of an earlier run's figures again")
     options = parser.parse_args(argv)
-    swept_at, stranger_at = (options.json.with_name(f"{options.json.stem}-{word}.json") for word in ("sweeps", "stranger"))
+    others = [options.json.with_name(f"{options.json.stem}-{word}.json") for word in ("sweeps", "stranger", "conditions")]
     if not options.given:
         bench(["identity", "--final", "--json", str(options.json)])
-        bench(["sweep", "--json", str(swept_at)])
-        bench(["identity", "--final", "--model", "stranger", "--cases", "pose", "--json", str(stranger_at)])
-    result, swept, stranger = (json.loads(path.read_text(encoding="utf-8")) for path in (options.json, swept_at, stranger_at))
+        bench(["sweep", "--json", str(others[0])])
+        bench(["identity", "--final", "--model", "stranger", "--cases", "pose", "--json", str(others[1])])
+        bench(["conditions", "--json", str(others[2])])
+    result, *more = (json.loads(path.read_text(encoding="utf-8")) for path in (options.json, *others))
     drawn(result)
-    write_text(options.folder / "results.md", page(result, swept, stranger))
+    write_text(options.folder / "results.md", page(result, *more))
     save_png(sheet(Measurement(), range(*result["seeds"])), options.folder / "results.png")
     print(f"{options.folder / 'results.md'} and results.png")
     return 0

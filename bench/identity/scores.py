@@ -40,8 +40,8 @@ def score(model: Model, judge: Judge, task: Task, drawn: Drawn) -> dict[str, lis
     place = light_up(paint_background(task.reference.settings, SIZE, SIZE), task.reference.settings)
     columns = {
         **errors(image, truth, ceiling),
-        "sharpness": _steepness(image, subject),
-        "sharpness_truth": _steepness(ceiling, subject),
+        "sharpness": steepness(image, subject),
+        "sharpness_truth": steepness(ceiling, subject),
         "structure": silhouette_iou(reading.silhouette, subject),
         "found": found,
         "asked": asked,
@@ -67,7 +67,7 @@ def errors(image: Tensor, truth: Picture, ceiling: Tensor) -> dict[str, Tensor]:
     return columns
 
 
-def _steepness(image: Tensor, subject: Tensor) -> Tensor:
+def steepness(image: Tensor, subject: Tensor) -> Tensor:
     """How much neighbouring pixels of the subject differ: what a blur takes away."""
     steps = (image.diff(dim=2).abs().sum(1)[:, :, 1:] + image.diff(dim=3).abs().sum(1)[:, 1:]) / 3
     inside = subject[:, 1:, 1:]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 
@@ -21,6 +21,7 @@ from bench.world.words import BACKGROUND, COAT_COLOURS, COLOUR, KIND, PERSON_POS
 # Kinds of reference prompts, by what they say as the reference has it beside what the character looks like. `word` is the prompt with only
 # those words changed, the best one; a whole caption of the reference is what many write.
 TOLD = {"word": (), "light": ("light",), "place": ("light", "background"), "caption": ("light", "background", "pose")}
+REFERENCE = 1 << 41  # how far the seeds of the references' pictures are from those of the cases
 BUSY = [BACKGROUND.index(name) for name in ("city", "brick wall", "sea", "forest", "meadow")]
 
 
@@ -40,6 +41,8 @@ class Task:
     changed: list[str]  # of each image the fact that the prompt changed, or ""
     duo: Duo | None = None  # where a second character stands beside the reference's, both of them
     structured: bool = True  # or the words alone give the pose, and the structure is an empty map
+    noises: torch.Tensor | None = None  # the seeds of the noise, where they are others
+    size: tuple[int, int] = (SIZE, SIZE)  # height and width of reference and structure; the truth has the usual size
 
     def __len__(self) -> int:
         return len(self.seeds)
@@ -49,8 +52,23 @@ class Task:
         alone = [(self.identities, body(self.identities, self.poses, self.camera))]
         figures = self.duo.figures() if self.duo else alone
         people = torch.stack([who.person for who, _ in figures]).all(0)
-        drawn = draw_structures(usual_structure(self.seeds, people, GIVEN), figures, SIZE)
+        drawn = draw_structures(usual_structure(self.seeds, people, GIVEN), figures, self.size)
         return drawn if self.structured else torch.zeros_like(drawn)
+
+    def at(self, height: int, width: int) -> Task:
+        """The same in another size; the frame of a wide picture is its left square."""
+        there = Shot.of(self.seeds + REFERENCE, self.shown, self.reference.poses, self.reference.settings, (height, width))
+        return replace(self, reference=there, size=(height, width))
+
+    def repeated(self, row: int, times: int) -> Task:
+        """One of its cases several times, with other noise each time."""
+        rows = [row] * times
+        parts = {name: getattr(self, name)[rows] for name in ("identities", "shown", "poses", "settings")}
+        there = replace(self.reference, **{f.name: getattr(self.reference, f.name)[rows] for f in fields(self.reference)})
+        lists = {name: [getattr(self, name)[row]] * times for name in ("prompts", "changed")}
+        camera = None if self.camera is None else self.camera[rows]
+        seeds = self.seeds[rows]
+        return replace(self, seeds=seeds, noises=seeds + torch.arange(times), reference=there, camera=camera, **parts, **lists)
 
     def truth(self, moved: Camera | None = None) -> Picture:
         """The right picture, for structures moved once more by an alignment; its parts are those of the reference's character."""
@@ -101,7 +119,7 @@ def _task(name: str, seeds: torch.Tensor, identities: Identities, *, near: bool 
     chance = Chance(seeds, "task")
     shown = identities if shown is None else shown
     poses = sample_poses(seeds, identities)
-    their_seeds = seeds + (1 << 41)
+    their_seeds = seeds + REFERENCE
     family = None
     if far:
         suits = families_of(identities.person)

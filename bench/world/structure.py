@@ -107,16 +107,17 @@ def usual_structure(seeds: torch.Tensor, person: torch.Tensor, shares: dict[bool
     return (Chance(seeds, "structure")("kind") >= table).sum(1).clamp(max=len(STRUCTURE) - 1)
 
 
-def draw_structures(kinds: torch.Tensor, figures: Figures, size: int) -> torch.Tensor:
-    """A structure of its own kind for every picture, all its characters in it: (batch, 3, size, size)."""
-    result = torch.zeros(len(kinds), 3, size, size, device=kinds.device)
+def draw_structures(kinds: torch.Tensor, figures: Figures, size: int | tuple[int, int]) -> torch.Tensor:
+    """A structure of its own kind for every picture, all its characters in it: (batch, 3, height, width)."""
+    height, width = (size, size) if isinstance(size, int) else size
+    result = torch.zeros(len(kinds), 3, height, width, device=kinds.device)
     for number in kinds.unique().tolist():
         rows = (kinds == number).nonzero()[:, 0]
         for who, parts in figures:
-            drawn = draw_structure(STRUCTURE[number], who[rows], parts[rows], size)
+            drawn = draw_structure(STRUCTURE[number], who[rows], parts[rows], height, width)
             if STRUCTURE[number] in ("skeleton", "silhouette"):
                 result[rows] = torch.maximum(result[rows], drawn)
             else:  # what stands before hides what lies behind it
-                front = rasterise(parts[rows], size, size).slot >= 0
+                front = rasterise(parts[rows], height, width).slot >= 0
                 result[rows] = torch.where(front[:, None] | (drawn > 0), drawn, result[rows])
     return result

@@ -24,9 +24,18 @@ SAMPLERS = {
     "ddim": ("DDIMScheduler", {}),
     "euler": ("EulerDiscreteScheduler", {}),
     "euler a": ("EulerAncestralDiscreteScheduler", {}),
+    "unipc": ("UniPCMultistepScheduler", {}),
     "dpm++ 2m": ("DPMSolverMultistepScheduler", {}),
     "dpm++ 2m karras": ("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}),
 }
+
+
+def sampler(name: str, like: Any) -> Any:
+    """A sampler for the model of another one."""
+    import diffusers
+
+    kind, more = SAMPLERS[name]
+    return getattr(diffusers, kind).from_config(like.config, **more)
 
 
 @dataclass
@@ -70,10 +79,7 @@ class Studio:
         return pipe
 
     def use_sampler(self, name: str) -> None:
-        import diffusers
-
-        kind, more = SAMPLERS[name]
-        self.pipe.scheduler = getattr(diffusers, kind).from_config(self.pipe.scheduler.config, **more)
+        self.pipe.scheduler = sampler(name, self.pipe.scheduler)
         self.__dict__.pop("structured", None)
 
     # What calibration and the search for the subject need beside the pipeline

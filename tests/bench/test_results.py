@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bench.identity import page
-from bench.identity.goals import goals, reversed_on
+from bench.identity.goals import goals, of_conditions, of_stranger, reversed_on
 from bench.identity.measurement import paired, weights_name
 from bench.identity.methods import read_trials
 from bench.identity.tasks import TASKS
@@ -37,14 +37,21 @@ def measured():
     told = {name: row(60.0, conflict_success=0.9, others_identity=65.0) for name in ("seal_given", "seal_told_place", "seal_told_caption")}
     beside = {"none": pair(), "reference_only": pair(), "ceiling": pair(identity=-4.0, times=0.95)}
     cases = {"pose": methods, "animals": methods, "misaligned": methods, "conflict": methods | told}
-    return {"methods": methods, "cases": cases, "paired": {"seal_given": beside}, "seeds": [0, 32], "split": "development", "weights": "abc",
-            "paired_cases": {case: {"seal_given": copy.deepcopy(beside)} for case in cases}}  # fmt: skip
+    of_cases = {case: {"seal_given": copy.deepcopy(beside)} for case in cases}
+    about = {"seeds": [0, 32], "split": "development", "weights": "abc"}
+    return about | {"methods": methods, "cases": cases, "paired": {"seal_given": beside}, "paired_cases": of_cases}
 
 
 def swept():
     some = {key: figure(1.0) for key in ("identity", "pattern", "structure", "sharpness")}
     match = {"match": figure(0.7), "chance": 0.1}
     return {"sweeps": {"tau": [{"value": 0.1} | some]}, "matching": [{"feature": "hidden", "site": "up.6", "t": 401.0} | match]}
+
+
+def conditions(**more):
+    of = {"identity": 30.0, "structure_loss": 0.01, "sharpness": 1.0, "usual": True, "destroyed": False} | more
+    shown = {key: figure(of[key]) for key in ("identity", "structure_loss", "sharpness")}
+    return {"conditions": [{"name": "CFG 12", "intervals": shown} | of], "seeds": [90_000, 90_016], "weights": "abc"}
 
 
 def set_to(report, path, value):
@@ -89,20 +96,27 @@ def test_a_report_of_few_methods_has_few_goals():
     assert goals({"methods": {"none": row(0.0)}, "cases": {}, "paired": {}, "paired_cases": {}}) == []
 
 
+def test_a_destroyed_condition_counts_with_the_defaults_alone():
+    for more, met in (({}, True), ({"destroyed": True, "usual": False}, True), ({"destroyed": True}, False)):
+        assert of_conditions(conditions(**more)["conditions"]).met is met
+
+
 def test_an_order_is_reversed_only_where_it_was_sure():
     here, there = measured(), measured()
     assert reversed_on(here, there) == []
     set_to(there, (CASES, "pose", "seal_given", "reference_only", "identity"), figure(-0.5))
     assert reversed_on(here, there) == ["seal_given and reference_only"]
+    assert not of_stranger(here, there).met and of_stranger(here, here).met
     set_to(here, (CASES, "pose", "seal_given", "reference_only", "identity"), figure(0.5))
     assert reversed_on(here, there) == []
 
 
 def test_the_page_holds_every_case_and_row():
-    text = page.page(measured(), swept(), measured())
+    text = page.page(measured(), swept(), measured(), conditions())
     assert "| **seal** | 60.0 [59.0, 61.0] | 81% |" in text and "### conflict" in text and "| up.6 | hidden | 401 |" in text
     assert "2.00" in text  # seconds beside a plain picture's
-    assert "none is turned round there" in text and all(what in text for what in FAILS)
+    assert "| CFG 12 | 30.0 [29.0, 31.0] |" in text and "destroys" not in text and all(what in text for what in FAILS)
+    assert "destroys pictures" in page.page(measured(), swept(), measured(), conditions(destroyed=True))
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
@@ -113,7 +127,7 @@ def test_the_page_says_how_often_the_test_seeds_were_drawn(monkeypatch, tmp_path
         for _ in range(2):  # the same state of code and weights is one draw
             page.drawn(measured() | {"split": "final"})
             page.drawn(measured())
-    assert f"drawn {number} time" in page.page(measured(), swept())
+    assert f"drawn {number} time" in page.page(measured(), swept(), measured(), conditions())
     assert number == 0 or len(json.loads(page.DRAWS.read_text())) == number
 
 
