@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
+from safetensors.torch import load_file, save_file
 
 from bench.cases import SIZE
 from bench.cli import UserError
+from seal_ext.studio import keys
 from seal_ext.studio.checkpoint import EMBEDDED, CheckpointError, Expanded, expand, load_diffusers
 from seal_ext.studio.models import quiet, sampler
 
@@ -88,9 +90,23 @@ class Model:
         return torch.cat(parts)
 
 
-def open_model() -> Model:
-    """The committed one."""
+EMBEDDED_MODEL, STRANGER_MODEL = MODELS = ("embedded", "stranger")
+FOLDER = {EMBEDDED_MODEL: EMBEDDED, STRANGER_MODEL: EMBEDDED / "stranger"}
+
+
+def open_model(name: str = EMBEDDED_MODEL) -> Model:
+    """The committed one, or the small second one that nothing is tuned on."""
     try:
-        return Model(expand(EMBEDDED, EMBEDDED / "expanded"))
+        files = expand(EMBEDDED, EMBEDDED / "expanded")
+        return Model(files if name == EMBEDDED_MODEL else _completed(expand(FOLDER[name], FOLDER[name] / "expanded"), files))
     except CheckpointError as error:
-        raise UserError(f"the embedded model cannot be set up: {error}") from error
+        raise UserError(f"the {name} model cannot be set up: {error}") from error
+
+
+def _completed(files: Expanded, other: Expanded) -> Expanded:
+    """A checkpoint without an autoencoder with that of another, in whose latent space it draws."""
+    whole = files.checkpoint.with_name(f"{files.checkpoint.stem}-whole.safetensors")
+    autoencoder = {name: x for name, x in load_file(other.checkpoint).items() if name.startswith(keys.VAE)}
+    save_file(load_file(files.checkpoint) | autoencoder, whole)
+    whole.with_suffix(".yaml").write_bytes(files.description.read_bytes())
+    return replace(files, checkpoint=whole)

@@ -12,11 +12,11 @@ import cv2
 import torch
 
 from bench.cases import SIZE
-from bench.drawing import Model, open_model
+from bench.cli import UserError
+from bench.drawing import EMBEDDED_MODEL, FOLDER, Model, open_model
 from bench.judge.reading import Judge
 from bench.metrics.bootstrap import Interval, difference, mean, ratio, recovered, recovered_difference, recovered_ratio
 from bench.world.sheet import grid, save_png
-from seal_ext.studio.checkpoint import EMBEDDED
 
 from .methods import TUNING, Method
 from .scores import score
@@ -34,22 +34,25 @@ RATIOS = {  # figure → what is summed above and below; matches are not known o
 }
 
 
-def weights_name() -> str:
+def weights_name(model: str = EMBEDDED_MODEL) -> str:
     """Tells the weights by which something was measured."""
-    return _weights().hexdigest()[:16]
+    return _weights(model).hexdigest()[:16]
 
 
-def fingerprint() -> str:
+def fingerprint(model: str = EMBEDDED_MODEL) -> str:
     """Changes with the weights and with any code that could change a result."""
-    digest, code = _weights(), [path for top in ("bench", "seal_ext") for path in (ROOT / top).rglob("*.py")]
+    digest, code = _weights(model), [path for top in ("bench", "seal_ext") for path in (ROOT / top).rglob("*.py")]
     drawing = [path for path in code if not {"ui", "webui", "install"} & set(path.parts)]
     for path in sorted([*drawing, TUNING]):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
 
-def _weights():
-    return hashlib.sha256((EMBEDDED / "manifest.json").read_bytes())
+def _weights(model: str):
+    path = FOLDER[model] / "manifest.json"
+    if not path.exists():
+        raise UserError(f"the weights of the {model} model are not in this tree")
+    return hashlib.sha256(path.read_bytes())
 
 
 def batches(seeds: range) -> list[range]:
@@ -65,8 +68,8 @@ def columns_of(parts: Iterable[dict[str, list[float]]]) -> Columns:
 class Measurement:
     """Columns of every case and method, batch by batch; what an interrupted run had done is read again."""
 
-    def __init__(self):
-        self.folder = CACHE / fingerprint()
+    def __init__(self, name: str = EMBEDDED_MODEL):
+        self.name, self.folder = name, CACHE / fingerprint(name)
         self.model: Model | None = None
         self.judge: Judge | None = None
 
@@ -90,7 +93,7 @@ class Measurement:
         if path.exists():
             return json.loads(path.read_text(encoding="utf-8"))
         if self.model is None:
-            self.model, self.judge = open_model(), Judge.load()
+            self.model, self.judge = open_model(self.name), Judge.load()
         print(f"{case}: {name}, seeds {seeds.start}:{seeds.stop}", file=sys.stderr, flush=True)
         task = TASKS[case](torch.arange(seeds.start, seeds.stop))
         drawn = method(self.model, task)

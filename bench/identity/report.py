@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from bench.cli import Parser, add_seeds, chosen, chosen_seeds
+from bench.drawing import EMBEDDED_MODEL, MODELS
 from bench.seeds import split_of
 from bench.writing import write_json
 
@@ -38,9 +39,9 @@ def wanted(names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(["none", *names, *others]))
 
 
-def measure(cases: list[str], asked: list[str] | None, seeds: range) -> dict:
+def measure(cases: list[str], asked: list[str] | None, seeds: range, model: str = EMBEDDED_MODEL) -> dict:
     """The figures of every case and row, over all cases for rows that have them all, and every row beside the others."""
-    measurement = Measurement()
+    measurement = Measurement(model)
     drawn: dict[str, Drawings] = {}
     for case in cases:
         names = asked or (list(table()) if case == "pose" else [*EVERYWHERE, *ALSO.get(case, ())])
@@ -51,7 +52,8 @@ def measure(cases: list[str], asked: list[str] | None, seeds: range) -> dict:
     return {
         "seeds": [seeds.start, seeds.stop],
         "split": split_of(seeds.start),
-        "weights": weights_name(),
+        "model": model,
+        "weights": weights_name(model),
         "methods": _figures(together),
         "paired": _pairs(together),
         "cases": {case: _figures(rows) for case, rows in drawn.items()},
@@ -94,11 +96,12 @@ def main(argv: list[str]) -> int:
     known = [*methods, *(beside(name, stands) for name in ("none", *SOURCES) for stands in (FOUND, DETECTED, UNMOVED))]
     parser.add_argument("--methods", help=f"comma-separated, of {', '.join(known)}")
     parser.add_argument("--cases", help=f"comma-separated, of {', '.join(TASKS)}")
+    parser.add_argument("--model", choices=MODELS, default=EMBEDDED_MODEL, help="on which model; nothing was tuned on the stranger")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     options = parser.parse_args(argv)
     asked = None if options.methods is None else chosen(options.methods, known, "method")
     cases = list(TASKS) if options.cases is None else chosen(options.cases, TASKS, "case")
-    report = measure(cases, asked, chosen_seeds(options, MAIN))
+    report = measure(cases, asked, chosen_seeds(options, MAIN), options.model)
     for name, figure in report["methods"].items():
         shown = "  ".join(f"{key} {figure[key]['value']:.3g}" for key in ("identity", "pattern", "structure", "text", "leak", "unet_rows"))
         print(f"{name:24} {shown}")

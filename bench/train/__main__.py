@@ -20,6 +20,7 @@ from bench.model.networks import AutoencoderKL
 from bench.model.shape import Shape
 from bench.model.tokenizer import Tokenizer
 from bench.world.sheet import save_png
+from seal_ext.studio import keys
 from seal_ext.studio.checkpoint import EMBEDDED, CheckpointError, expand, pack
 
 from . import autoencoder, denoiser, words
@@ -34,6 +35,9 @@ SIZE = 128
 NAME = "seal-embedded"
 LOOKED_AT = 24  # shards that are held as pictures; more would need more memory than many machines have
 ROOT = Path(__file__).resolve().parents[2]
+STRANGER = {"width": 96, "multipliers": (1, 1, 1, 1), "text_layers": 2}
+STRANGER_PAIRED = (0.15, 0.1)
+STRANGER_SALT = 1 << 20  # keeps the seeds of its steps apart
 
 
 class Workshop:
@@ -45,9 +49,15 @@ class Workshop:
         self.logfile = self.folder / "log.jsonl"
         self.loaded: set[int] = set()
         self.measured = False
-        self.committed = None if options.fresh else self._committed()
+        self.base = None if options.fresh else self._committed()  # what settles the latent space and the tokenizer
+        self.stranger = options.stranger
+        self.committed = None if self.stranger else self.base  # what training goes on from
         self.history = json.loads((EMBEDDED / "card.json").read_text(encoding="utf-8"))["training"] if self.committed else {}
         self.shape = self.committed.shape if self.committed else Shape(width=options.width)
+        if self.stranger:
+            if self.base is None:
+                raise UserError("--stranger needs the committed weights, in whose latent space it draws")
+            self.shape = replace(self.base.shape, **STRANGER)
         self.tokenizer_folder = self.folder / "tokenizer"
         self.vae = self._vae()
 
@@ -68,7 +78,7 @@ class Workshop:
             trainer = Trainer(Teacher(), path, 0.0, 1.0)
             trainer.resume()
             return trainer.averaged.eval().to(self.device)
-        return self.committed.vae.eval().to(self.device) if self.committed else None
+        return self.base.vae.eval().to(self.device) if self.base else None
 
     def refill(self, most: int = 1 << 30, least: int = 1) -> list[Scenes]:
         """Up to `most` new shards: those in the folder; rendered here if nobody else does, or while fewer than `least` are there."""
@@ -92,7 +102,7 @@ class Workshop:
 
     def latents_path(self, scenes: Scenes) -> Path | None:
         """Where the latents of a shard are kept, if they are those of the committed encoder, which no training changes."""
-        if self.committed is None:
+        if self.base is None:
             return None
         weights = hashlib.sha256((EMBEDDED / "manifest.json").read_bytes()).hexdigest()[:8]
         return self.folder.parent / "pool" / f"latents-{weights}-{int(scenes.seeds[0])}.safetensors"
@@ -110,7 +120,7 @@ class Workshop:
     # ---- stages
 
     def teacher(self, minutes: float) -> None:
-        if self.committed:
+        if self.base:
             print("teacher: the committed autoencoder already settles the latent space")
             return
         scenes, more = self.pool()
@@ -138,7 +148,7 @@ class Workshop:
 
     def scaled(self) -> Shape:
         """The shape with the scale of this latent space, measured once, on the pool's first shard."""
-        if self.committed is None and not self.measured:
+        if self.base is None and not self.measured:
             scenes, _ = self.pool()
             self.shape = replace(self.shape, scale_factor=round(autoencoder.latent_scale(self.vae, scenes[:1], self.device), 5))
             self.measured = True
@@ -156,7 +166,8 @@ class Workshop:
             self._taught(model)
         tokenizer = self.tokenizer(shape)
         latents = denoiser.Latents(self.encode)
-        trainer = self._trainer("denoiser", denoiser.Denoiser(model), 8e-4, minutes, turned=denoiser.turned)
+        learns = {} if self.stranger else {"turned": denoiser.turned}  # the stranger's recipe is plain AdamW
+        trainer = self._trainer("denoiser", denoiser.Denoiser(model), 8e-4, minutes, **learns)
         if not trainer.resume() and self.committed:
             trainer.start_from(trainer.module.state_dict(), self.history["denoiser"])
         # A few shards to begin with; the rest follow while training runs.
@@ -172,9 +183,13 @@ class Workshop:
                 self.save_sheet(f"denoiser-{step + 1:06d}", sample_sheet(averaged, self.vae, shape, tokenizer, self.device))
                 self.keep_weights()
 
-        denoiser.train_denoiser(trainer, model, latents, tokenizer, self.device, self.logfile, 50, between, self.paired)
+        salt = STRANGER_SALT if self.stranger else 0
+        denoiser.train_denoiser(trainer, model, latents, tokenizer, self.device, self.logfile, 50, between, self.paired, salt)
 
     def autoencoder(self, minutes: float) -> None:
+        if self.stranger:
+            print("autoencoder: the stranger draws with the committed one")
+            return
         if self.vae is None:
             raise UserError("the autoencoder needs a teacher: run the teacher stage first")
         scenes, more = self.pool()
@@ -199,7 +214,7 @@ class Workshop:
         from bench.model import tokenizer
 
         if not (self.tokenizer_folder / "vocab.json").exists():
-            if self.committed:
+            if self.base:
                 return Tokenizer(EMBEDDED / "expanded" / f"{NAME}-tokenizer")
             tokenizer.write(self.tokenizer_folder, tokenizer.train(caption_corpus(), limit=shape.vocab, least=3), shape)
         return Tokenizer(self.tokenizer_folder)
@@ -209,14 +224,14 @@ class Workshop:
 
     def keep_weights(self) -> None:
         """The shards of what is reached so far: small files, of which each is easily carried away."""
-        if self.committed or all((self.folder / f"{stage}.safetensors").exists() for stage in ("denoiser", "autoencoder")):
+        if self.base or all((self.folder / f"{stage}.safetensors").exists() for stage in ("denoiser", "autoencoder")):
             self.publish(self.folder / "weights", 8)
 
     def publish(self, target: Path, bits: int) -> None:
         """Pack the averaged weights of every trained stage into shards, ready to be committed."""
         shape = self.scaled()
         model = copy.deepcopy(self.committed) or Embedded(shape)  # never the networks that are being trained
-        stages = {"denoiser": denoiser.Denoiser(model), "autoencoder": model.vae}
+        stages = {"denoiser": denoiser.Denoiser(model)} | ({} if self.stranger else {"autoencoder": model.vae})
         history = dict(self.history)
         for stage, module in stages.items():
             path = self.folder / f"{stage}.safetensors"
@@ -232,8 +247,11 @@ class Workshop:
             if path.exists():
                 history[stage] = recorded_runs(path)
         folder = self.tokenizer_folder if self.tokenizer_folder.exists() else EMBEDDED / "expanded" / f"{NAME}-tokenizer"
-        write_card(target, shape, model, history)
-        pack(model.ldm_state(), model.adapter_state(), shape.ldm_yaml(""), folder, target, name=NAME, bits=bits)
+        state, name = model.ldm_state(), NAME
+        if self.stranger:  # its autoencoder is the committed one
+            state, name = {key: x for key, x in state.items() if not key.startswith(keys.VAE)}, "seal-stranger"
+        write_card(target, name, shape, model, history)
+        pack(state, model.adapter_state(), shape.ldm_yaml(""), folder, target, name=name, bits=bits)
 
 
 def _producers(folder: Path, shards: int, count: int) -> list[subprocess.Popen]:
@@ -249,10 +267,12 @@ def main(argv: list[str]) -> int:
     parser = Parser(prog="train", description=__doc__)
     parser.add_argument("--minutes", type=float, default=60, help="time budget of this call, over all its stages")
     parser.add_argument("--steps", type=int, help="length of the one stage named, from the weights it began with; the same call resumes")
-    parser.add_argument("--paired", default=",".join(map(str, denoiser.PAIRED)), metavar="A,B,…",
-                        help="shares of canvases that show one subject twice, in equal parts of the denoiser's budget")  # fmt: skip
+    parser.add_argument("--paired", metavar="A,B,…", help="shares of canvases that show one subject twice, in equal parts of "
+                        f"the denoiser's budget; usually {denoiser.PAIRED}, the stranger's {STRANGER_PAIRED}")  # fmt: skip
     parser.add_argument("--stages", default=",".join(STAGES), help=f"comma-separated, of {', '.join(STAGES)}")
-    parser.add_argument("--out", type=Path, default=ROOT / "out" / "train", help="folder of checkpoints, log and sheets")
+    parser.add_argument("--stranger", action="store_true", help="train the small second model on which nothing is tuned: another width, "
+                        "seed and recipe, in the committed one's latent space")  # fmt: skip
+    parser.add_argument("--out", type=Path, help="folder of checkpoints, log and sheets; out/train or out/stranger if not given")
     parser.add_argument("--width", type=int, default=Shape.width, help="base width of a new model; existing weights keep theirs")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads of this process; 0 leaves torch's own choice")
@@ -266,7 +286,8 @@ def main(argv: list[str]) -> int:
     if unknown := [s for s in stages if s not in STAGES]:
         raise UserError(f"unknown stage {unknown[0]!r}; one of {', '.join(STAGES)}")
     try:
-        paired = tuple(float(share) for share in options.paired.split(","))
+        usual = STRANGER_PAIRED if options.stranger else denoiser.PAIRED
+        paired = usual if options.paired is None else tuple(float(share) for share in options.paired.split(","))
     except ValueError:
         paired = ()
     if not paired or not all(0 <= share <= 1 for share in paired):
@@ -286,7 +307,8 @@ def main(argv: list[str]) -> int:
     if options.threads:
         torch.set_num_threads(options.threads)
     name = ("cuda" if torch.cuda.is_available() else "cpu") if options.device == "auto" else options.device
-    torch.manual_seed(0)
+    torch.manual_seed(STRANGER_SALT if options.stranger else 0)
+    options.out = options.out or ROOT / "out" / ("stranger" if options.stranger else "train")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     producers = options.producers if name == "cpu" else 0
     workshop = Workshop(options, torch.device(name), paired, alone=producers == 0)

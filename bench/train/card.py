@@ -20,11 +20,11 @@ DATA = (
 )
 
 
-def write_card(folder: Path, shape: Shape, model: nn.Module, history: dict[str, list[dict]]) -> None:
+def write_card(folder: Path, name: str, shape: Shape, model: nn.Module, history: dict[str, list[dict]]) -> None:
     """`card.json` beside the weights; `history` holds the runs of every stage."""
     networks = {"unet": model.unet, "autoencoder": model.vae, "text encoder": model.text, "adapter": model.adapter}
     card = {
-        "name": "seal-embedded",
+        "name": name,
         "architecture": "Stable Diffusion 1 (ε-prediction, 4-channel latents, factor 8), narrower",
         "width": shape.width,
         "parameters": {name: sum(p.numel() for p in network.parameters()) for name, network in networks.items()},

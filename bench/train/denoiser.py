@@ -135,35 +135,35 @@ def share_now(shares: tuple[float, ...], progress: float) -> float:
 
 
 def batches(pool: Latents, tokenizer: Tokenizer, steps: Iterable[int], device: torch.device,
-            paired: Callable[[], float]) -> Iterator[tuple[int, tuple[Tensor, ...]]]:  # fmt: skip
-    """Every step with its batch on the device; where that is a GPU, the next ones are prepared meanwhile."""
+            paired: Callable[[], float], salt: int = 0) -> Iterator[tuple[int, tuple[Tensor, ...]]]:  # fmt: skip
+    """Every step with its batch on the device; where that is a GPU, the next ones are prepared meanwhile. `salt` makes other batches."""
     panels = PANELS[device.type]
     if device.type == "cpu":
         for step in steps:
-            yield step, batch(pool, tokenizer, step, panels, paired())
+            yield step, batch(pool, tokenizer, step + salt, panels, paired())
         return
     with ThreadPoolExecutor(2) as workers:
         waiting: dict[int, Future] = {}
         for step in steps:
             for ahead in range(step, step + AHEAD):
                 if ahead not in waiting:
-                    waiting[ahead] = workers.submit(batch, pool, tokenizer, ahead, panels, paired())
+                    waiting[ahead] = workers.submit(batch, pool, tokenizer, ahead + salt, panels, paired())
             yield step, tuple(x.pin_memory().to(device, non_blocking=True) for x in waiting.pop(step).result())
 
 
 def train_denoiser(trainer: Trainer, model: Embedded, pool: Latents, tokenizer: Tokenizer, device: torch.device, logfile: Path,
-                   every: int, between: Callable[[int], None], shares: tuple[float, ...] = PAIRED) -> None:  # fmt: skip
+                   every: int, between: Callable[[int], None], shares: tuple[float, ...] = PAIRED, salt: int = 0) -> None:  # fmt: skip
     """Train until the budget is spent; `between` is called every `every` steps, for new data, sheets and weights."""
     if device.type == "cpu":  # there the backward pass of torch's fused attention costs more than that of the plain products
         trainer.module.unet.set_attn_processor(AttnProcessor())
-    generator = torch.Generator().manual_seed(trainer.step + 1)
+    generator = torch.Generator().manual_seed(trainer.step + salt + 1)
     alphas = model.alphas.to(device)
     running: dict[str, float] = {}
 
     def paired() -> float:
         return share_now(shares, trainer.progress)
 
-    for step, (latents, *rest) in batches(pool, tokenizer, trainer.steps(), device, paired):
+    for step, (latents, *rest) in batches(pool, tokenizer, trainer.steps(), device, paired, salt):
         loss = denoiser_loss(trainer.module, alphas, latents, *rest, generator, bf16=True)
         trainer.update(loss)
         name, value = ("singles" if latents.shape[-1] == latents.shape[-2] else "pairs"), float(loss.detach())

@@ -220,8 +220,11 @@ def read_adapter(path: Path) -> tuple[Any, dict[str, Tensor]]:
     state = _weights(path)
     if "conv_in.weight" not in state:
         raise CheckpointError(f"{path} is not a T2I-Adapter: it has no conv_in.weight")
-    width, inputs = state["conv_in.weight"].shape[:2]
-    channels = [width, 2 * width, 4 * width, 4 * width]
+    inputs = state["conv_in.weight"].shape[1]
+    firsts = [state.get(f"body.{level * keys.ADAPTER_BLOCKS}.block1.weight") for level in range(keys.ADAPTER_LEVELS)]
+    channels = [len(first) for first in firsts if first is not None]
+    if len(channels) < keys.ADAPTER_LEVELS:
+        raise CheckpointError(f"{path} is not a T2I-Adapter of {keys.ADAPTER_LEVELS} levels")
     module = diffusers.T2IAdapter(in_channels=inputs // 64, channels=channels, num_res_blocks=keys.ADAPTER_BLOCKS, downscale_factor=8)
     return module, keys.to_diffusers(state, keys.adapter_names())
 

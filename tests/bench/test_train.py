@@ -235,7 +235,7 @@ def test_the_decoder_learns_and_the_encoder_stays(scenes, tmp_path):
 
 
 def test_the_card_tells_architecture_data_and_history(tmp_path):
-    write_card(tmp_path, SMALL, Embedded(SMALL), {"denoiser": [{"device": "CPU", "steps": 3, "hours": 0.1}]})
+    write_card(tmp_path, "seal-embedded", SMALL, Embedded(SMALL), {"denoiser": [{"device": "CPU", "steps": 3, "hours": 0.1}]})
     card = json.loads((tmp_path / "card.json").read_text())
     assert card["width"] == 32 and card["training"]["denoiser"][0]["steps"] == 3 and card["parameters"]["unet"] > 1e6
 
