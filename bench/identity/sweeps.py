@@ -1,4 +1,5 @@
-"""`bench sweep`: what SeAl's τ, δ and k each do, and where in the U-Net and when the right places find each other."""
+"""`bench sweep`: what SeAl's τ, δ and k do, what each setting is worth that differs from the paper's, and where in the U-Net and when
+the right places find each other."""
 
 from __future__ import annotations
 
@@ -21,6 +22,7 @@ from seal_ext.core.matching import Match, subject_tokens, token_grid
 from seal_ext.hosts.diffusers import Seal
 from seal_ext.layers import Site
 from seal_ext.run import Step
+from seal_ext.settings import PRESETS
 
 from .known import GIVEN, UNMOVED, placed
 from .measurement import Measurement, batches, figures
@@ -34,6 +36,12 @@ SWEEPS: dict[str, dict[object, Row]] = {
     "tau": {t: seal(replace(TUNED, tau_early=t, tau_late=t)) for t in (0.1, 0.3, 0.5, 0.7, 0.85)},
     "delta": {d: seal(replace(WIDE, delta_early=d, delta_late=d)) for d in (0.25, 0.5, 1.0, 1.5, 2.0)},
     "top_k": {k or "all": seal(replace(TUNED, top_k=k)) for k in (1, 4, 16, 64, 0)},
+}
+# One setting at a time as the paper has it. δ above 1 means nothing while it is clamped, so the two go together.
+AS_PAPER = {name: (name,) for name in PRESETS["paper"] if name not in ("delta_early", "delta_late", "tau_early", "tau_late", "clamp")}
+AS_PAPER |= {"τ": ("tau_early", "tau_late"), "δ and clamp": ("delta_early", "delta_late", "clamp")}
+SWEEPS["as the paper"] = {"default": seal(TUNED)} | {
+    said: seal(replace(TUNED, **{name: PRESETS["paper"][name] for name in names})) for said, names in AS_PAPER.items()
 }
 BEST = 5  # places where matching is best, which are printed
 FEATURES = ("hidden", "qk")

@@ -45,7 +45,10 @@ def measured():
 def swept():
     some = {key: figure(1.0) for key in ("identity", "pattern", "structure", "sharpness")}
     match = {"match": figure(0.7), "chance": 0.1}
-    return {"sweeps": {"tau": [{"value": 0.1} | some]}, "matching": [{"feature": "hidden", "site": "up.6", "t": 401.0} | match]}
+    return {
+        "sweeps": {"tau": [{"value": 0.1} | some], "as the paper": [{"value": "form"} | some]},
+        "matching": [{"feature": "hidden", "site": "up.6", "t": 401.0} | match],
+    }
 
 
 def conditions(**more):
