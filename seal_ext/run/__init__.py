@@ -25,7 +25,7 @@ from .step import Step, Watch
 
 __all__ = ["APPEARANCE", "CONDITIONAL", "UNCONDITIONAL", "Encoded", "Host", "Row", "Run", "Step", "Watch"]
 
-ROUNDING = 1e-4  # of a prediction's size: what two rows of one prompt may differ by
+ROUNDING = 1e-4  # of the noise, whose size is 1: what predictions from the same words may differ by
 SAME_WORDS = ("Delta-Bridge had no effect: another extension gave the reference prompt the same words as the prompt. Describe the "
               "difference in that extension's own fields.")  # fmt: skip
 
@@ -64,7 +64,7 @@ class Run:
         self.guides: dict[tuple, Tensor] = {}  # the limb guides made so far
         self.now: Step | None = None
         self.notes: list[str] = []  # plain sentences for the user
-        self._moved: Tensor | None = None  # how large Δ was at most, beside the prediction
+        self._moved: Tensor | None = None  # how large Δ was at most, beside the noise
         self.closed = False
 
     def read_references(self, host: Host) -> None:
@@ -100,7 +100,7 @@ class Run:
         gen, app: (images, channels, height, width), predictions of any one kind; `to_epsilon` turns their difference into one of ε.
         """
         delta = gen - app
-        moved = (delta.abs().amax() / gen.abs().amax().clamp(min=1e-12)).detach()
+        moved = (delta.abs().amax() * abs(to_epsilon)).detach()
         self._moved = moved if self._moved is None else torch.maximum(self._moved, moved)
         if self.gate:
             self.gate.update(delta * to_epsilon)

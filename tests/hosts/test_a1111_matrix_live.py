@@ -63,7 +63,7 @@ def test_matrix(webui, chosen, case):
         return webui.draw(**asked)
 
     before = plain()
-    drawn = webui.draw(seal(**OPEN, **words), **asked)
+    drawn = webui.draw(seal(**OPEN | words), **asked)
     said = [sentence for sentence in complaints(webui) if not (case[3] == "merged tokens" and sentence.startswith("Tokens are merged"))]
     assert len(drawn) == len(before) and not said
     assert min(map(apart, before, drawn)) > 1
