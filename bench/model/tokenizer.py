@@ -77,6 +77,12 @@ def vocabulary(merges: list[Pair]) -> dict[str, int]:
     return {token: i for i, token in enumerate(tokens)}
 
 
+def read(folder: Path) -> list[Pair]:
+    """The merges that `write` wrote."""
+    _, *lines = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
+    return [(a, b) for a, b in (line.split(" ") for line in lines)]
+
+
 def write(folder: Path, merges: list[Pair], shape: Shape) -> None:
     """The files of a CLIP tokenizer, and beside them the text encoder's `config.json`, which SD1's loader reads there."""
     vocab = vocabulary(merges)

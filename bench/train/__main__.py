@@ -35,7 +35,7 @@ SIZE = 128
 NAME = "seal-embedded"
 LOOKED_AT = 24  # shards that are held as pictures; more would need more memory than many machines have
 ROOT = Path(__file__).resolve().parents[2]
-STRANGER = {"width": 96, "multipliers": (1, 1, 1, 1), "text_layers": 2}
+STRANGER = {"width": 96, "multipliers": (1, 1, 1, 1), "context": 64, "text_layers": 2, "text_heads": 2}
 STRANGER_PAIRED = (0.15, 0.1)
 STRANGER_SALT = 1 << 20  # keeps the seeds of its steps apart
 
@@ -214,9 +214,11 @@ class Workshop:
         from bench.model import tokenizer
 
         if not (self.tokenizer_folder / "vocab.json").exists():
-            if self.base:
-                return Tokenizer(EMBEDDED / "expanded" / f"{NAME}-tokenizer")
-            tokenizer.write(self.tokenizer_folder, tokenizer.train(caption_corpus(), limit=shape.vocab, least=3), shape)
+            base = EMBEDDED / "expanded" / f"{NAME}-tokenizer"
+            if self.committed:
+                return Tokenizer(base)
+            merges = tokenizer.read(base) if self.base else tokenizer.train(caption_corpus(), limit=shape.vocab, least=3)
+            tokenizer.write(self.tokenizer_folder, merges, shape)
         return Tokenizer(self.tokenizer_folder)
 
     def save_sheet(self, name: str, picture: torch.Tensor) -> None:
