@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from bench.drawing import STEPS, sample
+from bench import drawing
+from bench.drawing import STEPS, open_model, sample
 from bench.model import tokenizer as bpe
 from bench.model.embedded import Embedded
 from bench.model.shape import Shape
@@ -272,3 +273,26 @@ def test_what_cannot_be_kept_is_refused(tmp_path):
         shard({"a": torch.ones(1)}, tmp_path, bits=4)
     with pytest.raises(ValueError, match="larger than a shard"):
         shard({"a": torch.ones(9999)}, tmp_path, limit=1000)
+
+
+def test_the_stranger_draws_with_the_embedded_model_s_autoencoder(folder, ours, packed, tmp_path, monkeypatch):
+    """It is packed without one, and its adapter's widths are its own."""
+    torch.manual_seed(1)
+    other = Embedded(replace(SHAPE, multipliers=(1, 1, 1, 1), text_layers=1))
+    state = {name: x for name, x in other.ldm_state().items() if not name.startswith(keys.VAE)}
+    bpe.write(tmp_path / "tokenizer", bpe.read(folder / "tokenizer"), other.shape)
+    ck.pack(state, other.adapter_state(), other.shape.ldm_yaml(""), tmp_path / "tokenizer", tmp_path / "packed", name="stranger")
+    monkeypatch.setattr(drawing, "EMBEDDED", packed)
+    monkeypatch.setattr(drawing, "FOLDER", {"embedded": packed, "stranger": tmp_path / "packed"})
+    stranger, embedded = open_model("stranger"), open_model()
+    assert stranger.pipe.unet.config.block_out_channels == (32,) * 4 != embedded.pipe.unet.config.block_out_channels
+    image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(stranger.encode(image), embedded.encode(image))
+    weight = "conv_in.weight"
+    assert torch.allclose(stranger.pipe.unet.state_dict()[weight], other.unet.state_dict()[weight], atol=1e-3)
+
+
+def test_merges_are_read_as_they_were_written(tmp_path):
+    merges = bpe.train(CAPTIONS)
+    bpe.write(tmp_path, merges, SHAPE)
+    assert bpe.read(tmp_path) == merges
