@@ -13,7 +13,7 @@ from PIL import Image
 from bench.drawing import GUIDANCE, STEPS, Model
 from bench.identity.methods import aligned_with, moved_by, none, peer, references_of, seal
 from bench.identity.tasks import TASKS, Task
-from bench.metrics.bootstrap import recovered
+from bench.metrics.bootstrap import Interval, recovered, recovered_difference
 from bench.metrics.identity import identity_error
 from bench.peers.reference_only import reference_adain, reference_adain_attn, reference_only
 from bench.seeds import FINAL
@@ -23,6 +23,7 @@ from seal_ext.studio.checkpoint import Expanded
 
 CASES = 8
 FIDELITIES = (0.0, 0.5, 1.0)
+OF_BEST_PEER = 1.3  # times its identity is what is asked
 WITHIN = 3.0  # points of identity that two hosts may be apart
 Column = dict[str, torch.Tensor]
 
@@ -112,6 +113,11 @@ class Cases:
         column = self._errors(pictures, self.moved[1] if aligned else None)
         return recovered(self.base["error"], column["error"], self.base["ceiling"])["value"]
 
+    def lead(self, aligned: torch.Tensor, other: torch.Tensor) -> Interval:
+        """How many points of identity pictures of aligned structures have more than others."""
+        mine, theirs = self._errors(aligned, self.moved[1]), self._errors(other, None)
+        return recovered_difference(self.base["error"], mine["error"], theirs["error"], self.base["ceiling"])
+
     def _errors(self, pictures: torch.Tensor, moved) -> Column:
         truth = self.task.truth(moved)
         subject = truth.region > 0
@@ -125,8 +131,3 @@ def picture_of(image: torch.Tensor) -> Image.Image:
 
 def tensor_of(picture: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(picture).permute(2, 0, 1).float() / 255
-
-
-def better(one: float, other: float) -> bool:
-    """The margin that the method is held to: half as much again, or of a good peer's remaining error three tenths less."""
-    return one >= 1.5 * other if other <= 40 else 100 - one <= 0.7 * (100 - other)
