@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 from PIL import Image
 
-from . import rembg
+from . import segmenters
 from .core.pixels import AlignError
 from .reference import POSE_TEXT, Reference, drawn_on, pose_of
 from .settings import Settings, SettingsError
@@ -161,7 +161,7 @@ def _with(reference: Reference, name: str, picture: object) -> Reference:
 def looked(reference: Reference, source: str) -> Reference:
     """A reference with its subject as the WebUI finds it; a refusal names the field that was given or chosen."""
     try:
-        return reference.found(source, rembg.ways())
+        return reference.found(source, segmenters.ways())
     except AlignError as error:
         name = "mask" if source == "auto" else "mask_source"
         raise SettingsError(name, f"Mask ({name}): {error}") from error

@@ -23,7 +23,7 @@ FLOORS = [
     {"units"},
     {"settings"},
     {"reference"},
-    {"rembg"},
+    {"segmenters"},
     {"request"},
     {"store"},
     {"layers"},

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .control_map import reduced
-from .mask import Subject, closer, main_body, subject_of
+from .mask import Subject, around, main_body, subject_of
 from .pixels import AlignError, Mask, Pixels, as_rgb, checked_image
 
 PIXELS = 1 << 14  # on which the background grows
@@ -15,6 +15,7 @@ FINE = 1 << 18  # on which its edge is found
 WAVERS = 10  # levels of 255 by which a background without noise may change from place to place
 MOST_OF_FRAME = 0.85  # of the picture's left, upper and right edge; a half figure covers the lower one
 MOST_OF_GROUND, PLAIN = 0.9, 0.6  # so much of a plain background is within this share of what it may waver by
+ROOM, CLOSE = 0.3, 0.5  # room round a small figure for a second look, and the share of the picture from which on there is none
 SEAM = 5  # pixels that a floor's edge may take on each side
 FLOOR = 0.35  # of the picture's width: a floor's line is visible along more than this
 
@@ -24,17 +25,20 @@ Colours = NDArray[np.float32]  # (height, width, channels)
 def before_background(rgb: object) -> Subject:
     """What stands before a plain, graded or noisy background; AlignError where the background is none of these."""
     image = as_rgb(checked_image(rgb, "the reference"))
-    return subject_of(closer(image, _stands_out, _stands_out(image)), "background")
+    seen = _stands_out(image)
+    crop = around(seen, ROOM)
+    if seen[crop].size < CLOSE * seen.size:  # a small figure's outline is coarse until it is looked at by itself
+        try:
+            closer = np.zeros_like(seen)
+            closer[crop] = _stands_out(np.ascontiguousarray(image[crop]))
+            seen = closer if (closer & seen).sum() > 0.5 * seen.sum() else seen
+        except AlignError:
+            pass  # what was seen at first still stands
+    return subject_of(seen, "background")
 
 
 def _stands_out(image: Pixels) -> Mask:
-    small, _ = reduced(image, PIXELS)
-    even = cv2.medianBlur(small, 3).astype(np.float32)
-    frame = _frame(even.shape[:2])
-    noise = float(np.median(np.abs(small - cv2.blur(small.astype(np.float32), (5, 5))).max(2)[frame]))
-    wavers = WAVERS + 3 * noise
-    like = frame & (np.abs(even - _surface(even, frame)).max(2) < wavers)
-    behind = _grown(even, like, wavers)
+    even, frame, wavers, behind = _reached(image)
     line = _floor(behind)
     above = np.arange(len(behind))[:, None] < (len(behind) if line is None else line)
     if line is not None:
@@ -51,6 +55,22 @@ def _stands_out(image: Pixels) -> Mask:
     edge = cv2.morphologyEx((~behind).astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((5, 5), np.uint8))
     at_edge, inside = (cv2.resize(one.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0 for one in (edge, ~behind))
     return grow(main_body(np.where(at_edge, np.abs(fine - paper).max(2) > wavers, inside)))
+
+
+def not_reached(image: Pixels) -> Mask:
+    """What an edge separates from the frame, whatever the background is like: a coarse hint."""
+    return ~_reached(image)[-1]
+
+
+def _reached(image: Pixels) -> tuple[Colours, Mask, float, Mask]:
+    """The picture at a coarse size, its frame, how much its background wavers, and what is reached from the frame."""
+    small, _ = reduced(image, PIXELS)
+    even = cv2.medianBlur(small, 3).astype(np.float32)
+    frame = _frame(even.shape[:2])
+    noise = float(np.median(np.abs(small - cv2.blur(small.astype(np.float32), (5, 5))).max(2)[frame]))
+    wavers = WAVERS + 3 * noise
+    like = frame & (np.abs(even - _surface(even, frame)).max(2) < wavers)
+    return even, frame, wavers, _grown(even, like, wavers)
 
 
 def _frame(size: tuple[int, int]) -> Mask:

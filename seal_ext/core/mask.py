@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
-from .pixels import AlignError, Mask, Pixels
+from .pixels import AlignError, Mask
 from .skeleton import Skeleton
 
 SIDES = ("left", "top", "right", "bottom")
@@ -17,7 +17,6 @@ FULL = 0.98  # of the frame: a mask that covers more says nothing about where th
 SMALL_BLOB = 0.05  # of the largest blob's area: smaller ones are specks
 # What a mask that was found must be before it is trusted: shares of the picture, of the mask, and of the frame.
 SMALLEST, LARGEST, ONE, SOLID, FRAMED = 0.0005, 0.9, 0.6, 0.5, 0.75
-ROOM, CLOSE = 0.3, 0.5  # room round a body for a second look, and the share of the picture from which on there is none
 APART = 0.02  # of the picture's longer side: parts that are nearer than this belong together
 
 
@@ -127,19 +126,11 @@ def main_body(mask: Mask) -> Mask:
     return kept
 
 
-def closer(image: Pixels, find: Callable[[Pixels], Mask], seen: Mask, room: float = ROOM) -> Mask:
-    """What a second look at a small body finds, on a crop round it; what the first one saw, where the second sees nothing."""
-    rows, columns = np.nonzero(seen.any(1))[0], np.nonzero(seen.any(0))[0]
+def around(body: Mask, room: float) -> tuple[slice, slice]:
+    """The rows and columns of a body with room on all sides, as a share of its size: where a second look is worth it."""
+    rows, columns = np.nonzero(body.any(1))[0], np.nonzero(body.any(0))[0]
     reach = round(room * max(np.ptp(rows), np.ptp(columns)) + 1)
-    crop = slice(max(0, rows[0] - reach), rows[-1] + 1 + reach), slice(max(0, columns[0] - reach), columns[-1] + 1 + reach)
-    if image[crop].size > CLOSE * image.size:
-        return seen
-    found = np.zeros_like(seen)
-    try:
-        found[crop] = find(np.ascontiguousarray(image[crop]))
-    except AlignError:
-        return seen
-    return found
+    return slice(max(0, rows[0] - reach), rows[-1] + 1 + reach), slice(max(0, columns[0] - reach), columns[-1] + 1 + reach)
 
 
 def filled(mask: Mask) -> Mask:
