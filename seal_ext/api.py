@@ -18,9 +18,10 @@ from . import __version__
 from .core.anchor_align import anchor_align
 from .core.canvas import CROP, FILL, LARGEST_CANVAS, STRETCH
 from .core.pixels import LARGEST_SIDE, AlignError
+from .decoding import MOST_PIXELS
 from .hosts.webui import process_state
 from .reference import Reference, png
-from .request import MOST_PIXELS, PICTURES, label, looked, opened, parse
+from .request import PICTURES, label, looked, opened, parse
 from .request import schema as run_schema
 from .settings import Setting, Settings, SettingsError, refuse_unknown
 

@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from .reference import Reference, png
-from .request import MOST_PIXELS
+from .decoding import MOST_PIXELS
 
 HASH = re.compile(r"[0-9a-f]{16}")
 FILE = re.compile(r"[0-9a-f]{16}\.png")

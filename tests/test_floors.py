@@ -20,7 +20,7 @@ REPORTS = ("bench.align_report", "bench.model_report", "bench.world_sheet", "ben
 # The floors from below; what stands on one line does not know each other.
 FLOORS = [
     {"core"},
-    {"units"},
+    {"units", "decoding"},
     {"settings"},
     {"reference"},
     {"segmenters"},

@@ -12,6 +12,8 @@ from .pixels import AlignError, Mask, Pixels, as_rgb, checked_image
 
 PIXELS = 1 << 14  # on which the background grows
 FINE = 1 << 18  # on which its edge is found
+SMALLEST = 8  # pixels a side
+NOISIEST = 20  # levels of 255 of a background's noise
 WAVERS = 10  # levels of 255 by which a background without noise may change from place to place
 MOST_OF_FRAME = 0.85  # of the picture's left, upper and right edge; a half figure covers the lower one
 MOST_OF_GROUND, PLAIN = 0.9, 0.6  # so much of a plain background is within this share of what it may waver by
@@ -47,7 +49,7 @@ def _stands_out(image: Pixels) -> Mask:
         behind |= seam & (cv2.morphologyEx(behind.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((2 * SEAM + 1, 1), np.uint8)) > 0)
     parts = [part for part in (behind & above, behind & ~above) if part.any()]
     off = np.concatenate([np.abs(even - _surface(even, part)).max(2)[part] for part in parts] or [np.full(1, np.inf)])
-    if behind[frame].mean() < MOST_OF_FRAME or (off < PLAIN * wavers).mean() < MOST_OF_GROUND:
+    if wavers > WAVERS + 3 * NOISIEST or behind[frame].mean() < MOST_OF_FRAME or (off < PLAIN * wavers).mean() < MOST_OF_GROUND:
         raise AlignError("The reference's background is not plain.")
     fine, grow = reduced(image, FINE)
     size = fine.shape[1::-1]
@@ -65,6 +67,8 @@ def not_reached(image: Pixels) -> Mask:
 def _reached(image: Pixels) -> tuple[Colours, Mask, float, Mask]:
     """The picture at a coarse size, its frame, how much its background wavers, and what is reached from the frame."""
     small, _ = reduced(image, PIXELS)
+    if min(small.shape[:2]) < SMALLEST:
+        raise AlignError("The picture is too small to tell its subject from its background.")
     even = cv2.medianBlur(small, 3).astype(np.float32)
     frame = _frame(even.shape[:2])
     noise = float(np.median(np.abs(small - cv2.blur(small.astype(np.float32), (5, 5))).max(2)[frame]))

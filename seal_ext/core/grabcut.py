@@ -132,7 +132,7 @@ def _outstanding(image: Pixels) -> Labels:
 def _unlike(colours: NDArray[np.float32], side: NDArray[np.float32]) -> NDArray[np.float64]:
     """How far colours are from those of one side, measured by how much that side's own differ."""
     off = colours - side.mean(0)
-    found: NDArray[np.float64] = np.sqrt(np.einsum("yxi,ij,yxj->yx", off, np.linalg.inv(np.cov(side.T) + 9 * np.eye(3)), off))
+    found: NDArray[np.float64] = np.sqrt(np.einsum("yxi,ij,yxj->yx", off, np.linalg.inv(np.cov(side.T, bias=True) + 9 * np.eye(3)), off))
     return found
 
 
