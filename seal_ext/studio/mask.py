@@ -18,8 +18,8 @@ from seal_ext.studio.models import Studio, studio_of
 from seal_ext.studio.pictures import beside, png, read_picture, write_picture
 
 EXAMPLES = """\
-  python -m seal_ext.studio mask --reference knight.png
-  python -m seal_ext.studio mask --reference photo.jpg --subject "a woman" --set mask_source=attention --checkpoint sd15.safetensors
+  python dev.py studio mask --reference knight.png
+  python dev.py studio mask --reference photo.jpg --subject "a woman" --set mask_source=attention --checkpoint sd15.safetensors
 """
 
 
