@@ -53,4 +53,4 @@ def _rembg(image: Pixels) -> NDArray[np.float32]:
     from rembg import remove
 
     mask = np.asarray(remove(image, only_mask=True), np.float32)
-    return mask.reshape(1, *mask.shape[:2]) / 255
+    return mask.reshape(1, *mask.shape[:2]) / np.float32(255)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +23,7 @@ ROOM, CLOSE = 0.3, 0.5  # room round a small figure for a second look, and the s
 SEAM = 5  # pixels that a floor's edge may take on each side
 FLOOR = 0.35  # of the picture's width: a floor's line is visible along more than this
 
-Colours = NDArray[np.float32]  # (height, width, channels)
+Colours = NDArray[np.floating[Any]]  # (height, width, channels)
 
 
 def before_background(rgb: object) -> Subject:
@@ -114,7 +116,8 @@ def _grown(image: Colours, start: Mask, wavers: float) -> Mask:
         free = cv2.dilate(strange.astype(np.uint8), block) == 0
         further = grown | (free & (cv2.dilate(grown.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0))
         if (further == grown).all():
-            return grown | ((cv2.dilate(grown.astype(np.uint8), block) > 0) & ~strange)
+            reached: Mask = grown | ((cv2.dilate(grown.astype(np.uint8), block) > 0) & ~strange)
+            return reached
         grown = further
 
 

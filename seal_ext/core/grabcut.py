@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,10 +17,13 @@ from .mask import Subject, filled, main_body, subject_of
 from .pixels import AlignError, Mask, Pixels, as_rgb, checked_image
 
 PIXELS, ROUGH = 1 << 16, 1 << 15  # GrabCut's time grows with every pixel, and the box hardly changes
+DOUBT = 0.76  # what agrees less with what was found makes it a guess
+SAID = 0.5  # how much the contrast of a map counts beside the agreement of guesses
+BESIDE, BEYOND = 0.25, 1.0  # of a stroke's length: within the first the rest of the body is likely, beyond the second it ends
 SURE = 0.8  # a chance from which on a pixel is the subject's, and below 1 - SURE the background's
 CHECK = "SeAl guessed the character's outline. Check it, and paint over the character if it is wrong."
 Labels = NDArray[np.uint8]
-Chances = NDArray[np.float32]  # (height, width), from 0 to 1
+Chances = NDArray[Any]  # (height, width), from 0 to 1
 
 
 def overlap(one: Mask, other: Mask) -> float:
@@ -26,25 +32,28 @@ def overlap(one: Mask, other: Mask) -> float:
 
 
 def from_probability(image: object, heat: object) -> Subject:
-    """A photo's subject from a coarse map of where it is (cross-attention on its words), made exact by GrabCut."""
+    """A photo's subject by a coarse map of where it is (cross-attention on its words), which has a say beside the colours."""
     rgb = as_rgb(checked_image(image, "the photo"))
-    heat = np.asarray(heat)
-    if heat.ndim != 2 or heat.size == 0 or heat.dtype.kind not in "fiub" or not np.isfinite(heat).all():
+    seen = np.asarray(heat)
+    if seen.ndim != 2 or seen.size == 0 or seen.dtype.kind not in "fiub" or not np.isfinite(seen).all():
         raise AlignError("The map of where the subject is must be rows and columns of finite numbers.")
-    small, grow = reduced(rgb, 2 * PIXELS)
-    heat = cv2.resize(heat.astype(np.float32), small.shape[1::-1], interpolation=cv2.INTER_CUBIC)
-    mean, spread = float(heat.mean()), float(heat.std())
+    small, grow = reduced(rgb, ROUGH)
+    hot: Chances = cv2.resize(seen.astype(np.float32), small.shape[1::-1], interpolation=cv2.INTER_CUBIC)
+    mean, spread = float(hot.mean()), float(hot.std())
     if spread < 1e-6 * max(1.0, abs(mean)):
         raise AlignError("Attention finds no clear place for the subject.")
-    likely = heat > mean + 0.5 * spread
+    likely: Mask = hot > mean + 0.5 * spread
     labels = np.where(likely, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
-    labels[heat > mean + 2 * spread] = cv2.GC_FGD
-    labels[heat < mean - 0.5 * spread] = cv2.GC_BGD
-    refined = cv2.medianBlur(cut(small, labels).astype(np.uint8), 5) > 0
-    if not 0.2 < refined.sum() / max(1, likely.sum()) < 3:
-        told = ("SeAl cannot tell the subject's outline from the background, so it uses a rough one.",)
-        return subject_of(grow(likely), "attention", reasons=told)
-    return subject_of(grow(refined), "attention")
+    labels[hot > mean + 2 * spread] = cv2.GC_FGD
+    labels[hot < mean - 0.5 * spread] = cv2.GC_BGD
+    first: Mask = cv2.medianBlur(cut(small, labels).astype(np.uint8), 5) > 0
+    told: tuple[str, ...] = ()
+    if not 0.2 < first.sum() / max(1, likely.sum()) < 3:
+        first, told = likely, ("SeAl cannot tell the subject's outline from the background, so it uses a rough one.",)
+    hot = (hot - hot.min()) / np.ptp(hot)
+    best, agreed = _most_agreed([first, *_guesses(small)], lambda guess: float(hot[guess].mean() - hot[~guess].mean()))
+    found = subject_of(grow(best), "attention", reasons=told if best is first else ())
+    return replace(found, sure=agreed) if agreed > DOUBT else as_guess(found, agreed)
 
 
 def sharpened(image: Pixels, chances: Chances) -> Mask:
@@ -60,43 +69,53 @@ def from_stroke(image: object, stroke: Mask, away: Mask | None = None, start: Ma
     """The character under a rough stroke. `away`: strokes over what it is not; `start`: the outline that the strokes correct."""
     rgb = as_rgb(checked_image(image, "the reference"))
     small, grow = reduced(rgb, PIXELS)
-    given, off, before = (
-        None if one is None else cv2.resize(one.astype(np.uint8), small.shape[1::-1]) > 0 for one in (stroke, away, start)
-    )
-    if given is None or not given.any():
+    given = _reduced(stroke, small)
+    if not given.any():
         raise AlignError("Nothing was painted: paint over the character.")
-    labels = np.full(given.shape, cv2.GC_PR_BGD, np.uint8)
-    far = (
-        cv2.distanceTransform((~given).astype(np.uint8), cv2.DIST_L2, 5)
-        / np.sqrt(cv2.minAreaRect(cv2.findNonZero(given.astype(np.uint8)))[1]).max() ** 2
-    )
-    labels[far < 0.25] = cv2.GC_PR_FGD
-    if before is not None:
-        labels = np.where(before, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
-    labels[far > 1] = cv2.GC_BGD
+    _, _, wide, tall = cv2.boundingRect(given.astype(np.uint8))
+    far = cv2.distanceTransform((~given).astype(np.uint8), cv2.DIST_L2, 5) / float(np.hypot(wide, tall))
+    inside = far < BESIDE if start is None else _reduced(start, small)
+    labels = np.where(inside, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
+    labels[far > BEYOND] = cv2.GC_BGD
+    if away is not None:
+        labels[_reduced(away, small)] = cv2.GC_BGD
     labels[given] = cv2.GC_FGD
-    if off is not None:
-        labels[off & ~given] = cv2.GC_BGD
     found = cut(small, labels)
     parts = cv2.connectedComponents(found.astype(np.uint8))[1]
-    return subject_of(grow(filled(found & np.isin(parts, np.unique(parts[given])))), "drawn")
+    return subject_of(grow(filled(found & np.isin(parts, parts[given]))), "drawn")
+
+
+def _reduced(mask: Mask, small: Pixels) -> Mask:
+    """As wide as before where it is thin."""
+    thin: Mask = cv2.resize(mask.astype(np.float32), small.shape[1::-1], interpolation=cv2.INTER_AREA) > 0.3
+    return thin
 
 
 def guessed(image: object) -> Subject:
-    """The subject from its colours and its place in the frame alone: the one of three guesses that the others agree with most."""
-    rgb = as_rgb(checked_image(image, "the reference"))
-    small, grow = reduced(rgb, ROUGH)
-    (height, width), guesses = small.shape[:2], []
-    for labels in (_outstanding(small), _boxed(height, width, 0.05, 0.05), _boxed(height, width, 0.1, 0.0)):
-        try:
-            guesses.append(main_body(cut(small, labels)))
-        except AlignError:
-            continue
+    """The subject from its colours and its place in the frame alone."""
+    small, grow = reduced(as_rgb(checked_image(image, "the reference")), ROUGH)
+    guesses = _guesses(small)
     if not guesses:
         raise AlignError("Nothing stands out from the rest of the picture.")
+    best, agreed = _most_agreed(guesses, lambda guess: 0.0)
+    return as_guess(subject_of(grow(best), "grabcut"), 0.5 * agreed)
+
+
+def _guesses(small: Pixels) -> list[Mask]:
+    """What GrabCut finds from what stands out, and in a whole and a half figure's box; without those that are no body."""
+    height, width = small.shape[:2]
+    found = []
+    for labels in (_outstanding(small), _boxed(height, width, 0.05, 0.05), _boxed(height, width, 0.1, 0.0)):
+        with suppress(AlignError):
+            found.append(main_body(cut(small, labels)))
+    return found
+
+
+def _most_agreed(guesses: Sequence[Mask], said: Callable[[Mask], float]) -> tuple[Mask, float]:
+    """The guess that the others and half of what else is said for it are most for, and how far all of them agree with it."""
     agreed = [float(np.mean([overlap(one, other) for other in guesses])) for one in guesses]
-    best = int(np.argmax(agreed))
-    return as_guess(subject_of(grow(guesses[best]), "grabcut"), 0.5 * agreed[best])
+    best = int(np.argmax([mean + SAID * said(guess) for mean, guess in zip(agreed, guesses, strict=True)]))
+    return guesses[best], agreed[best]
 
 
 def as_guess(subject: Subject, sure: float) -> Subject:
@@ -129,7 +148,7 @@ def _outstanding(image: Pixels) -> Labels:
     return labels
 
 
-def _unlike(colours: NDArray[np.float32], side: NDArray[np.float32]) -> NDArray[np.float64]:
+def _unlike(colours: Pixels, side: Pixels) -> NDArray[np.float64]:
     """How far colours are from those of one side, measured by how much that side's own differ."""
     off = colours - side.mean(0)
     found: NDArray[np.float64] = np.sqrt(np.einsum("yxi,ij,yxj->yx", off, np.linalg.inv(np.cov(side.T, bias=True) + 9 * np.eye(3)), off))
@@ -138,7 +157,8 @@ def _unlike(colours: NDArray[np.float32], side: NDArray[np.float32]) -> NDArray[
 
 def _spread(values: NDArray[np.float64]) -> NDArray[np.float64]:
     low, high = np.percentile(values, (1, 99))
-    return ((values - low) / max(1e-6, high - low)).clip(0, 1)
+    spread: NDArray[np.float64] = ((values - low) / max(1e-6, high - low)).clip(0, 1)
+    return spread
 
 
 def cut(rgb: Pixels, labels: Labels) -> Mask:

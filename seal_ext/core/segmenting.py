@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from .background import not_reached
 from .control_map import reduced
-from .grabcut import as_guess, overlap, sharpened
+from .grabcut import DOUBT, as_guess, overlap, sharpened
 from .mask import Subject, around, main_body, subject_of
 from .pixels import AlignError, Mask, Pixels, as_rgb, checked_image
 
@@ -19,7 +19,6 @@ PIXELS = 1 << 18
 ROOM, CLOSE = 0.15, 0.85  # room round a body for the second look, and the share of the picture from which on there is none
 SEEN, FEWEST = 0.002, 1 / 3  # a look that sees less of the picture sees nobody; so many looks must see somebody
 SPOTS, CLEAR = 6, 0.6  # so many places are looked at closely where nobody is seen, and how far from 0.5 the chances there must be
-DOUBT = 0.76  # looks that agree less with what was found make it a guess
 
 Looks = NDArray[np.float32]  # (look, height, width): how likely each pixel is the subject's, from 0 to 1
 Segmenter = Callable[[Pixels], Looks]  # from RGB bytes
