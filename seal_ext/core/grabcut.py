@@ -77,12 +77,11 @@ def from_stroke(image: object, stroke: Mask, away: Mask | None = None, start: Ma
     inside = far < BESIDE if start is None else _reduced(start, small)
     labels = np.where(inside, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
     labels[far > BEYOND] = cv2.GC_BGD
-    if away is not None:
-        labels[_reduced(away, small)] = cv2.GC_BGD
-    labels[given] = cv2.GC_FGD
+    off = np.zeros_like(given) if away is None else _reduced(away, small) & ~given
+    labels[off], labels[given] = cv2.GC_BGD, cv2.GC_FGD
     found = cut(small, labels)
     parts = cv2.connectedComponents(found.astype(np.uint8))[1]
-    return subject_of(grow(filled(found & np.isin(parts, parts[given]))), "drawn")
+    return subject_of(grow(filled(found & np.isin(parts, parts[given])) & ~off), "drawn")
 
 
 def _reduced(mask: Mask, small: Pixels) -> Mask:
