@@ -7,10 +7,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from .core.pixels import Pixels
-from .core.segmenting import segmented
+from .core.pixels import AlignError, Pixels
+from .core.segmenting import Looks, Segmenter, segmented
 from .core.subject import Way
 
 SELFIE = "modules/selfie_segmentation/selfie_segmentation.tflite"  # inside mediapipe's wheel
@@ -19,7 +18,17 @@ SELFIE = "modules/selfie_segmentation/selfie_segmentation.tflite"  # inside medi
 def ways() -> dict[str, Way]:
     """For `find_subject`: those whose files are here."""
     known = {"mediapipe": (_has_mediapipe, _mediapipe), "rembg": (_has_rembg, _rembg)}
-    return {name: partial(segmented, segmenter=look, source=name) for name, (there, look) in known.items() if there()}
+    return {
+        name: partial(segmented, segmenter=partial(_asked, name, look), source=name) for name, (there, look) in known.items() if there()
+    }
+
+
+def _asked(name: str, look: Segmenter, image: Pixels) -> Looks:
+    """What it sees; AlignError where the package that is here does not work with the rest of this environment."""
+    try:
+        return look(image)
+    except Exception as error:  # somebody else's package may fail in any way
+        raise AlignError(f"{name} fails here ({type(error).__name__}: {error!s:.100}).") from error
 
 
 def _has_rembg() -> bool:
@@ -32,7 +41,7 @@ def _has_mediapipe() -> bool:
     return spec is not None and any((Path(folder) / SELFIE).is_file() for folder in spec.submodule_search_locations or ())
 
 
-def _mediapipe(image: Pixels) -> NDArray[np.float32]:
+def _mediapipe(image: Pixels) -> Looks:
     """Both selfie models on the picture as it is, mirrored, upside down, and in its own colours or with red and blue exchanged.
 
     They were trained on people before a camera. Each look alone errs on animals and drawings, but seldom all of them in the same place;
@@ -49,7 +58,7 @@ def _mediapipe(image: Pixels) -> NDArray[np.float32]:
     return np.stack(looks)
 
 
-def _rembg(image: Pixels) -> NDArray[np.float32]:
+def _rembg(image: Pixels) -> Looks:
     from rembg import remove
 
     mask = np.asarray(remove(image, only_mask=True), np.float32)

@@ -74,7 +74,8 @@ def from_stroke(image: object, stroke: Mask, away: Mask | None = None, start: Ma
         raise AlignError("Nothing was painted: paint over the character.")
     _, _, wide, tall = cv2.boundingRect(given.astype(np.uint8))
     far = cv2.distanceTransform((~given).astype(np.uint8), cv2.DIST_L2, 5) / float(np.hypot(wide, tall))
-    inside = far < BESIDE if start is None else _reduced(start, small)
+    before = None if start is None else _reduced(start, small)
+    inside = before if before is not None and before[given].mean() > 0.5 else far < BESIDE  # an outline mostly beside the stroke was wrong
     labels = np.where(inside, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
     labels[far > BEYOND] = cv2.GC_BGD
     off = np.zeros_like(given) if away is None else _reduced(away, small) & ~given

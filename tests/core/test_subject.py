@@ -1,8 +1,6 @@
 """Masks: every source finds the subject, and everything that is none is refused or explained in a sentence."""
 
-import sys
 import time
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -17,7 +15,6 @@ from bench.world.identity import sample_identities
 from bench.world.pose import sample_poses
 from bench.world.render import body, render
 from bench.world.structure import STRUCTURE, draw_structure
-from seal_ext import segmenters
 from seal_ext.core.control_map import background_of, figure_of, from_control_map
 from seal_ext.core.grabcut import as_guess, from_probability
 from seal_ext.core.mask import Box, everything, subject_of
@@ -248,17 +245,6 @@ def test_a_photo_of_one_colour_still_gives_the_rough_place():
 def test_a_map_without_a_peak_is_refused(heat):
     with pytest.raises(AlignError):
         from_probability(np.zeros((32, 32, 3), np.uint8), heat)
-
-
-def test_rembg_is_used_only_where_it_is(monkeypatch):
-    image = photo(even=False)
-    monkeypatch.setattr(segmenters, "find_spec", lambda name: None)
-    with pytest.raises(AlignError, match="not installed"):
-        find_subject(image, source="rembg", ways=segmenters.ways())
-    drawn = only(WHERE).astype(np.uint8) * 255
-    monkeypatch.setattr(segmenters, "find_spec", lambda name: SimpleNamespace(submodule_search_locations=[]) if name == "rembg" else None)
-    monkeypatch.setitem(sys.modules, "rembg", SimpleNamespace(remove=lambda rgb, only_mask: cv2.resize(drawn, rgb.shape[1::-1])))
-    assert set(segmenters.ways()) == {"rembg"}
 
 
 @pytest.mark.parametrize(
