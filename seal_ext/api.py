@@ -99,7 +99,8 @@ def mask(given: object) -> dict:
     """Where the character is on a reference, as a run would find it."""
     reference, settings, _ = _read(given, SHOWN, OF_MASK, ())
     seen = reference.seen
-    return {"mask": _base64(seen.mask.astype(np.uint8) * 255), "found": seen.source if seen.known else None, "box": asdict(seen.box),
+    return {"mask": _base64(seen.mask.astype(np.uint8) * 255), "found": seen.source if seen.known else None,
+            "sure": seen.sure if seen.known else 0.0, "guess": seen.guess, "box": asdict(seen.box),
             "share": float(seen.mask.mean()), "cut": list(seen.cut), "reasons": [*settings.notes, *seen.reasons]}  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from .pixels import AlignError, Mask, Pixels, as_rgb, checked_image
 PIXELS, ROUGH = 1 << 16, 1 << 15  # GrabCut's time grows with every pixel, and the box hardly changes
 DOUBT = 0.76  # what agrees less with what was found makes it a guess
 SAID = 0.5  # how much the contrast of a map counts beside the agreement of guesses
-BESIDE, BEYOND = 0.25, 1.0  # of a stroke's length: within the first the rest of the body is likely, beyond the second it ends
+BESIDE, BEYOND = 0.15, 1.0  # of a stroke's length: within the first the rest of the body is likely, beyond the second it ends
 SURE = 0.8  # a chance from which on a pixel is the subject's, and below 1 - SURE the background's
 CHECK = "SeAl guessed the character's outline. Check it, and paint over the character if it is wrong."
 Labels = NDArray[np.uint8]

@@ -42,7 +42,7 @@ def find_subject(
 
 def say(subject: Subject) -> None:
     box = subject.box
-    print(f"subject: {subject.source}, {subject.mask.mean():.0%} of the picture, "
+    print(f"subject: {subject.source}{' (a guess)' if subject.guess else ''}, {subject.mask.mean():.0%} of the picture, "
           f"from ({box.x0:.0f}, {box.y0:.0f}) to ({box.x1:.0f}, {box.y1:.0f})")  # fmt: skip
     for reason in subject.reasons:
         print(f"  {reason}")
