@@ -15,8 +15,8 @@ from bench.cases import make_cases, writer
 from bench.cli import Parser, UserError, add_seeds, chosen_seeds
 from bench.writing import write_json
 from seal_ext import segmenters
-from seal_ext.core.grabcut import from_stroke, overlap
-from seal_ext.core.mask import Subject
+from seal_ext.core.grabcut import from_stroke
+from seal_ext.core.mask import Subject, overlap
 from seal_ext.core.pixels import AlignError, Mask, Pixels
 from seal_ext.core.subject import Way
 from seal_ext.reference import Reference

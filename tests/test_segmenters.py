@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from seal_ext import segmenters
-from seal_ext.core.grabcut import overlap
+from seal_ext.core.mask import overlap
 from seal_ext.core.pixels import AlignError
 from seal_ext.core.subject import find_subject
 

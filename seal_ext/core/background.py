@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .control_map import reduced
-from .mask import Subject, around, main_body, subject_of
+from .control_map import Grow, reduced
+from .mask import Scattered, Subject, around, as_guess, filled, main_body, subject_of
 from .pixels import AlignError, Mask, Pixels, as_rgb, checked_image
 
 PIXELS = 1 << 14  # on which the background grows
@@ -17,7 +17,7 @@ FINE = 1 << 18  # on which its edge is found
 SMALLEST = 8  # pixels a side
 NOISIEST = 20  # levels of 255 of a background's noise
 WAVERS = 10  # levels of 255 by which a background without noise may change from place to place
-MOST_OF_FRAME = 0.85  # of the picture's left, upper and right edge; a half figure covers the lower one
+MOST_OF_FRAME = 0.6  # of the picture's left, upper and right edge; a half figure covers the lower one, and a bust some of the others
 MOST_OF_GROUND, PLAIN = 0.9, 0.6  # so much of a plain background is within this share of what it may waver by
 ROOM, CLOSE = 0.3, 0.5  # room round a small figure for a second look, and the share of the picture from which on there is none
 SEAM = 5  # pixels that a floor's edge may take on each side
@@ -29,19 +29,24 @@ Colours = NDArray[np.floating[Any]]  # (height, width, channels)
 def before_background(rgb: object) -> Subject:
     """What stands before a plain, graded or noisy background; AlignError where the background is none of these."""
     image = as_rgb(checked_image(rgb, "the reference"))
-    seen = _stands_out(image)
+    several, grow = _stands_out(image)
+    try:
+        seen = grow(main_body(several))
+    except Scattered:  # a sheet with several views
+        return as_guess(subject_of(grow(filled(several)), "background"), 0.5)
     crop = around(seen, ROOM)
     if seen[crop].size < CLOSE * seen.size:  # a small figure's outline is coarse until it is looked at by itself
         try:
-            closer = np.zeros_like(seen)
-            closer[crop] = _stands_out(np.ascontiguousarray(image[crop]))
+            closer, (near, grow) = np.zeros_like(seen), _stands_out(np.ascontiguousarray(image[crop]))
+            closer[crop] = grow(main_body(near))
             seen = closer if (closer & seen).sum() > 0.5 * seen.sum() else seen
         except AlignError:
             pass  # what was seen at first still stands
     return subject_of(seen, "background")
 
 
-def _stands_out(image: Pixels) -> Mask:
+def _stands_out(image: Pixels) -> tuple[Mask, Grow]:
+    """What differs from a plain background, at no more pixels than its edge needs, and the way back for a mask."""
     even, frame, wavers, behind = _reached(image)
     line = _floor(behind)
     above = np.arange(len(behind))[:, None] < (len(behind) if line is None else line)
@@ -58,7 +63,7 @@ def _stands_out(image: Pixels) -> Mask:
     paper = cv2.resize(_around(even, behind, SEAM)[0], size, interpolation=cv2.INTER_LINEAR)
     edge = cv2.morphologyEx((~behind).astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((5, 5), np.uint8))
     at_edge, inside = (cv2.resize(one.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0 for one in (edge, ~behind))
-    return grow(main_body(np.where(at_edge, np.abs(fine - paper).max(2) > wavers, inside)))
+    return np.where(at_edge, np.abs(fine - paper).max(2) > wavers, inside), grow
 
 
 def not_reached(image: Pixels) -> Mask:

@@ -13,22 +13,15 @@ from numpy.typing import NDArray
 
 from .background import not_reached
 from .control_map import reduced
-from .mask import Subject, filled, main_body, subject_of
+from .mask import DOUBT, Subject, as_guess, filled, main_body, overlap, subject_of
 from .pixels import AlignError, Mask, Pixels, as_rgb, checked_image
 
 PIXELS, ROUGH = 1 << 16, 1 << 15  # GrabCut's time grows with every pixel, and the box hardly changes
-DOUBT = 0.76  # what agrees less with what was found makes it a guess
 SAID = 0.5  # how much the contrast of a map counts beside the agreement of guesses
 BESIDE, BEYOND = 0.15, 1.0  # of a stroke's length: within the first the rest of the body is likely, beyond the second it ends
 SURE = 0.8  # a chance from which on a pixel is the subject's, and below 1 - SURE the background's
-CHECK = "SeAl guessed the character's outline. Check it, and paint over the character if it is wrong."
 Labels = NDArray[np.uint8]
 Chances = NDArray[Any]  # (height, width), from 0 to 1
-
-
-def overlap(one: Mask, other: Mask) -> float:
-    """The share of what is in both, of what is in either."""
-    return float((one & other).sum() / max(1, (one | other).sum()))
 
 
 def from_probability(image: object, heat: object) -> Subject:
@@ -116,11 +109,6 @@ def _most_agreed(guesses: Sequence[Mask], said: Callable[[Mask], float]) -> tupl
     agreed = [float(np.mean([overlap(one, other) for other in guesses])) for one in guesses]
     best = int(np.argmax([mean + SAID * said(guess) for mean, guess in zip(agreed, guesses, strict=True)]))
     return guesses[best], agreed[best]
-
-
-def as_guess(subject: Subject, sure: float) -> Subject:
-    """The same, for a person to check."""
-    return replace(subject, sure=sure, guess=True, clear=False, reasons=(*subject.reasons, CHECK))
 
 
 def _boxed(height: int, width: int, margin: float, below: float) -> Labels:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -17,6 +17,8 @@ FULL = 0.98  # of the frame: a mask that covers more says nothing about where th
 SMALL_BLOB = 0.05  # of the largest blob's area: smaller ones are specks
 # What a mask that was found must be before it is trusted: shares of the picture, of the mask, and of the frame.
 SMALLEST, LARGEST, ONE, SOLID, FRAMED = 0.0005, 0.9, 0.6, 0.5, 0.75
+DOUBT = 0.76  # what agrees less with what was found makes it a guess
+CHECK = "SeAl guessed the character's outline. Check it, and paint over the character if it is wrong."
 APART = 0.02  # of the picture's longer side: parts that are nearer than this belong together
 
 
@@ -103,6 +105,20 @@ def subject_of(
     return Subject(known, box, source, cut, solid, clear=solid and even and whole and not full, even=even, reasons=tuple(told))
 
 
+def as_guess(subject: Subject, sure: float) -> Subject:
+    """The same, for a person to check."""
+    return replace(subject, sure=sure, guess=True, clear=False, reasons=(*subject.reasons, CHECK))
+
+
+def overlap(one: Mask, other: Mask) -> float:
+    """The share of what is in both, of what is in either."""
+    return float((one & other).sum() / max(1, (one | other).sum()))
+
+
+class Scattered(AlignError):
+    """A mask in several places, none of which is most of it."""
+
+
 def main_body(mask: Mask) -> Mask:
     """The one body in a mask that was found: crumbs gone, holes filled; AlignError where the mask is not to be trusted."""
     reach = 2 * round(APART * max(mask.shape) / 2) + 1
@@ -113,7 +129,7 @@ def main_body(mask: Mask) -> Mask:
     if body.mean() < SMALLEST or body.sum() < FEWEST_PIXELS:
         raise AlignError("Nothing stands out.")
     if body.sum() < ONE * mask.sum():
-        raise AlignError("What stands out is in several places.")
+        raise Scattered("What stands out is in several places.")
     whole = filled(body)
     if body.sum() < SOLID * whole.sum():
         raise AlignError("What stands out is hollow.")

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from .background import not_reached
 from .control_map import reduced
-from .grabcut import DOUBT, as_guess, overlap, sharpened
-from .mask import Subject, around, main_body, subject_of
+from .grabcut import sharpened
+from .mask import DOUBT, Subject, around, as_guess, main_body, overlap, subject_of
 from .pixels import AlignError, Mask, Pixels, as_rgb, checked_image
 
 PIXELS = 1 << 18

@@ -12,8 +12,8 @@ from bench.world.identity import sample_identities
 from bench.world.pose import sample_poses
 from bench.world.render import render
 from seal_ext.core.background import before_background
-from seal_ext.core.grabcut import from_probability, from_stroke, guessed, overlap
-from seal_ext.core.mask import main_body, subject_of
+from seal_ext.core.grabcut import from_probability, from_stroke, guessed
+from seal_ext.core.mask import main_body, overlap, subject_of
 from seal_ext.core.pixels import AlignError
 from seal_ext.core.segmenting import segmented
 
@@ -70,6 +70,12 @@ def test_a_figure_stands_out_from_a_plain_background(name, size, at):
         picture, truth = before(ground(name), colours, opaque, size, at)
         scores.append(overlap(before_background(picture).mask, truth))
     assert np.median(scores) > (0.7 if size == 48 else 0.88), scores
+
+
+def test_a_sheet_with_two_views_is_a_guess_of_both():
+    views = blob((10, 10, 30, 52), (50, 8, 72, 52))
+    found = before_background(np.where(views[..., None], (30, 90, 60), (250, 250, 250)).astype(np.uint8))
+    assert found.guess and overlap(found.mask, views) > 0.95
 
 
 def test_a_background_that_is_not_plain_is_left_to_others():

@@ -16,8 +16,8 @@ from bench.world.pose import sample_poses
 from bench.world.render import body, render
 from bench.world.structure import STRUCTURE, draw_structure
 from seal_ext.core.control_map import background_of, figure_of, from_control_map
-from seal_ext.core.grabcut import as_guess, from_probability
-from seal_ext.core.mask import Box, everything, subject_of
+from seal_ext.core.grabcut import from_probability
+from seal_ext.core.mask import Box, as_guess, everything, subject_of
 from seal_ext.core.pixels import AlignError, checked_image, on_white
 from seal_ext.core.subject import AUTO, find_subject
 
