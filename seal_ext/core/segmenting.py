@@ -31,7 +31,8 @@ def segmented(image: object, segmenter: Segmenter, source: str) -> Subject:
     seen, looks = _first_look(small, segmenter)
     crop = around(seen, ROOM)
     if seen[crop].size < CLOSE * seen.size:
-        looks = _within(small, crop, segmenter)
+        closer = _within(small, crop, segmenter)
+        looks = closer if (closer.mean(0) > 0.5).any() else looks
     found = main_body(sharpened(small, looks.mean(0)))
     agreed = float(np.mean([overlap(look > 0.5, found) for look in looks]))
     subject = subject_of(grow(found), source)
