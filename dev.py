@@ -1,7 +1,8 @@
 """Runs the project's commands in a private environment: `python dev.py COMMAND [args...]`.
 
 The environment is `.venv` beside this file. It is made and filled on first use; afterwards a call costs two small file reads.
-An environment that already holds the pinned packages is adopted: pip only confirms the pins. Commands run in this folder.
+An environment that already holds the pinned packages is adopted: pip only confirms the pins. Commands run in this folder,
+`studio` where you stand.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ class Command:
     steps: tuple[tuple[str, ...], ...]
     first: str = ""  # what the first argument must be, where one is required
     path: bool = False  # whether that is a path, as seen from where the user stands
+    there: bool = False  # whether it runs in the folder where the user stands, so that all its paths are seen from there
 
 
 COMMANDS = {
@@ -33,6 +35,8 @@ COMMANDS = {
                     ("studio", "dev"), (("ruff", "check"), ("ruff", "format", "--check"), ("mypy",), ("pytest",))),
     "bench": Command("measure: a report's name, then its arguments", ("studio",), (("bench",),), first="a report, such as `model`"),
     "demo": Command("draw one character in three poses, measured against the truth", ("studio",), (("bench.demo",),)),
+    "studio": Command("draw, align, mask and calibrate with the embedded model or your own; without arguments it lists its commands",
+                      ("studio",), (("seal_ext.studio",),), there=True),
     "train": Command("train the embedded model, or resume", ("studio",), (("bench.train",),)),
     "webui": Command("link the extension into a WebUI, with the embedded model; --remove undoes it", ("studio",),
                      (("seal_ext.install.webui",),), "the WebUI's folder", path=True),
@@ -98,11 +102,13 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def run(argv: list[str], **streams) -> int:
-    """Runs one program to its end in the project's folder; its exit code, as a shell would report it."""
+def run(argv: list[str], there: bool = False, **streams) -> int:
+    """Runs one program to its end in the project's folder, or where the user stands; its exit code, as a shell would report it."""
     # PASSIVE: idle OpenMP threads sleep instead of spinning, which matters on machines that are shared
     environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
-    with subprocess.Popen(argv, cwd=ROOT, env=environment, **streams) as child:
+    if there:
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), environment.get("PYTHONPATH"))))
+    with subprocess.Popen(argv, cwd=None if there else ROOT, env=environment, **streams) as child:
         signal.signal(signal.SIGTERM, lambda *_: child.terminate())
         code = child.wait()
     return 128 - code if code < 0 else code
@@ -133,7 +139,7 @@ def main(argv: list[str], environment: Environment) -> int:
         rest = [word if word.startswith("-") else str(Path(word).expanduser().absolute()) for word in rest]
     *before, last = command.steps
     for step in (*before, (*last, *rest)):
-        if code := environment.run([str(environment.python), "-m", *step]):
+        if code := environment.run([str(environment.python), "-m", *step], **({"there": True} if command.there else {})):
             return code
     return 0
 

@@ -18,9 +18,10 @@ from . import __version__
 from .core.anchor_align import anchor_align
 from .core.canvas import CROP, FILL, LARGEST_CANVAS, STRETCH
 from .core.pixels import LARGEST_SIDE, AlignError
+from .decoding import MOST_PIXELS
 from .hosts.webui import process_state
 from .reference import Reference, png
-from .request import MOST_PIXELS, PICTURES, label, looked, opened, parse
+from .request import PICTURES, label, looked, opened, parse
 from .request import schema as run_schema
 from .settings import Setting, Settings, SettingsError, refuse_unknown
 
@@ -98,7 +99,8 @@ def mask(given: object) -> dict:
     """Where the character is on a reference, as a run would find it."""
     reference, settings, _ = _read(given, SHOWN, OF_MASK, ())
     seen = reference.seen
-    return {"mask": _base64(seen.mask.astype(np.uint8) * 255), "found": seen.source if seen.known else None, "box": asdict(seen.box),
+    return {"mask": _base64(seen.mask.astype(np.uint8) * 255), "found": seen.source if seen.known else None,
+            "sure": seen.sure if seen.known else 0.0, "guess": seen.guess, "box": asdict(seen.box),
             "share": float(seen.mask.mean()), "cut": list(seen.cut), "reasons": [*settings.notes, *seen.reasons]}  # fmt: skip
 
 

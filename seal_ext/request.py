@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import base64
-import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
 
-from . import rembg
+from . import segmenters
 from .core.pixels import AlignError
+from .decoding import animated, check_together, decoded, recognised
 from .reference import POSE_TEXT, Reference, drawn_on, pose_of
 from .settings import Settings, SettingsError
 
@@ -29,10 +28,8 @@ NAMES = (
     "show_disagreement", "show_mask", "more"
 )  # fmt: skip
 MOST_REFERENCES = 8
-MOST_PIXELS = 1 << 26
-MOST_TEXT = 1 << 27  # characters of a picture in base64
 Given = TypeVar("Given", bound=Sequence[Any])
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # of files that come as text; some of the others start programs to be read
+Taken = TypeVar("Taken")
 REFERENCE_KEY = "SeAl reference"
 
 
@@ -72,6 +69,12 @@ def parse(args: Sequence[object]) -> Request:
     settings = Settings.parse(values)
     if not settings.enabled:
         return Request(settings)
+    notes: list[str] = []
+    for name, pictures in (*given.items(), ("reference", more)):
+        _at_most(_several(pictures, name), name)
+    given, more = {name: _measured(one, name, notes) for name, one in given.items()}, _measured(more, "reference", notes)
+    _refusing("reference", lambda: check_together(_each([*given.values(), more])))
+    settings = replace(settings, notes=(*settings.notes, *dict.fromkeys(notes)))
     references, further = _references(given["reference"]), tuple(map(_laid_aside, _references(more), _several(more, "reference")))
     if not references + further:
         raise SettingsError("reference", f"{label('reference')} is missing: give a picture of the character.")
@@ -100,9 +103,9 @@ def _laid_aside(reference: Reference, given: object) -> Reference:
     return _with(reference, "reference_pose", text) if isinstance(text, str) else reference
 
 
-def _at_most(several: Given) -> Given:
+def _at_most(several: Given, name: str = "reference") -> Given:
     if len(several) > MOST_REFERENCES:
-        raise SettingsError("reference", f"{label('reference')} takes at most {MOST_REFERENCES} pictures, not {len(several)}.")
+        raise SettingsError(name, f"{label(name)} takes at most {MOST_REFERENCES} pictures, not {len(several)}.")
     return several
 
 
@@ -127,23 +130,36 @@ def taken(given: object) -> Reference:
 
 def opened(given: object, name: str) -> np.ndarray:
     """RGBA bytes of a PIL image, an array, or base64 text; nothing is ever fetched or read from a path."""
+    return _refusing(name, lambda: decoded(recognised(given)))
+
+
+def _refusing(name: str, work: Callable[[], Taken]) -> Taken:
+    """What the work gives; its refusal as a sentence that names the picture."""
     try:
-        if isinstance(given, str):
-            text = given.split(",", 1)[1] if given.startswith("data:") and "," in given[:100] else given
-            if len(text) > MOST_TEXT:
-                raise SettingsError(name, f"{label(name)} is more than {MOST_TEXT * 3 >> 22} megabytes.")
-            given = Image.open(io.BytesIO(base64.b64decode("".join(text.split()), validate=True)), formats=FORMATS)
-        elif isinstance(given, np.ndarray):
-            given = Image.fromarray(given)
-        if not isinstance(given, Image.Image):
-            raise SettingsError(name, f"{label(name)} must be a picture in base64, not a {type(given).__name__}.")
-        if given.width * given.height > MOST_PIXELS:
-            raise SettingsError(name, f"{label(name)} is larger than {MOST_PIXELS >> 20} megapixels.")
-        return np.asarray(given.convert("RGBA"))
-    except SettingsError:
-        raise
-    except Exception as error:  # a decoder may raise anything on somebody's bytes
-        raise SettingsError(name, f"{label(name)} cannot be read as a picture in base64.") from error
+        return work()
+    except AlignError as error:
+        raise SettingsError(name, f"{label(name)} {error}") from error
+
+
+def _measured(given: object, name: str, notes: list[str]) -> Any:
+    """The same pictures, recognised and measured but not decoded; `notes` gets a sentence for each that moves."""
+    if isinstance(given, Mapping):
+        return {
+            part: _measured(one, name if part == "image" else "mask", notes) for part, one in given.items() if part in ("image", "mask")
+        }
+    if isinstance(given, (list, tuple)):
+        return [_measured(one, name, notes) for one in given]
+    if given is None or (isinstance(given, str) and not given):
+        return given
+    picture = _refusing(name, lambda: recognised(given))
+    if animated(picture):
+        notes.append(f"{label(name)} is animated. SeAl takes its first frame.")
+    return picture
+
+
+def _each(given: object) -> Iterator[Image.Image]:
+    several = given.values() if isinstance(given, Mapping) else given if isinstance(given, list) else ()
+    yield from (given,) if isinstance(given, Image.Image) else (picture for one in several for picture in _each(one))
 
 
 # How a reference takes what comes beside it: its field, and what reads the picture for a reference of its size.
@@ -161,7 +177,7 @@ def _with(reference: Reference, name: str, picture: object) -> Reference:
 def looked(reference: Reference, source: str) -> Reference:
     """A reference with its subject as the WebUI finds it; a refusal names the field that was given or chosen."""
     try:
-        return reference.found(source, rembg.ways())
+        return reference.found(source, segmenters.ways())
     except AlignError as error:
         name = "mask" if source == "auto" else "mask_source"
         raise SettingsError(name, f"Mask ({name}): {error}") from error

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, PngImagePlugin
 
+from .decoding import MOST_PIXELS
 from .reference import Reference, png
-from .request import MOST_PIXELS
 
 HASH = re.compile(r"[0-9a-f]{16}")
 FILE = re.compile(r"[0-9a-f]{16}\.png")

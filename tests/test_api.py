@@ -16,7 +16,7 @@ import torch
 from PIL import Image, ImageDraw
 
 import seal_ext
-from seal_ext import api, request
+from seal_ext import api, decoding, request
 from seal_ext.core.pixels import AlignError
 from seal_ext.hosts.webui import process_state
 from seal_ext.settings import TABLE, SettingsError
@@ -135,11 +135,11 @@ def test_refusals_of_mask(given, named):
 
 
 def test_large_pictures_are_refused_unopened(monkeypatch):
-    monkeypatch.setattr(request, "MOST_PIXELS", 1000)
+    monkeypatch.setattr(decoding, "MOST_PIXELS", 1000)
     with pytest.raises(SettingsError, match=r"reference.*megapixels"):
         api.mask({"reference": REFERENCE})
     monkeypatch.undo()
-    monkeypatch.setattr(request, "MOST_TEXT", 100)
+    monkeypatch.setattr(decoding, "MOST_TEXT", 100)
     with pytest.raises(SettingsError, match=r"reference.*megabytes"):
         api.mask({"reference": REFERENCE})
 

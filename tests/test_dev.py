@@ -15,12 +15,14 @@ class FakeRunner:
 
     def __init__(self):
         self.calls: list[list[str]] = []
+        self.streams: list[dict] = []
         self.failing: dict[str, int] = {}
         self.environment: dev.Environment
 
     def __call__(self, argv, **streams) -> int:
         words = argv[2:]
         self.calls.append(words)
+        self.streams.append(streams)
         if words[0] == "venv":
             self.environment.python.parent.mkdir(parents=True, exist_ok=True)
             self.environment.python.touch()
@@ -92,6 +94,16 @@ def test_a_path_is_seen_from_where_the_user_stands(environment, runner, tmp_path
     monkeypatch.chdir(tmp_path)
     assert dev.main(["webui", "my webui", "--remove"], environment) == 0
     assert runner.calls[-1] == ["seal_ext.install.webui", str(tmp_path / "my webui"), "--remove"]
+
+
+def test_the_studio_runs_where_the_user_stands(environment, runner, tmp_path, monkeypatch):
+    assert dev.main(["studio", "mask", "--reference", "x.png"], environment) == 0
+    assert runner.calls[-1] == ["seal_ext.studio", "mask", "--reference", "x.png"] and runner.streams[-1] == {"there": True}
+    assert dev.main(["demo"], environment) == 0 and runner.streams[-1] == {}
+    monkeypatch.chdir(tmp_path)
+    told = "import os, seal_ext, pathlib; pathlib.Path('told').write_text(os.path.dirname(seal_ext.__file__))"
+    assert dev.run([sys.executable, "-c", told], there=True) == 0
+    assert Path((tmp_path / "told").read_text()) == dev.ROOT / "seal_ext"
 
 
 @pytest.mark.parametrize("step", ["ruff check", "ruff format", "mypy"])

@@ -14,16 +14,16 @@ MODULES = {
     if "small" not in path.parts  # an extension of its own, which is only installed from here
 }
 CORE_NEEDS = {"torch", "numpy", "cv2", "einops", *sys.stdlib_module_names}
-REPORTS = ("bench.align_report", "bench.model_report", "bench.world_sheet", "bench.demo",
+REPORTS = ("bench.align_report", "bench.model_report", "bench.subjects_report", "bench.world_sheet", "bench.demo",
            *(f"bench.identity.{name}" for name in ("report", "sweeps", "tuning", "page")))  # fmt: skip
 
 # The floors from below; what stands on one line does not know each other.
 FLOORS = [
     {"core"},
-    {"units"},
+    {"units", "decoding"},
     {"settings"},
     {"reference"},
-    {"rembg"},
+    {"segmenters"},
     {"request"},
     {"store"},
     {"layers"},

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from seal_ext import request
+from seal_ext import decoding, request
 from seal_ext.core.cache import fingerprint
 from seal_ext.reference import Reference
 from seal_ext.request import NAMES, PICTURES, looked, parse
@@ -157,7 +157,7 @@ def test_refusals(values, named):
 
 
 def test_bombs_are_refused_unopened(monkeypatch):
-    monkeypatch.setattr(request, "MOST_PIXELS", 1000)
+    monkeypatch.setattr(decoding, "MOST_PIXELS", 1000)
     with pytest.raises(SettingsError, match="megapixels"):
         parse([{"reference": PICTURE}])
 

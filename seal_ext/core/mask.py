@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -15,6 +15,11 @@ SIDES = ("left", "top", "right", "bottom")
 FEWEST_PIXELS = 4
 FULL = 0.98  # of the frame: a mask that covers more says nothing about where the subject is
 SMALL_BLOB = 0.05  # of the largest blob's area: smaller ones are specks
+# What a mask that was found must be before it is trusted: shares of the picture, of the mask, and of the frame.
+SMALLEST, LARGEST, ONE, SOLID, FRAMED = 0.0005, 0.9, 0.6, 0.5, 0.75
+DOUBT = 0.76  # what agrees less with what was found makes it a guess
+CHECK = "SeAl guessed the character's outline. Check it, and paint over the character if it is wrong."
+APART = 0.02  # of the picture's longer side: parts that are nearer than this belong together
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,8 @@ class Subject:
     solid: bool = True  # whether the mask tells how thick it is
     skeleton: Skeleton | None = None
     known: bool = True  # False: nobody knows where it is, and the mask is the whole picture
+    sure: float = 1.0  # from 0 to 1: how well everything that was looked at agrees about it
+    guess: bool = False  # whether a person should check it
     clear: bool = True  # whether nothing about the mask had to be guessed
     even: bool = True  # whether the background it was told from is even
     reasons: tuple[str, ...] = ()  # sentences for the user
@@ -64,8 +71,8 @@ class Subject:
     def with_room(self, share: float) -> Mask:
         """The mask, wider on all sides by this share of the subject's size: hair and clothes reach beyond joints and limbs."""
         reach = round(share * max(self.box.width, self.box.height))
-        disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
-        return cv2.dilate(self.mask.astype(np.uint8), disc) > 0
+        near: Mask = cv2.distanceTransform((~self.mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) <= reach
+        return near
 
 
 def subject_of(
@@ -96,6 +103,56 @@ def subject_of(
     touches = (box.x0 <= 0, box.y0 <= 0, box.x1 >= width, box.y1 >= height)
     cut = tuple(side for side, touch in zip(SIDES, touches, strict=True) if touch)
     return Subject(known, box, source, cut, solid, clear=solid and even and whole and not full, even=even, reasons=tuple(told))
+
+
+def as_guess(subject: Subject, sure: float) -> Subject:
+    """The same, for a person to check."""
+    return replace(subject, sure=sure, guess=True, clear=False, reasons=(*subject.reasons, CHECK))
+
+
+def overlap(one: Mask, other: Mask) -> float:
+    """The share of what is in both, of what is in either."""
+    return float((one & other).sum() / max(1, (one | other).sum()))
+
+
+class Scattered(AlignError):
+    """A mask in several places, none of which is most of it."""
+
+
+def main_body(mask: Mask) -> Mask:
+    """The one body in a mask that was found: crumbs gone, holes filled; AlignError where the mask is not to be trusted."""
+    reach = 2 * round(APART * max(mask.shape) / 2) + 1
+    near = cv2.dilate(mask.astype(np.uint8), np.ones((reach, reach), np.uint8))
+    labels = cv2.connectedComponents(near, connectivity=8)[1]
+    areas = np.bincount(labels[mask], minlength=2)
+    body = mask & (labels == areas.argmax())
+    if body.mean() < SMALLEST or body.sum() < FEWEST_PIXELS:
+        raise AlignError("Nothing stands out.")
+    if body.sum() < ONE * mask.sum():
+        raise Scattered("What stands out is in several places.")
+    whole = filled(body)
+    if body.sum() < SOLID * whole.sum():
+        raise AlignError("What stands out is hollow.")
+    if whole.mean() > LARGEST or np.concatenate([whole[0], whole[-1], whole[:, 0], whole[:, -1]]).mean() > FRAMED:
+        raise AlignError("What stands out is the whole picture or its frame.")
+    specks = cv2.connectedComponentsWithStats(whole.astype(np.uint8), connectivity=8)
+    large = specks[2][:, cv2.CC_STAT_AREA] >= SMALL_BLOB * specks[2][1:, cv2.CC_STAT_AREA].max()
+    large[0] = False
+    kept: Mask = large[specks[1]]
+    return kept
+
+
+def around(body: Mask, room: float) -> tuple[slice, slice]:
+    """The rows and columns of a body with room on all sides, as a share of its size: where a second look is worth it."""
+    rows, columns = np.nonzero(body.any(1))[0], np.nonzero(body.any(0))[0]
+    reach = round(room * max(np.ptp(rows), np.ptp(columns)) + 1)
+    return slice(max(0, rows[0] - reach), rows[-1] + 1 + reach), slice(max(0, columns[0] - reach), columns[-1] + 1 + reach)
+
+
+def filled(mask: Mask) -> Mask:
+    """Without holes."""
+    outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    return cv2.drawContours(np.zeros(mask.shape, np.uint8), outlines, -1, 1, -1) > 0
 
 
 def everything(height: int, width: int, *reasons: str) -> Subject:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 
-from .control_map import from_control_map
+from .background import before_background
+from .grabcut import guessed
 from .mask import FULL, Subject, everything, subject_of
 from .pixels import AlignError, Mask, Pixels, as_bytes
 
 Way = Callable[[Pixels], Subject]  # finds the subject on RGB pixels, or raises AlignError
-AUTO = ("alpha", "background", "rembg", "attention")  # in this order, after what was drawn
-SMALLEST, LARGEST = 0.02, 0.9  # shares of the picture: what stands out less or more is not a character before a background
+AUTO = ("alpha", "background", "mediapipe", "rembg", "attention", "grabcut")  # in this order, after what was drawn
 MISSING = {
+    "mediapipe": "mediapipe, or the model inside it, is not installed here: paint over the character.",
     "rembg": "rembg is not installed: draw a mask, or give a picture with a transparent background.",
     "attention": "attention is not available here: draw a mask, or give a picture with a transparent background.",
 }
@@ -25,14 +25,16 @@ def find_subject(
     source: str = "auto",
     ways: Mapping[str, Way] | None = None,
 ) -> Subject:
-    """The subject of a picture (RGB on white). `ways`: what the host has beside the picture itself, rembg or attention.
+    """The subject of a picture (RGB on white). `ways`: what the host has beside the picture itself, segmenters or attention.
 
-    AlignError where a drawn mask or a chosen source finds nothing: no other way is tried in its place.
+    `auto` takes the first way that finds a subject and is sure of it; if none is, the surest guess. AlignError where a drawn mask or a
+    chosen source finds nothing: no other way is tried in its place.
     """
     known: dict[str, Way] = {
         "drawn": lambda _: _of_drawn(drawn),
         "alpha": lambda _: _of_alpha(alpha),
-        "background": partial(_before_background, strict=source == "auto"),
+        "background": before_background,
+        "grabcut": guessed,
         "whole": lambda seen: everything(*seen.shape[:2]),
         **(ways or {}),
     }
@@ -43,19 +45,25 @@ def find_subject(
             raise AlignError(MISSING.get(source, f"{source[:40]!r} is not a way to find the character."))
         return known[source](rgb)
     failed: list[str] = []
+    guesses: list[Subject] = []
     for name in AUTO:
-        if name not in known or (name == "alpha" and alpha is None):
+        if name not in known or (name == "alpha" and alpha is None) or (name == "grabcut" and guesses):
             continue
         try:
             found = known[name](rgb)
         except AlignError as error:
             failed.append(str(error))
             continue
-        if found.mask.mean() <= FULL:
+        if found.mask.mean() > FULL:
+            failed += found.reasons
+        elif found.guess:
+            guesses.append(found)
+        else:
             return found
-        failed += found.reasons
+    if guesses:
+        return max(guesses, key=lambda one: one.sure)
     told = "SeAl did not find the character on the reference, so the whole picture counts: draw a mask, or make the background transparent."
-    return everything(*rgb.shape[:2], " ".join((told, *failed)))
+    return everything(*rgb.shape[:2], " ".join((told, *dict.fromkeys(failed))))
 
 
 def _of_drawn(drawn: Mask | None) -> Subject:
@@ -72,11 +80,3 @@ def _of_alpha(alpha: Pixels | None) -> Subject:
     if opaque.all():
         raise AlignError("The reference's alpha channel has no transparent part.")
     return subject_of(opaque, "alpha")
-
-
-def _before_background(rgb: Pixels, strict: bool) -> Subject:
-    # Not as a control map's body: a picture's colours may look like joints.
-    found = from_control_map(rgb, "background")
-    if strict and not (found.even and SMALLEST < found.mask.mean() < LARGEST):
-        raise AlignError("The reference's background is not even.")
-    return found

@@ -125,7 +125,8 @@ class Table:
     units: str = row("all", ALIGN, "ControlNet units", "Which units are aligned: `all`, `all but 1`, or their numbers such as `0 2`. Units "
         "that show what something looks like, such as IP-Adapter, are never aligned.", grammar=Units.parse)
     mask_source: str = row("auto", BASIC, "Mask", "How SeAl finds the character on the reference. `auto` takes the best way that this "
-        "reference allows.", choices=("auto", "alpha", "drawn", "background", "rembg", "whole"), studio_choices=("attention",))
+        "reference allows.", studio_choices=("attention",),
+        choices=("auto", "alpha", "drawn", "background", "mediapipe", "rembg", "grabcut", "whole"))
 
     show_aligned: bool = row(False, PICTURES, "Show aligned map", "Add the aligned structure to the results.", axis=False)
     show_match: bool = row(False, PICTURES, "Show match map", "Add a picture that shows which place of the reference each place was "

@@ -1,4 +1,4 @@
-"""Runs one of the studio's commands: `python -m seal_ext.studio COMMAND [args...]`."""
+"""Runs one of the studio's commands: `python dev.py studio COMMAND [args...]`."""
 
 import os
 import sys
@@ -23,7 +23,7 @@ COMMANDS = {
 def main(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         lines = [f"  {name:10} {says}" for name, (_, says) in COMMANDS.items()]
-        print("\n".join(["usage: python -m seal_ext.studio COMMAND [args...]", "", *lines, "", "COMMAND --help shows examples."]))
+        print("\n".join(["usage: python dev.py studio COMMAND [args...]", "", *lines, "", "COMMAND --help shows examples."]))
         return 0
     name, *rest = argv
     if name not in COMMANDS:

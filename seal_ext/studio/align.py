@@ -21,8 +21,8 @@ from seal_ext.studio.models import studio_of
 from seal_ext.studio.pictures import beside, png, read_picture, write_picture
 
 EXAMPLES = """\
-  python -m seal_ext.studio align --reference knight.png --structure pose.png
-  python -m seal_ext.studio align --reference knight.png --structure depth.png --structure-kind depth --set anchor=centre --size 512x768
+  python dev.py studio align --reference knight.png --structure pose.png
+  python dev.py studio align --reference knight.png --structure depth.png --structure-kind depth --set anchor=centre --size 512x768
 """
 KINDS = ("auto", *BLACK_BEHIND, "depth", "render")
 SMALLEST, LARGEST = 64, 4096

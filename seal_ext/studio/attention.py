@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seal_ext import rembg
+from seal_ext import segmenters
 from seal_ext.core.cross_attention import attention_on, heat, on_picture, places, subject_words
 from seal_ext.core.grabcut import from_probability
 from seal_ext.core.noise import reference_noise
@@ -27,7 +27,7 @@ def ways(studio: Callable[[], Studio], prompt: str = "", words: str | None = Non
         subject_words(prompt, words)  # without any there is nothing to ask
         return from_probability(rgb, subject_heat(studio(), rgb, prompt or str(words), words))
 
-    return {**rembg.ways(), "attention": attention}
+    return {**segmenters.ways(), "attention": attention}
 
 
 @torch.no_grad()

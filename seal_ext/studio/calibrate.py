@@ -25,9 +25,9 @@ from seal_ext.studio.models import Studio, studio_of
 from seal_ext.studio.warp import USUAL, Warp
 
 EXAMPLES = """\
-  python -m seal_ext.studio calibrate --reference anna.png --out anna.json
-  python -m seal_ext.studio calibrate --checkpoint sdxl.safetensors --reference anna.png --prompt "a woman with red hair" --out sdxl.json
-  python -m seal_ext.studio generate --checkpoint sdxl.safetensors --preset sdxl.json --reference anna.png --prompt "a woman running"
+  python dev.py studio calibrate --reference anna.png --out anna.json
+  python dev.py studio calibrate --checkpoint sdxl.safetensors --reference anna.png --prompt "a woman with red hair" --out sdxl.json
+  python dev.py studio generate --checkpoint sdxl.safetensors --preset sdxl.json --reference anna.png --prompt "a woman running"
 """
 AT = (900, 650, 400, 150)  # timesteps: two of the early half, two of the late
 KEEP = 0.5  # of the score of a grid's best layer: what matches worse is left alone

@@ -65,7 +65,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("settings", "`python -m seal_ext.studio settings` lists them all")
+    group = parser.add_argument_group("settings", "`python dev.py studio settings` lists them all")
     group.add_argument("--preset", default="balanced", metavar="NAME|FILE", help=f"{', '.join(PRESETS)}, or a .json file of settings")
     group.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", dest="changes", help="one setting; may be repeated")
 

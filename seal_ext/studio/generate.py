@@ -27,11 +27,11 @@ from seal_ext.studio.models import SAMPLERS, Studio, studio_of
 from seal_ext.studio.pictures import beside, png, read_picture, write_picture
 
 EXAMPLES = """\
-  python -m seal_ext.studio generate --prompt "a woman running, in a meadow" --out plain.png
-  python -m seal_ext.studio generate --reference anna.png --structure running.png --prompt "a woman running, in a meadow" --maps
-  python -m seal_ext.studio generate --reference anna.png --prompt "a woman in a green shirt, running" \\
+  python dev.py studio generate --prompt "a woman running, in a meadow" --out plain.png
+  python dev.py studio generate --reference anna.png --structure running.png --prompt "a woman running, in a meadow" --maps
+  python dev.py studio generate --reference anna.png --prompt "a woman in a green shirt, running" \\
       --appearance-prompt "a woman in a red shirt, running" --preset strong --set tau_late=0.4 --seed 7 --count 4
-  python -m seal_ext.studio generate --checkpoint sdxl.safetensors --preset calibrated.json --reference anna.png --prompt "a woman running"
+  python dev.py studio generate --checkpoint sdxl.safetensors --preset calibrated.json --reference anna.png --prompt "a woman running"
 """
 Progress = Callable[[float, str], None]
 LARGEST_SEED = 1 << 63

@@ -8,8 +8,8 @@ from seal_ext.settings import PRESETS, TABLE, Setting
 from seal_ext.studio.cli import Parser
 
 EXAMPLES = """\
-  python -m seal_ext.studio settings
-  python -m seal_ext.studio generate --prompt "a cat" --reference cat.png --set tau_late=0.4 --set blocks="mid up.3-"
+  python dev.py studio settings
+  python dev.py studio generate --prompt "a cat" --reference cat.png --set tau_late=0.4 --set blocks="mid up.3-"
 """
 WIDTH = 100
 

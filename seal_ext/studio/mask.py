@@ -18,8 +18,8 @@ from seal_ext.studio.models import Studio, studio_of
 from seal_ext.studio.pictures import beside, png, read_picture, write_picture
 
 EXAMPLES = """\
-  python -m seal_ext.studio mask --reference knight.png
-  python -m seal_ext.studio mask --reference photo.jpg --subject "a woman" --set mask_source=attention --checkpoint sd15.safetensors
+  python dev.py studio mask --reference knight.png
+  python dev.py studio mask --reference photo.jpg --subject "a woman" --set mask_source=attention --checkpoint sd15.safetensors
 """
 
 
@@ -42,7 +42,7 @@ def find_subject(
 
 def say(subject: Subject) -> None:
     box = subject.box
-    print(f"subject: {subject.source}, {subject.mask.mean():.0%} of the picture, "
+    print(f"subject: {subject.source}{' (a guess)' if subject.guess else ''}, {subject.mask.mean():.0%} of the picture, "
           f"from ({box.x0:.0f}, {box.y0:.0f}) to ({box.x1:.0f}, {box.y1:.0f})")  # fmt: skip
     for reason in subject.reasons:
         print(f"  {reason}")

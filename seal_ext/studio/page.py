@@ -24,8 +24,8 @@ from seal_ext.studio.models import Studio, studio_of
 from seal_ext.studio.pictures import read_picture
 
 EXAMPLES = """\
-  python -m seal_ext.studio page
-  python -m seal_ext.studio page --checkpoint sdxl.safetensors --port 7900
+  python dev.py studio page
+  python dev.py studio page --checkpoint sdxl.safetensors --port 7900
 """
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 HIDDEN = ("enabled", "hires", "hires_factor")  # the page is always on and has no second pass

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, PngImagePlugin
+from PIL import Image, PngImagePlugin
 
+from seal_ext.core.pixels import AlignError
+from seal_ext.decoding import check_size, upright
 from seal_ext.studio.cli import UserError
 
 LARGEST_FILE = 256 * 2**20  # bytes
-LARGEST_AREA = 64 * 10**6  # pixels
 SMALLEST_SIDE = 8
 OPAQUE = 250  # alpha from here on is an encoder's rounding, not transparency
 
@@ -23,11 +24,12 @@ def read_picture(path: Path | str, name: str = "the picture") -> np.ndarray:
             raise UserError(f"{name} {path} is larger than {LARGEST_FILE >> 20} MB")
         with Image.open(path) as image:
             width, height = image.size  # known before anything is decoded
-            if width * height > LARGEST_AREA:
-                raise UserError(f"{name} {path} has {width} × {height} pixels; at most {LARGEST_AREA // 10**6} million are read")
             if min(width, height) < SMALLEST_SIDE:
                 raise UserError(f"{name} {path} has {width} × {height} pixels; at least {SMALLEST_SIDE} a side are needed")
-            return _bytes(ImageOps.exif_transpose(image))
+            check_size(width, height)
+            return _bytes(image)
+    except AlignError as error:
+        raise UserError(f"{name} {path} {str(error).rstrip('.')}") from None
     except FileNotFoundError:
         raise UserError(f"{name} {path} does not exist") from None
     except IsADirectoryError:
@@ -39,14 +41,8 @@ def read_picture(path: Path | str, name: str = "the picture") -> np.ndarray:
 
 
 def _bytes(image: Image.Image) -> np.ndarray:
-    if image.mode.startswith(("I", "F")):  # 16-bit depth maps: Pillow would clip them to white
-        levels = np.asarray(image, np.float64)
-        top = 65535 if levels.max() > 255 else 255 if levels.max() > 1 else 1
-        return np.repeat((levels.clip(0, top) / top * 255).round().astype(np.uint8)[..., None], 3, 2)
-    if "A" in image.getbands() or "transparency" in image.info:
-        array = np.array(image.convert("RGBA"))
-        return array if array[..., 3].min() < OPAQUE else np.ascontiguousarray(array[..., :3])
-    return np.array(image.convert("RGB"))
+    array = np.array(upright(image))
+    return array if array[..., 3:].size and array[..., 3].min() < OPAQUE else np.ascontiguousarray(array[..., :3])
 
 
 def write_picture(picture: np.ndarray, path: Path, told: dict[str, str] | None = None) -> Path:

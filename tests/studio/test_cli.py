@@ -32,7 +32,7 @@ def test_every_command_has_examples(name, capsys):
     with pytest.raises(SystemExit) as left:
         run(main, [name, "--help"])
     told = capsys.readouterr().out
-    assert left.value.code == 0 and "examples:" in told and f"python -m seal_ext.studio {name}" in told
+    assert left.value.code == 0 and "examples:" in told and f"python dev.py studio {name}" in told
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from seal_ext import decoding
 from seal_ext.core.pixels import on_white
-from seal_ext.studio import pictures
 from seal_ext.studio.cli import UserError
 from seal_ext.studio.pictures import read_picture, write_picture
 
@@ -58,8 +58,8 @@ def test_what_cannot_be_read_is_named(tmp_path):
 
 def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path, monkeypatch):
     Image.new("RGB", (64, 64)).save(tmp_path / "x.png")
-    monkeypatch.setattr(pictures, "LARGEST_AREA", 1000)
-    with pytest.raises(UserError, match="64 × 64"):
+    monkeypatch.setattr(decoding, "MOST_PIXELS", 1000)
+    with pytest.raises(UserError, match="megapixels"):
         read_picture(tmp_path / "x.png")
 
 

@@ -48,7 +48,7 @@ class Session:
         self.passing: SamplingPass | None = None
         if self.settings.show_match and len(self.references) > 1:
             self.note("The match map can show only one reference. With several there is none.")
-        for sentence in (reason for one in self.subjects if not one.known for reason in one.reasons):
+        for sentence in (reason for one in self.subjects if one.guess or not one.known for reason in one.reasons):
             self.note(sentence)
 
     @property
