@@ -7,9 +7,10 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from .mask import Box, Subject, subject_of
+from .mask import SIDES, Box, Subject, subject_of
 from .pixels import AlignError, Mask, Pixels, as_rgb, checked_image
-from .skeleton import KNEES_AND_ANKLES, Skeleton, capsules, flesh, read_skeleton
+from .proportions import capsules, flesh
+from .skeleton import ANKLES, HEAD, KNEES, KNEES_AND_ANKLES, Skeleton, read_skeleton
 
 WORK_PIXELS = 1 << 20  # larger images are segmented at reduced size
 FLAT = 12  # levels of 255 by which a background may waver
@@ -71,9 +72,14 @@ def body_of(skeleton: Skeleton, height: int, width: int) -> Subject:
     ends = np.array([(end, end) for a, b, _ in parts for end in (a, b)]).reshape(-1, 4)
     reach = np.repeat([radius for *_, radius in parts], 2)[:, None] * np.array([-1, -1, 1, 1])
     low, high = (ends + reach).min(0)[:2], (ends + reach).max(0)[2:]
-    legs = bool(skeleton.seen[list(KNEES_AND_ANKLES)].any())
-    cut, reasons = ((), ()) if legs else (("bottom",), ("The pose map shows no legs, so the body goes on below it.",))
-    return Subject(mask, Box(*map(float, (*low, *high))), "skeleton", cut, skeleton=skeleton, clear=legs, reasons=reasons)
+    box, seen = Box(*map(float, (*low, *high))), skeleton.seen
+    # Only a side that touches the frame is cut there, and only of a body that may go on: what ends in wrists, feet and a head is whole.
+    whole = seen[[4, 7, *ANKLES]].all() and seen[list(HEAD)].any()
+    touches = (box.x0 <= 0, box.y0 <= 0, box.x1 >= width, box.y1 >= height)
+    cut = () if whole else tuple(side for side, touch in zip(SIDES, touches, strict=True) if touch)
+    clear = bool(seen[list(ANKLES)].any() or (cut and seen[list(KNEES)].any()))
+    reasons = () if seen[list(KNEES_AND_ANKLES)].any() else ("The pose map shows no legs, so the body goes on below it.",)
+    return Subject(mask, box, "skeleton", cut, skeleton=skeleton, clear=clear, reasons=reasons)
 
 
 Grow = Callable[[Mask], Mask]
