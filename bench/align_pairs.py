@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -44,6 +44,7 @@ class Pair:
     disturbed: str
     canvas: tuple[int, int]
     reference: Skeleton
+    whole: Skeleton  # with what the frame cuts off
     structure: np.ndarray
     there: np.ndarray  # (18, 2) on the map; NaN where there is none at all
     right: np.ndarray  # where those belong on the canvas
@@ -85,7 +86,8 @@ def world_joints(seeds: range) -> list[np.ndarray]:
 def _limb(points: np.ndarray, joints: tuple[int, int, int], angles: Sequence[float], short: Sequence[float] = (1, 1)) -> None:
     """Poses one limb by forward kinematics; angles in degrees from the torso's own way down, the second from the first bone."""
     start, lengths = points[joints[0]], [np.hypot(*(points[b] - points[a])) for a, b in zip(joints, joints[1:], strict=False)]
-    down = np.nanmean(points[[8, 11]], 0) - points[1]
+    hips = points[[8, 11]][np.isfinite(points[[8, 11], 0])]
+    down = (hips if len(hips) else points[[1]] + (0, 1)).mean(0) - points[1]
     heading = np.arctan2(down[0], down[1]) if np.isfinite(down).all() else 0.0
     for joint, angle, length, factor in zip(joints[1:], angles, lengths, short, strict=True):
         heading += np.radians(angle)
@@ -150,17 +152,15 @@ def _cropped(points: np.ndarray, size: tuple[float, float]) -> np.ndarray:
     return np.where(inside[:, None], points, np.nan)
 
 
-def _frame(points: np.ndarray, chance: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """A frame, low and high, that cuts the body off below its torso or at one side."""
-    (low, high), torso = _within(points), points[list(TORSO)]
+def _frame(points: np.ndarray, around: tuple[np.ndarray, np.ndarray], chance: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """What is left of a frame, low and high, that cuts the body off below its torso or beside it."""
+    (low, high), torso = around, points[list(TORSO)]
+    inner, outer = (np.nanmin(torso, 0), np.nanmax(torso, 0)), (np.nanmin(points, 0), np.nanmax(points, 0))
     if chance.random() < 0.7:
-        most = np.nanmax(torso[:, 1])
-        high = np.array([high[0], chance.uniform(min(most, high[1]), high[1])])
-    elif chance.random() < 0.5:
-        low = np.array([chance.uniform(low[0], max(np.nanmin(torso[:, 0]), low[0])), low[1]])
-    else:
-        high = np.array([chance.uniform(min(np.nanmax(torso[:, 0]), high[0]), high[0]), high[1]])
-    return low, high
+        return low, np.array([high[0], chance.uniform(inner[1][1], outer[1][1])])
+    if chance.random() < 0.5:
+        return np.array([chance.uniform(outer[0][0], inner[0][0]), low[1]]), high
+    return low, np.array([chance.uniform(inner[1][0], outer[1][0]), high[1]])
 
 
 def _beside(points: np.ndarray, other: np.ndarray, chance: np.random.Generator) -> np.ndarray:
@@ -184,15 +184,14 @@ def pair(base: np.ndarray, other: np.ndarray, pose: str, disturbed: str, chance:
     origin = chance.random(2) * (size - k * (high - low)) - k * low
     base, again = k * base + origin, k * again + origin
     if disturbed == "reference cut":  # the canvas is what is left of it, and all that stays moves with it
-        low, high = _frame(base, chance)
-        low, high = np.maximum(low, 0), np.minimum(high, size)
+        low, high = _frame(base, (np.zeros(2), size.astype(float)), chance)
         canvas = (int(high[0] - low[0]), int(high[1] - low[1]))
         base, again = base - low, again - low
     reference = _cropped(base, canvas)
     times = float(np.exp(chance.uniform(np.log(0.3), np.log(3.0))))
     there = times * again
     crowd = [there] + ([_beside(there, other, chance)] if disturbed == "second person" else [])
-    low, high = _frame(there, chance) if disturbed == "structure cut" else _within(np.concatenate(crowd))
+    low, high = _frame(there, _within(there), chance) if disturbed == "structure cut" else _within(np.concatenate(crowd))
     free = np.maximum(0, np.array(CANVASES[chance.integers(len(CANVASES))]) - (high - low)) * (disturbed != "structure cut")
     low = low - chance.random(2) * free
     size = tuple(int(n) for n in np.maximum(64, high - low + free * 0.999))
@@ -200,7 +199,7 @@ def pair(base: np.ndarray, other: np.ndarray, pose: str, disturbed: str, chance:
     shown = [_cropped(points, size) for points in crowd]
     if disturbed in HIDDEN:
         reference, shown = _hidden(reference, HIDDEN[disturbed], chance), [_hidden(shown[0], HIDDEN[disturbed], chance)]
-    return Pair(pose, disturbed, canvas, Skeleton(reference), paint(shown[::-1], size), there, again)
+    return Pair(pose, disturbed, canvas, Skeleton(reference), Skeleton(base), paint(shown[::-1], size), there, again)
 
 
 def pairs(bases: Sequence[np.ndarray], count: int) -> Iterator[Pair]:
@@ -218,18 +217,17 @@ def pairs(bases: Sequence[np.ndarray], count: int) -> Iterator[Pair]:
                 break
 
 
-def subject(reference: Skeleton, canvas: tuple[int, int], joints: bool) -> Subject:
+def subject(given: Pair, joints: bool) -> Subject:
     """The reference as its mask shows it, with its joints or without."""
-    drawn = body_of(reference, canvas[1], canvas[0])
-    found = subject_of(drawn.mask, "mask", every=True)
-    return Subject(found.mask, found.box, "mask", found.cut, skeleton=reference if joints else None)
+    drawn = body_of(given.whole, given.canvas[1], given.canvas[0])
+    return replace(subject_of(drawn.mask, "mask", every=True), skeleton=given.reference if joints else None)
 
 
 def judged(given: Pair, joints: bool = True) -> Result:
     """What AnchorAlign makes of a pair with the defaults of the product."""
     try:
         settings = Settings()
-        stands = subject(given.reference, given.canvas, joints)
+        stands = subject(given, joints)
         found = anchor_align(stands, given.structure, given.canvas, kind="skeleton", room=settings.room, **settings.alignment())
     except AlignError:
         return Result(given.pose, given.disturbed, 0.0, 0.0, True)

@@ -10,7 +10,7 @@ import numpy as np
 
 from .canvas import FILL, resize_mode, whole_size
 from .control_map import LINES, body_of, figure_of, from_control_map
-from .geometry import Alignment, Correction, align
+from .geometry import STAYS, Alignment, Correction, align
 from .mask import Box, Subject
 from .pixels import AlignError, Mask, Pixels, as_rgb, checked_image
 from .skeleton import Skeleton, read_skeletons
@@ -18,6 +18,7 @@ from .warping import apply
 
 OFF = "AnchorAlign is off, so the structure stays where it is."
 UNKNOWN = "SeAl does not know where the character stands on the reference, so the structure stays where it is: draw a mask."
+UNREAD = "SeAl cannot read a body from the pose, so it stays where it is. You can drag it in the preview."
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +71,8 @@ def anchor_align(
     known = subject is not None and subject.known
     if subject is None or not known:
         found = _placed(image, canvas, mode, reference_mode, OFF if subject is None else UNKNOWN)
+    elif subject.skeleton and kind == "skeleton" and not bodies:
+        found = _placed(image, canvas, mode, reference_mode, UNREAD)
     else:
         # A second part of an edge map is another limb, not another subject.
         shown = body_of(bodies[0], *image.shape[:2]) if bodies else from_control_map(image, kind, every=kind in LINES)
@@ -103,4 +106,4 @@ def _placed(image: Pixels, canvas: tuple[int, int], mode: str | int, reference_m
     width, height = whole_size(canvas, "canvas")
     everything = Box(0.0, 0.0, float(width), float(height))
     size = image.shape[1], image.shape[0]
-    return Alignment((width, height), size, resize_mode(mode), resize_mode(reference_mode), everything, everything, reasons=(why,))
+    return Alignment((width, height), size, resize_mode(mode), resize_mode(reference_mode), everything, everything, rule=STAYS, reasons=(why,))

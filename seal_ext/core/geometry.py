@@ -117,12 +117,12 @@ def align(
         grain = GRAIN * max(placed[0].scale), GRAIN * max(placed[1].scale)
         found = _on_joints(start, a.skeleton, s.skeleton, grain)
         free: tuple[str, ...] = (*a.cut, *s.cut)  # joints are where they belong, so what a frame cuts may stay cut
-        found = _fitted(found, (), free, margin) if fit and found.rule != STAYS else found
+        found = _fitted(found, _around(s.skeleton), (), free, margin) if fit and found.rule != STAYS else found
     elif {"left", "right"} <= set(s.cut) or {"top", "bottom"} <= set(s.cut):
         found = start.because("The structure fills its frame from side to side, so it stays where it is.")
     else:
         found = _anchored(_scaled(start, a, s, rule, alike), a.unseen, s.unseen)
-        found = _fitted(found, s.cut, (), margin) if fit else found
+        found = _fitted(found, s.box, s.cut, (), margin) if fit else found
         found = _on_pixels(found) if alike and found.scale == 1 else found
     return _corrected(found, correction)
 
@@ -166,11 +166,17 @@ def _anchored(found: Alignment, reference_cut: tuple[str, ...], structure_cut: t
     return replace(found, anchor=anchor, shift=(a[0] - found.scale * s[0], a[1] - found.scale * s[1]), reasons=reasons)
 
 
-def _fitted(found: Alignment, cut: tuple[str, ...], free: tuple[str, ...], margin: float) -> Alignment:
+def _around(body: Skeleton) -> Box:
+    """The joints' own box: the flesh around them is a guess, and nobody is moved for a guess."""
+    points = body.points[body.seen]
+    return Box(*map(float, (*points.min(0), *points.max(0))))
+
+
+def _fitted(found: Alignment, box: Box, cut: tuple[str, ...], free: tuple[str, ...], margin: float) -> Alignment:
     """Moves the aligned subject into the canvas, shrinks it first if it is larger. A side that the structure's frame cuts stays cut, and at
     a side that is free it may leave the canvas."""
     width, height = found.canvas
-    edge, box = margin * min(width, height), found.structure_box
+    edge = margin * min(width, height)
     spans = ((box.x0, box.x1, width, "left", "right"), (box.y0, box.y1, height, "top", "bottom"))
     scale = found.scale
     for low, high, length, *sides in spans:
@@ -180,7 +186,7 @@ def _fitted(found: Alignment, cut: tuple[str, ...], free: tuple[str, ...], margi
     if scale < found.scale - SLACK:
         reasons += (f"At its right size the subject would leave the canvas; it is {scale / found.scale:.0%} as large as it should be.",)
     anchor = _point(found.aligned_box, found.anchor)
-    origin = _point(box, found.anchor)
+    origin = _point(found.structure_box, found.anchor)
     shift = [anchor[i] - scale * origin[i] for i in (0, 1)]
     for i, (low, high, length, first, last) in enumerate(spans):
         before = shift[i]

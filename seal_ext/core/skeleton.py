@@ -25,7 +25,7 @@ ROUND = 0.42  # of its square a joint fills at least: the lines of a hand fill l
 PAINTED = 0.4  # of a bone must be seen
 DOTS = 0.5  # of all that is painted, in a map that shows joints without bones
 FEWEST = 4  # joints that make a body
-NEAR = 0.75  # of its extent, up to which a part without its bone belongs to a body
+NEAR = 0.75  # of both parts' extent together: the widest gap between two parts of one body
 
 Joint = tuple[int, int]  # which joint, and which spot of its hue
 
@@ -114,19 +114,29 @@ def _parts(spots: list[np.ndarray], hue: np.ndarray, vivid: np.ndarray) -> list[
 
 def _joined(parts: list[dict[int, int]], spots: list[np.ndarray]) -> list[dict[int, int]]:
     """A hidden or missing joint leaves a body in parts: a part joins the nearest body that lacks all of its joints."""
-    places = {id(part): np.array([spots[joint][spot] for joint, spot in part.items()]) for part in parts}
     bodies: list[dict[int, int]] = []
-    for part in sorted(parts, key=lambda part: (-len(part), -float(np.ptp(places[id(part)], 0).max()))):
-        gaps = [(float(np.hypot(*(places[id(part)][:, None] - places[id(body)]).T).min()), n) for n, body in enumerate(bodies)]
-        extent = [max(np.ptp(places[id(one)], 0).max() for one in (part, body)) for body in bodies]
-        nearest = next((n for gap, n in sorted(gaps) if gap < NEAR * extent[n] and not bodies[n].keys() & part.keys()), None)
-        if nearest is None:
-            bodies.append(part)
+    for part in sorted(parts, key=lambda part: (-len(part), -_extent(_places(part, spots)))):
+        gaps = [(_gap(_places(part, spots), _places(body, spots)), n) for n, body in enumerate(bodies) if not body.keys() & part.keys()]
+        gap, nearest = min(gaps, default=(np.inf, -1))
+        if gap < NEAR:
+            bodies[nearest] = bodies[nearest] | part
         else:
-            joined = bodies[nearest] | part
-            places[id(joined)] = np.concatenate([places[id(bodies[nearest])], places[id(part)]])
-            bodies[nearest] = joined
+            bodies.append(part)
     return bodies
+
+
+def _places(part: dict[int, int], spots: list[np.ndarray]) -> np.ndarray:
+    return np.array([spots[joint][spot] for joint, spot in part.items()])
+
+
+def _extent(places: np.ndarray) -> float:
+    return float(np.ptp(places, 0).max())
+
+
+def _gap(one: np.ndarray, other: np.ndarray) -> float:
+    """How far apart two parts are, as a share of their extent together."""
+    apart = np.hypot(*(one[:, None] - other).transpose(2, 0, 1)).min()
+    return float(apart / max(_extent(np.concatenate([one, other])), 1.0))
 
 
 def _body(part: dict[int, int], spots: list[np.ndarray]) -> np.ndarray:
