@@ -80,7 +80,7 @@ def anchor_align(
         found = found.because(*_others(bodies[1:], found))
     matrix = found.matrix * detail
     there = tuple(body.moved((matrix[0, 0], matrix[1, 1]), (matrix[0, 2], matrix[1, 2])) for body in bodies)
-    return Aligned(apply(structure, found, kind, detail), kind, found, known and found.moves, room, there)
+    return Aligned(apply(structure, found, kind, detail, bodies), kind, found, known and found.moves, room, there)
 
 
 def ordered(bodies: Sequence[Skeleton], which: str) -> list[Skeleton]:

@@ -21,7 +21,7 @@ BRIGHT = 0.8  # joints are painted at full brightness, bones at 60 %
 PIXELS = 1 << 20  # larger maps are read at reduced size
 SPOTS = 512  # a map with more spots of one hue is no skeleton; a hand alone has 21
 SPECK = 0.3  # of a usual joint's area: smaller spots are where two other colours blend
-ROUND = 0.42  # of its square a joint fills at least: the lines of a hand fill less
+ROUND = 0.3  # of its square a joint fills at least, even where another hides half of it; the lines of a hand fill less
 PAINTED = 0.4  # of a bone must be seen
 DOTS = 0.5  # of all that is painted, in a map that shows joints without bones
 FEWEST = 4  # joints that make a body
@@ -63,8 +63,7 @@ def read_skeletons(image: np.ndarray) -> list[Skeleton]:
     height, width = image.shape[:2]
     shrink = min(1.0, (PIXELS / (height * width)) ** 0.5)
     small = cv2.resize(image, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA) if shrink < 1 else image
-    hue, saturation, value = cv2.split(cv2.cvtColor(small.astype(np.float32) / 255, cv2.COLOR_RGB2HSV))
-    vivid = saturation > 0.75
+    hue, vivid, value = hues(small)
     spots, dots = _joint_spots(hue, vivid & (value > BRIGHT))
     if max(map(len, spots)) > SPOTS:
         return []
@@ -77,7 +76,13 @@ def read_skeletons(image: np.ndarray) -> list[Skeleton]:
     return sorted((Skeleton(body).moved(back) for body in bodies), key=lambda body: -body.extent)
 
 
-def _hue_gap(hue: np.ndarray, joint: int) -> np.ndarray:
+def hues(image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Hues in degrees, where they are vivid, and how bright, of an RGB uint8 map."""
+    hue, saturation, value = cv2.split(cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_RGB2HSV))
+    return hue, np.asarray(saturation > 0.75), value
+
+
+def hue_gap(hue: np.ndarray, joint: int) -> np.ndarray:
     gap = np.abs(hue - HUE_STEP * joint)
     return np.asarray(np.minimum(gap, 360 - gap))
 
@@ -86,7 +91,7 @@ def _joint_spots(hue: np.ndarray, bright: np.ndarray) -> tuple[list[np.ndarray],
     """For every joint the centres `(n, 2)` of the round spots that have its hue; and how many pixels all of them have."""
     found = []
     for joint in range(18):
-        mask = (bright & (_hue_gap(hue, joint) < 0.4 * HUE_STEP)).astype(np.uint8)
+        mask = (bright & (hue_gap(hue, joint) < 0.4 * HUE_STEP)).astype(np.uint8)
         _, _, stats, centres = cv2.connectedComponentsWithStats(mask, connectivity=8)
         area, side = stats[1:, cv2.CC_STAT_AREA], stats[1:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]].max(1, initial=1)
         compact = area >= ROUND * side**2
@@ -101,9 +106,11 @@ def _parts(spots: list[np.ndarray], hue: np.ndarray, vivid: np.ndarray) -> list[
     """What bones hold together: for every joint of a part the number of its spot. Every spot has one bone of a kind, the best painted."""
     part_of: dict[Joint, dict[int, int]] = {}
     for number, (a, b) in enumerate(BONES):
-        painted = _painted(spots[a], spots[b], number, hue, vivid)
+        seen = painted(spots[a], spots[b], number, hue, vivid)
+        # A spot half-way along a bone is seen as well as the one at its end, so length counts, too.
+        good = seen**4 * np.hypot(*(spots[a][:, None] - spots[b]).transpose(2, 0, 1))
         taken: set[Joint] = set()
-        for i, j in sorted(np.argwhere(painted > PAINTED).tolist(), key=lambda bone: -painted[bone[0], bone[1]]):
+        for i, j in sorted(np.argwhere(seen > PAINTED).tolist(), key=lambda bone: -good[bone[0], bone[1]]):
             if not taken & {(a, i), (b, j)}:
                 taken |= {(a, i), (b, j)}
                 one, other = part_of.get((a, i), {a: i}), part_of.get((b, j), {b: j})
@@ -148,8 +155,8 @@ def _body(part: dict[int, int], spots: list[np.ndarray]) -> np.ndarray:
     return body
 
 
-def _painted(one: np.ndarray, other: np.ndarray, number: int, hue: np.ndarray, vivid: np.ndarray) -> np.ndarray:
+def painted(one: np.ndarray, other: np.ndarray, number: int, hue: np.ndarray, vivid: np.ndarray) -> np.ndarray:
     """How much of the lines from these spots `(n, 2)` to those `(m, 2)` has the colour of a bone. Generous in hue: tools differ by a step."""
     a, b = one[:, None, None], other[None, :, None]
     x, y = (a + (b - a) * np.linspace(0.15, 0.85, 15)[:, None]).astype(int).transpose(3, 0, 1, 2)
-    return np.asarray((vivid[y, x] & (_hue_gap(hue[y, x], number) < 1.1 * HUE_STEP)).mean(2))
+    return np.asarray((vivid[y, x] & (hue_gap(hue[y, x], number) < 1.1 * HUE_STEP)).mean(2))
