@@ -133,7 +133,8 @@ def _loose(image: np.ndarray, ink: np.ndarray, left: np.ndarray, shapes: Sequenc
     """The dots and sticks among what no body explains: of hands, faces and animals."""
     circles = [(piece, *_circle(piece)) for piece in _pieces(image, left)]
     whole = [(piece, centre, radius) for piece, centre, radius in circles if len(piece) > ROUND * np.pi * radius**2]
-    usual = float(np.percentile([radius for *_, radius in whole], 75)) if whole else 0.0
+    known = [radius for *_, radius in whole] or [shape.radius for shape in shapes if shape.is_dot] or [0.0]
+    usual = float(np.percentile(known, 75))
     dots, rest = [], left.copy()
     for piece, centre, radius in whole:
         if radius >= DOTS[0] * usual:

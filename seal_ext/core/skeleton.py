@@ -22,6 +22,7 @@ PIXELS = 1 << 20  # larger maps are read at reduced size
 SPOTS = 512  # a map with more spots of one hue is no skeleton; a hand alone has 21
 SPECK = 0.3  # of a usual joint's area: smaller spots are where two other colours blend
 ROUND = 0.3  # of its square a joint fills at least, even where another hides half of it; the lines of a hand fill less
+HALF = 0.8  # of a usual joint's area: of smaller ones something is hidden
 PAINTED = 0.4  # of a bone must be seen
 DOTS = 0.5  # of all that is painted, in a map that shows joints without bones
 FEWEST = 4  # joints that make a body
@@ -88,18 +89,25 @@ def hue_gap(hue: np.ndarray, joint: int) -> np.ndarray:
 
 
 def _joint_spots(hue: np.ndarray, bright: np.ndarray) -> tuple[list[np.ndarray], float]:
-    """For every joint the centres `(n, 2)` of the round spots that have its hue; and how many pixels all of them have."""
+    """For every joint the centres `(n, 2)` of the spots that have its hue and may be round; and how many pixels all of them have."""
     found = []
     for joint in range(18):
         mask = (bright & (hue_gap(hue, joint) < 0.4 * HUE_STEP)).astype(np.uint8)
-        _, _, stats, centres = cv2.connectedComponentsWithStats(mask, connectivity=8)
-        area, side = stats[1:, cv2.CC_STAT_AREA], stats[1:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]].max(1, initial=1)
-        compact = area >= ROUND * side**2
-        found.append((area[compact], centres[1:][compact] + 0.5))
-    usual = np.median([area.max() for area, _ in found if len(area)] or [0])
-    large = [area >= max(2, SPECK * usual) for area, _ in found]
-    spots = [centres[kept] for (_, centres), kept in zip(found, large, strict=True)]
-    return spots, float(sum(area[kept].sum() for (area, _), kept in zip(found, large, strict=True)))
+        _, labels, stats, centres = cv2.connectedComponentsWithStats(mask, connectivity=8)
+        area, side = stats[:, cv2.CC_STAT_AREA], stats[:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]].max(1)
+        compact = 1 + np.flatnonzero(area[1:] >= ROUND * side[1:] ** 2)
+        found.append((area[compact], centres[compact] + 0.5, stats[compact], compact, labels))
+    usual = np.median([area.max() for area, *_ in found if len(area)] or [0])
+    spots, painted_on = [], 0.0
+    for area, centres, stats, numbers, labels in found:
+        kept = area >= max(2, SPECK * usual)
+        for n in np.flatnonzero(kept & (area < HALF * usual))[:SPOTS]:  # something hides a part: its circle's middle is not that of what is left
+            x, y, width, height, _ = stats[n]
+            left = np.argwhere(labels[y : y + height, x : x + width] == numbers[n])[:, ::-1].astype(np.float32)
+            centres[n] = np.array(cv2.minEnclosingCircle(left)[0]) + (x + 0.5, y + 0.5)
+        spots.append(centres[kept])
+        painted_on += float(area[kept].sum())
+    return spots, painted_on
 
 
 def _parts(spots: list[np.ndarray], hue: np.ndarray, vivid: np.ndarray) -> list[dict[int, int]]:
