@@ -19,7 +19,7 @@ from .skeleton import Skeleton
 ANCHORS = ("bottom", "centre", "top")
 STAYS = "none"  # the rule of an alignment that moves nothing
 LEAVES = 0.02  # of the canvas: what lies further outside is worth a sentence
-GRAIN = 0.75  # pixels of its own picture by which a joint may be off
+GRAIN = 0.4  # pixels of its own picture by which a joint that was read there may be off
 UNSURE = "The joints that both bodies show do not tell how large the pose must be, so it stays where it is. You can drag it in the preview."
 
 

@@ -18,7 +18,7 @@ OUTSIDE = 0.06  # of the core's extent: a joint further off than this has moved 
 ROUNDS = 25
 AGREED = 0.5  # of the core's weight must lie on its like, or the bodies are turned differently
 MIRROR = 0.15  # by how much more of it left and right exchanged must fit
-CERTAIN = 0.025  # a scale that may be wrong by more than this says nothing; twice as much is a visible error
+CERTAIN = 0.03  # a scale that may be off by more than this says nothing
 FEWEST = 3  # joints of the core that both must show
 
 INSIDE = 0.8  # of the joints must lie on the mask …

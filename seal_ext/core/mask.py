@@ -64,8 +64,8 @@ class Subject:
     def with_room(self, share: float) -> Mask:
         """The mask, wider on all sides by this share of the subject's size: hair and clothes reach beyond joints and limbs."""
         reach = round(share * max(self.box.width, self.box.height))
-        disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
-        return cv2.dilate(self.mask.astype(np.uint8), disc) > 0
+        away = cv2.distanceTransform((~self.mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+        return np.asarray(away <= reach)
 
 
 def subject_of(

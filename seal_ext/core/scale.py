@@ -114,7 +114,7 @@ def calmed(scale: float, alike: float) -> float:
     """A scale that comes from heights, areas or the like, without what a pose alone makes of them: small differences do not count, large
     ones count wholly, and between them nothing jumps."""
     size, least = abs(log(scale)), log1p(alike)
-    calm = min(size, max(0.0, 1.5 * (size - least / 2)))
+    calm = min(size, max(0.0, 2 * (size - least)))
     return exp(copysign(calm, log(scale)))
 
 

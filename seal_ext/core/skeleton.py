@@ -25,6 +25,7 @@ ROUND = 0.3  # of its square a joint fills at least, even where another hides ha
 HALF = 0.8  # of a usual joint's area: of smaller ones something is hidden
 PAINTED = 0.4  # of a bone must be seen
 DOTS = 0.5  # of all that is painted, in a map that shows joints without bones
+PAPER = 0.5  # of the map may be painted: more is no skeleton, whatever colours it has
 FEWEST = 4  # joints that make a body
 NEAR = 0.75  # of both parts' extent together: the widest gap between two parts of one body
 
@@ -66,7 +67,7 @@ def read_skeletons(image: np.ndarray) -> list[Skeleton]:
     small = cv2.resize(image, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA) if shrink < 1 else image
     hue, vivid, value = hues(small)
     spots, dots = _joint_spots(hue, vivid & (value > BRIGHT))
-    if max(map(len, spots)) > SPOTS:
+    if max(map(len, spots)) > SPOTS or (value > 0.2).mean() > PAPER:
         return []
     parts = _parts(spots, hue, vivid)
     # A lone spot is no joint: hands and faces have many. Only where nothing but joints is painted they need no bones.

@@ -18,6 +18,7 @@ from seal_ext.core.control_map import from_control_map
 from seal_ext.core.geometry import ANCHORS, Correction, align
 from seal_ext.core.mask import Box, subject_of
 from seal_ext.core.pixels import AlignError
+from seal_ext.core.scale import calmed
 from seal_ext.core.skeleton import Skeleton, read_skeleton
 from seal_ext.core.warping import apply
 
@@ -79,7 +80,16 @@ def test_sizes_that_are_alike_count_as_the_same():
     assert exact.scale == pytest.approx(80 / 70) and exact.shift[0] % 1
     assert kept.scale == 1 and all(by == round(by) for by in kept.shift) and "nearly the same" in kept.reasons[-1]
     assert point(kept.aligned_box, "bottom") == pytest.approx(point(kept.reference_box, "bottom"), abs=0.5)
-    assert align(reference, larger, (128, 128), alike=0.25).scale > 1.25
+    assert align(reference, larger, (128, 128), alike=0.25).scale == pytest.approx(80 / 50)
+
+
+def test_between_the_same_size_and_another_nothing_jumps():
+    ratios = np.exp(np.linspace(-1.2, 1.2, 2001))
+    found = np.array([calmed(ratio, 0.25) for ratio in ratios])
+    steps = np.diff(np.log(found))
+    assert steps.min() >= -1e-12 and steps.max() < 2.01 * np.diff(np.log(ratios)).max()
+    assert np.allclose(found[(ratios > 0.8) & (ratios < 1.25)], 1) and np.allclose(found[ratios > 1.57], ratios[ratios > 1.57])
+    assert np.allclose([calmed(ratio, 0.0) for ratio in ratios], ratios)
 
 
 @settings(deadline=None)  # the machine may be busy
