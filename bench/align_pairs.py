@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -23,6 +24,7 @@ from seal_ext.core.anchor_align import Aligned, anchor_align
 from seal_ext.core.control_map import body_of
 from seal_ext.core.mask import Subject, subject_of
 from seal_ext.core.pixels import AlignError
+from seal_ext.core.proportions import limb_ratio
 from seal_ext.core.skeleton import BONES, Skeleton
 from seal_ext.settings import Settings
 
@@ -58,7 +60,7 @@ class Result:
     disturbed: str
     scale: float
     place: float
-    refused: bool
+    refused: bool  # SeAl said that it cannot tell, and moved nothing
 
     @property
     def right(self) -> bool:
@@ -85,7 +87,7 @@ def world_joints(seeds: range) -> list[np.ndarray]:
 
 def _limb(points: np.ndarray, joints: tuple[int, int, int], angles: Sequence[float], short: Sequence[float] = (1, 1)) -> None:
     """Poses one limb by forward kinematics; angles in degrees from the torso's own way down, the second from the first bone."""
-    start, lengths = points[joints[0]], [np.hypot(*(points[b] - points[a])) for a, b in zip(joints, joints[1:], strict=False)]
+    start, lengths = points[joints[0]], [np.hypot(*(points[b] - points[a])) for a, b in pairwise(joints)]
     hips = points[[8, 11]][np.isfinite(points[[8, 11], 0])]
     down = (hips if len(hips) else points[[1]] + (0, 1)).mean(0) - points[1]
     heading = np.arctan2(down[0], down[1]) if np.isfinite(down).all() else 0.0
@@ -225,13 +227,17 @@ def subject(given: Pair, joints: bool) -> Subject:
 
 def judged(given: Pair, joints: bool = True) -> Result:
     """What AnchorAlign makes of a pair with the defaults of the product."""
+    found = _aligned(given, joints)
+    return Result(given.pose, given.disturbed, 0.0, 0.0, True) if found is None else _result(given, found)
+
+
+def _aligned(given: Pair, joints: bool) -> Aligned | None:
+    settings = Settings()
+    wishes = settings.alignment()
     try:
-        settings = Settings()
-        stands = subject(given, joints)
-        found = anchor_align(stands, given.structure, given.canvas, kind="skeleton", room=settings.room, **settings.alignment())
+        return anchor_align(subject(given, joints), given.structure, given.canvas, kind="skeleton", room=settings.room, **wishes)
     except AlignError:
-        return Result(given.pose, given.disturbed, 0.0, 0.0, True)
-    return _result(given, found)
+        return None
 
 
 def _result(given: Pair, found: Aligned) -> Result:
@@ -243,3 +249,28 @@ def _result(given: Pair, found: Aligned) -> Result:
     size = [np.ptp(points[known], 0).max() for points in (given.there, given.right)]
     scale = float(np.log(matrix[0, 0] * size[0] / size[1]))
     return Result(given.pose, given.disturbed, scale, place, not found.moves)
+
+
+def real_pairs(bases: Sequence[np.ndarray]) -> Iterator[Pair]:
+    """Every body as the pose of every other, as they are. What is right is not known; what is expected: the structure's own head and torso
+    on the reference's, each joint that both show."""
+    canvas, side = (512, 512), 512.0
+    for i, one in enumerate(bases):
+        for j, other in enumerate(bases):
+            if i != j and np.isfinite(one).all(1).sum() >= 4 and np.isfinite(other).all(1).sum() >= 4:
+                reference = Skeleton(_cropped(side * one, canvas))
+                yield Pair("real", "whole", canvas, reference, reference, paint([side * other], canvas), side * other, side * one)
+
+
+def real(given: Pair) -> Result:
+    """How far head and torso lie from the reference's, where both show them; the scale's error is against the limbs' lengths."""
+    found = _aligned(given, True)
+    both = given.reference.seen & np.isfinite(given.there).all(1)
+    core = [joint for joint in HEAD + TORSO if both[joint]]
+    if found is None or not found.moves or not core:
+        return Result("real", "whole", 0.0, 0.0, True)
+    matrix = found.alignment.matrix
+    moved = given.there[core] @ matrix[:, :2].T + matrix[:, 2]
+    place = float(np.hypot(*(moved - given.right[core]).mean(0))) / given.reference.extent
+    limbs = limb_ratio(given.reference, Skeleton(given.there))
+    return Result("real", "whole", float(np.log(matrix[0, 0] / limbs[0])) if limbs else 0.0, place, False)

@@ -106,4 +106,6 @@ def _placed(image: Pixels, canvas: tuple[int, int], mode: str | int, reference_m
     width, height = whole_size(canvas, "canvas")
     everything = Box(0.0, 0.0, float(width), float(height))
     size = image.shape[1], image.shape[0]
-    return Alignment((width, height), size, resize_mode(mode), resize_mode(reference_mode), everything, everything, rule=STAYS, reasons=(why,))
+    return Alignment(
+        (width, height), size, resize_mode(mode), resize_mode(reference_mode), everything, everything, rule=STAYS, reasons=(why,)
+    )

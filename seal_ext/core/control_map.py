@@ -143,7 +143,7 @@ def reduced(image: Pixels, pixels: int) -> tuple[Pixels, Grow]:
 
 
 def _filled(lines: Mask, share: float) -> tuple[Mask, bool]:
-    """The inside of an outline, and whether there is one: gaps up to this share of the side are bridged, the frame's edge closes what it cuts."""
+    """The inside of an outline, and whether there is one: this share of the side is bridged, the frame closes what it cuts."""
     reach = max(1, round(share * max(lines.shape)))
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
     wide = np.pad(lines.astype(np.uint8), reach + 1)

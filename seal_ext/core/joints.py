@@ -94,7 +94,7 @@ def _shifted(a: np.ndarray, b: np.ndarray, weight: np.ndarray, scale: float) -> 
 def _error(a: np.ndarray, trust: np.ndarray, scale: float, grain: tuple[float, float]) -> float:
     """How far off a scale is that joints of this accuracy and this far apart give, as a share of it."""
     apart = float((trust[:, None] * (a - np.average(a, 0, trust)) ** 2).sum()) ** 0.5
-    return float(np.hypot(grain[0], scale * grain[1])) / max(apart, 1e-6)
+    return float(np.hypot(grain[0], scale * grain[1]) / max(apart, 1e-6))
 
 
 def refused(found: Skeleton, subject: Subject) -> str | None:

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from .skeleton import BONES, HUE_STEP, Skeleton, hue_gap, hues, painted
+from .skeleton import BONES, HUE_STEP, INK, Skeleton, colour_of, hue_gap, hues, painted
 
-INK = 40  # levels of 255 from which on a pixel is painted
 EXPLAINED = {True: 0.5, False: 0.9}  # of the paint, crisp or not, must be bodies, sticks and dots, or the map is something else
 SHOWN = 0.3  # of a bone that must be seen where its joints are
 TAPERED = 0.9  # of its middle's width a stick has at a fifth, if it is an ellipse
@@ -52,7 +51,13 @@ def redrawn(
     `matrix` counts from pixel corners; `thicker`: by how much strokes grow, whatever the figures do; `crisp`: whether each colour is pure.
     """
     ink = image.max(2) > INK
-    shapes = [shape for body in bodies for shape in _of_body(image, ink, body)]
+    if not ink.any():
+        return None
+    drawn, (x, y) = _cropped(ink, 4)
+    ink, image = drawn > 0, np.ascontiguousarray(image[y : y + len(drawn), x : x + drawn.shape[1]])
+    matrix, bodies = np.column_stack([matrix[:, :2], matrix @ (x, y, 1)]), [body.moved((1.0, 1.0), (-x, -y)) for body in bodies]
+    hue, vivid, _ = hues(image)
+    shapes = [shape for body in bodies for shape in _of_body(image, ink, hue, vivid, body)]
     left = ink & ~_covered(shapes, ink.shape)
     if crisp:
         shapes += _loose(image, ink, left, shapes)
@@ -96,9 +101,9 @@ def _covered(shapes: Sequence[Shape], size: tuple[int, ...]) -> np.ndarray:
     return mask > 0
 
 
-def _of_body(image: np.ndarray, ink: np.ndarray, body: Skeleton) -> list[Shape]:
+def _of_body(image: np.ndarray, ink: np.ndarray, hue: np.ndarray, vivid: np.ndarray, body: Skeleton) -> list[Shape]:
     """Its bones and joints, as far as the map shows them, in the colours and the thickness it has them."""
-    (hue, vivid, _), (height, width) = hues(image), ink.shape
+    height, width = ink.shape
     inner = cv2.distanceTransform(np.pad(ink.astype(np.uint8), 1), cv2.DIST_L2, 5)[1:-1, 1:-1]
 
     def at(place: np.ndarray) -> tuple[int, int]:
@@ -111,13 +116,14 @@ def _of_body(image: np.ndarray, ink: np.ndarray, body: Skeleton) -> list[Shape]:
             own = [image[place] for place in on_line if vivid[place] and hue_gap(hue[place], number) < 1.1 * HUE_STEP]
             wide = [float(inner[at(points[a] + (points[b] - points[a]) * t)]) for t in (0.5, 0.2, 0.8)]
             sticks.append((a, b, np.median(own, 0), wide))
-    joints = [j for j in np.flatnonzero(seen) if vivid[at(points[j])] and hue_gap(hue[at(points[j])], j) < 0.6 * HUE_STEP]
-    if not sticks or not joints:
+    if not sticks:
         return []
     thick = float(np.median([wide[0] for *_, wide in sticks])) - 0.5
     tapered = float(np.median([min(wide[1:]) for *_, wide in sticks])) - 0.5 < TAPERED * thick
-    dot = float(np.median([inner[at(points[j])] for j in joints])) - 0.5
-    dots = [Shape(_place(points[j]), _place(points[j]), dot, _colour(image[at(points[j])])) for j in joints]
+    dot = float(np.median([inner[at(points[j])] for j in np.flatnonzero(seen)])) - 0.5
+    for j in np.flatnonzero(seen).tolist():
+        shown = vivid[at(points[j])] and hue_gap(hue[at(points[j])], j) < 0.6 * HUE_STEP  # or another joint hides its middle
+        dots.append(Shape(_place(points[j]), _place(points[j]), dot, _colour(image[at(points[j])]) if shown else colour_of(j)))
     return [Shape(_place(points[a]), _place(points[b]), thick, _colour(own), tapered) for a, b, own, _ in sticks] + dots
 
 
@@ -162,14 +168,25 @@ def _circle(piece: np.ndarray) -> tuple[tuple[float, float], float]:
 def _pieces(image: np.ndarray, left: np.ndarray, bridge: int = 0, over: np.ndarray | None = None) -> list[np.ndarray]:
     """The pixels `(n, 2)` of every connected piece of one colour; `bridge`: the widest gap, over other paint, that does not part it."""
     pieces: list[np.ndarray] = []
-    for colour in np.unique(image[left], axis=0):
-        own = (left & (image == colour).all(2)).astype(np.uint8)
-        joined = own if over is None else cv2.morphologyEx(own, cv2.MORPH_CLOSE, np.ones((bridge + 1, bridge + 1), np.uint8)) & over
-        _, labels, stats, _ = cv2.connectedComponentsWithStats(joined.astype(np.uint8), connectivity=8)
+    codes = np.where(left, image.astype(np.int32) @ np.array([65536, 256, 1], np.int32), -1)
+    for code in np.unique(codes)[1:].tolist():
+        own, (x0, y0) = _cropped(codes == code, bridge)
+        joined = own
+        if over is not None:
+            near = cv2.morphologyEx(own, cv2.MORPH_CLOSE, np.ones((bridge + 1, bridge + 1), np.uint8))
+            joined = near * over[y0 : y0 + own.shape[0], x0 : x0 + own.shape[1]]
+        _, labels, stats, _ = cv2.connectedComponentsWithStats(joined, connectivity=8)
         for number, (x, y, width, height, _) in enumerate(stats[1:], 1):
             inside = (labels[y : y + height, x : x + width] == number) & (own[y : y + height, x : x + width] > 0)
-            pieces.append(np.argwhere(inside)[:, ::-1] + (x, y))
+            pieces.append(np.argwhere(inside)[:, ::-1] + (x0 + x, y0 + y))
     return [piece for piece in pieces if len(piece)]
+
+
+def _cropped(mask: np.ndarray, room: int) -> tuple[np.ndarray, tuple[int, int]]:
+    """The part of a mask that holds something, as bytes, and where it begins."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    x, y = max(0, int(columns[0]) - room), max(0, int(rows[0]) - room)
+    return mask[y : rows[-1] + room + 1, x : columns[-1] + room + 1].astype(np.uint8), (x, y)
 
 
 def _stick(piece: np.ndarray, image: np.ndarray, ink: np.ndarray, dots: Sequence[Shape], usual: float) -> Shape | None:

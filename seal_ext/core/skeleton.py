@@ -18,11 +18,13 @@ BONES = ((1, 2), (1, 5), (2, 3), (3, 4), (5, 6), (6, 7), (1, 8), (8, 9), (9, 10)
 
 HUE_STEP = 20.0  # degrees between the hues of two joints
 BRIGHT = 0.8  # joints are painted at full brightness, bones at 60 %
+INK = 50  # levels of 255 from which on a pixel is painted
 PIXELS = 1 << 20  # larger maps are read at reduced size
 SPOTS = 512  # a map with more spots of one hue is no skeleton; a hand alone has 21
 SPECK = 0.3  # of a usual joint's area: smaller spots are where two other colours blend
 ROUND = 0.3  # of its square a joint fills at least, even where another hides half of it; the lines of a hand fill less
 HALF = 0.8  # of a usual joint's area: of smaller ones something is hidden
+TOUCH = 3.5  # radii up to which two joints hide the bone between them
 PAINTED = 0.4  # of a bone must be seen
 DOTS = 0.5  # of all that is painted, in a map that shows joints without bones
 PAPER = 0.5  # of the map may be painted: more is no skeleton, whatever colours it has
@@ -65,17 +67,23 @@ def read_skeletons(image: np.ndarray) -> list[Skeleton]:
     height, width = image.shape[:2]
     shrink = min(1.0, (PIXELS / (height * width)) ** 0.5)
     small = cv2.resize(image, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA) if shrink < 1 else image
-    hue, vivid, value = hues(small)
-    spots, dots = _joint_spots(hue, vivid & (value > BRIGHT))
-    if max(map(len, spots)) > SPOTS or (value > 0.2).mean() > PAPER:
-        return []
-    parts = _parts(spots, hue, vivid)
-    # A lone spot is no joint: hands and faces have many. Only where nothing but joints is painted they need no bones.
-    if not parts and max(map(len, spots)) == 1 and dots > DOTS * (value > 0.2).sum():
-        parts = [{joint: 0 for joint in range(18) if len(spots[joint])}]
-    bodies = [_body(part, spots) for part in _joined(parts, spots) if len(part) >= FEWEST]
     back = (width / small.shape[1], height / small.shape[0])
-    return sorted((Skeleton(body).moved(back) for body in bodies), key=lambda body: -body.extent)
+    levels = small.max(2) > INK
+    if levels.mean() > PAPER or not levels.any():
+        return []
+    rows, columns = np.flatnonzero(levels.any(1)), np.flatnonzero(levels.any(0))
+    small = small[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    hue, vivid, value = hues(small)
+    spots, usual, dots = _joint_spots(hue, vivid & (value > BRIGHT))
+    if max(map(len, spots)) > SPOTS:
+        return []
+    parts = _parts(spots, TOUCH * usual, hue, vivid)
+    # A lone spot is no joint: hands and faces have many. Only where nothing but joints is painted they need no bones.
+    if not parts and max(map(len, spots)) == 1 and dots > DOTS * levels.sum():
+        parts = [{joint: 0 for joint in range(18) if len(spots[joint])}]
+    bodies = [_body(_with_face(part, spots), spots) for part in _joined(parts, spots) if len(part) >= FEWEST]
+    found = (Skeleton(body).moved((1.0, 1.0), (columns[0], rows[0])).moved(back) for body in bodies)
+    return sorted(found, key=lambda body: -body.extent)
 
 
 def hues(image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -84,13 +92,19 @@ def hues(image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return hue, np.asarray(saturation > 0.75), value
 
 
+def colour_of(joint: int) -> tuple[int, ...]:
+    """A joint's colour, as RGB bytes."""
+    colour = cv2.cvtColor(np.array([[[HUE_STEP * joint, 1, 1]]], np.float32), cv2.COLOR_HSV2RGB)[0, 0]
+    return tuple(int(level) for level in np.round(255 * colour))
+
+
 def hue_gap(hue: np.ndarray, joint: int) -> np.ndarray:
     gap = np.abs(hue - HUE_STEP * joint)
     return np.asarray(np.minimum(gap, 360 - gap))
 
 
-def _joint_spots(hue: np.ndarray, bright: np.ndarray) -> tuple[list[np.ndarray], float]:
-    """For every joint the centres `(n, 2)` of the spots that have its hue and may be round; and how many pixels all of them have."""
+def _joint_spots(hue: np.ndarray, bright: np.ndarray) -> tuple[list[np.ndarray], float, float]:
+    """For every joint the centres `(n, 2)` of the spots of its hue that may be round; their usual radius; how many pixels all have."""
     found = []
     for joint in range(18):
         mask = (bright & (hue_gap(hue, joint) < 0.4 * HUE_STEP)).astype(np.uint8)
@@ -102,29 +116,33 @@ def _joint_spots(hue: np.ndarray, bright: np.ndarray) -> tuple[list[np.ndarray],
     spots, painted_on = [], 0.0
     for area, centres, stats, numbers, labels in found:
         kept = area >= max(2, SPECK * usual)
-        for n in np.flatnonzero(kept & (area < HALF * usual))[:SPOTS]:  # something hides a part: its circle's middle is not that of what is left
+        for n in np.flatnonzero(kept & (area < HALF * usual))[
+            :SPOTS
+        ]:  # something hides a part: its circle's middle is not that of what is left
             x, y, width, height, _ = stats[n]
             left = np.argwhere(labels[y : y + height, x : x + width] == numbers[n])[:, ::-1].astype(np.float32)
-            centres[n] = np.array(cv2.minEnclosingCircle(left)[0]) + (x + 0.5, y + 0.5)
+            middle = cv2.minEnclosingCircle(left)[0]
+            centres[n] = middle[0] + x + 0.5, middle[1] + y + 0.5
         spots.append(centres[kept])
         painted_on += float(area[kept].sum())
-    return spots, painted_on
+    return spots, float(usual / np.pi) ** 0.5, painted_on
 
 
-def _parts(spots: list[np.ndarray], hue: np.ndarray, vivid: np.ndarray) -> list[dict[int, int]]:
+def _parts(spots: list[np.ndarray], near: float, hue: np.ndarray, vivid: np.ndarray) -> list[dict[int, int]]:
     """What bones hold together: for every joint of a part the number of its spot. Every spot has one bone of a kind, the best painted."""
     part_of: dict[Joint, dict[int, int]] = {}
     for number, (a, b) in enumerate(BONES):
-        seen = painted(spots[a], spots[b], number, hue, vivid)
-        # A spot half-way along a bone is seen as well as the one at its end, so length counts, too.
-        good = seen**4 * np.hypot(*(spots[a][:, None] - spots[b]).transpose(2, 0, 1))
+        length = np.hypot(*(spots[a][:, None] - spots[b]).transpose(2, 0, 1))
+        # Joints that touch hide the bone between them. And a spot half-way along a bone is seen as well as its end, so length counts.
+        seen = np.maximum(painted(spots[a], spots[b], number, hue, vivid), np.where(length < near, 1.1 * PAINTED, 0))
+        good = seen**4 * length
         taken: set[Joint] = set()
         for i, j in sorted(np.argwhere(seen > PAINTED).tolist(), key=lambda bone: -good[bone[0], bone[1]]):
             if not taken & {(a, i), (b, j)}:
                 taken |= {(a, i), (b, j)}
                 one, other = part_of.get((a, i), {a: i}), part_of.get((b, j), {b: j})
                 one |= other
-                part_of |= {(joint, spot): one for joint, spot in one.items()}
+                part_of |= dict.fromkeys(one.items(), one)
     return list({id(part): part for part in part_of.values()}.values())
 
 
@@ -139,6 +157,18 @@ def _joined(parts: list[dict[int, int]], spots: list[np.ndarray]) -> list[dict[i
         else:
             bodies.append(part)
     return bodies
+
+
+def _with_face(part: dict[int, int], spots: list[np.ndarray]) -> dict[int, int]:
+    """A head from its side: the ear hides the eye, and with it the bone that leads to the ear. It is near, if it is there."""
+    if not {NOSE, NECK} <= part.keys():
+        return part
+    nose, neck = spots[NOSE][part[NOSE]], spots[NECK][part[NECK]]
+    for joint in (R_EYE, L_EYE, R_EAR, L_EAR):
+        away = np.hypot(*(spots[joint] - nose).T)
+        if joint not in part and len(away) and away.min() < np.hypot(*(nose - neck)):
+            part = part | {joint: int(away.argmin())}
+    return part
 
 
 def _places(part: dict[int, int], spots: list[np.ndarray]) -> np.ndarray:
@@ -165,7 +195,7 @@ def _body(part: dict[int, int], spots: list[np.ndarray]) -> np.ndarray:
 
 
 def painted(one: np.ndarray, other: np.ndarray, number: int, hue: np.ndarray, vivid: np.ndarray) -> np.ndarray:
-    """How much of the lines from these spots `(n, 2)` to those `(m, 2)` has the colour of a bone. Generous in hue: tools differ by a step."""
+    """How much of the lines from spots `(n, 2)` to others `(m, 2)` has a bone's colour. Generous in hue: tools differ by a step."""
     a, b = one[:, None, None], other[None, :, None]
     x, y = (a + (b - a) * np.linspace(0.15, 0.85, 15)[:, None]).astype(int).transpose(3, 0, 1, 2)
     return np.asarray((vivid[y, x] & (hue_gap(hue[y, x], number) < 1.1 * HUE_STEP)).mean(2))
