@@ -68,7 +68,7 @@ def unseen_ends(body: Skeleton) -> tuple[str, ...]:
 def capsules(body: Skeleton) -> list[tuple[np.ndarray, np.ndarray, float]]:
     """Rough flesh on the bones, (end, end, radius) each, so that a stick figure can be compared with a silhouette."""
     p, seen, lengths = body.points, body.seen, limb_lengths(body)
-    unit = lengths.get("torso") or 1.3 * max(lengths.values(), default=0.0)
+    unit = lengths.get("torso") or 1.3 * max(lengths.values(), default=body.extent)
     thick = FLESH["limb"] * unit
     parts = [(p[a], p[b], thick) for name in LIMBS for a, b in LIMBS[name] if name not in ("torso", "head") and seen[a] and seen[b]]
     parts += [(p[b], p[b] + HAND * (p[b] - p[a]), 0.8 * thick) for a, b in LIMBS["forearm"] if seen[a] and seen[b]]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from .skeleton import BONES, HUE_STEP, INK, Skeleton, colour_of, hue_gap, hues, painted
+from .skeleton import BONES, HUE_STEP, INK, Skeleton, colour_of, hue_gap, hues, painted, stroked
 
 EXPLAINED = {True: 0.5, False: 0.9}  # of the paint, crisp or not, must be bodies, sticks and dots, or the map is something else
 SHOWN = 0.3  # of a bone that must be seen where its joints are
@@ -56,8 +56,9 @@ def redrawn(
     drawn, (x, y) = _cropped(ink, 4)
     ink, image = drawn > 0, np.ascontiguousarray(image[y : y + len(drawn), x : x + drawn.shape[1]])
     matrix, bodies = np.column_stack([matrix[:, :2], matrix @ (x, y, 1)]), [body.moved((1.0, 1.0), (-x, -y)) for body in bodies]
-    hue, vivid, _ = hues(image)
-    shapes = [shape for body in bodies for shape in _of_body(image, ink, hue, vivid, body)]
+    hue, vivid, value = hues(image)
+    strokes = stroked(vivid, value)
+    shapes = [shape for body in bodies for shape in _of_body(image, ink, hue, strokes, body)]
     left = ink & ~_covered(shapes, ink.shape)
     if crisp:
         shapes += _loose(image, ink, left, shapes)
@@ -101,7 +102,7 @@ def _covered(shapes: Sequence[Shape], size: tuple[int, ...]) -> np.ndarray:
     return mask > 0
 
 
-def _of_body(image: np.ndarray, ink: np.ndarray, hue: np.ndarray, vivid: np.ndarray, body: Skeleton) -> list[Shape]:
+def _of_body(image: np.ndarray, ink: np.ndarray, hue: np.ndarray, strokes: np.ndarray, body: Skeleton) -> list[Shape]:
     """Its bones and joints, as far as the map shows them, in the colours and the thickness it has them."""
     height, width = ink.shape
     inner = cv2.distanceTransform(np.pad(ink.astype(np.uint8), 1), cv2.DIST_L2, 5)[1:-1, 1:-1]
@@ -111,9 +112,9 @@ def _of_body(image: np.ndarray, ink: np.ndarray, hue: np.ndarray, vivid: np.ndar
 
     points, seen, sticks, dots = body.points, body.seen, [], []
     for number, (a, b) in enumerate(BONES):
-        if seen[a] and seen[b] and painted(points[[a]], points[[b]], number, hue, vivid)[0, 0] > SHOWN:
+        if seen[a] and seen[b] and painted(points[[a]], points[[b]], number, hue, strokes)[0, 0] > SHOWN:
             on_line = [at(points[a] + (points[b] - points[a]) * t) for t in np.linspace(0.15, 0.85, 15)]
-            own = [image[place] for place in on_line if vivid[place] and hue_gap(hue[place], number) < 1.1 * HUE_STEP]
+            own = [image[place] for place in on_line if strokes[place] and hue_gap(hue[place], number) < 1.1 * HUE_STEP]
             wide = [float(inner[at(points[a] + (points[b] - points[a]) * t)]) for t in (0.5, 0.2, 0.8)]
             sticks.append((a, b, np.median(own, 0), wide))
     if not sticks:
@@ -122,7 +123,7 @@ def _of_body(image: np.ndarray, ink: np.ndarray, hue: np.ndarray, vivid: np.ndar
     tapered = float(np.median([min(wide[1:]) for *_, wide in sticks])) - 0.5 < TAPERED * thick
     dot = float(np.median([inner[at(points[j])] for j in np.flatnonzero(seen)])) - 0.5
     for j in np.flatnonzero(seen).tolist():
-        shown = vivid[at(points[j])] and hue_gap(hue[at(points[j])], j) < 0.6 * HUE_STEP  # or another joint hides its middle
+        shown = hue_gap(hue[at(points[j])], j) < 0.6 * HUE_STEP  # or another joint hides its middle
         dots.append(Shape(_place(points[j]), _place(points[j]), dot, _colour(image[at(points[j])]) if shown else colour_of(j)))
     return [Shape(_place(points[a]), _place(points[b]), thick, _colour(own), tapered) for a, b, own, _ in sticks] + dots
 

@@ -22,7 +22,7 @@ UNLIKE = 0.4  # heights and areas further apart than this mean another build, no
 ABSURD = 8.0  # a larger scale, or a smaller one than its inverse, is a misreading
 SLACK = 1e-6
 FOLDED = 0.9  # of its stature: a lower body sits, kneels or lies
-SLENDER = 2.2  # times as tall as wide: most bodies that stand
+SLENDER = 1.5  # times as tall as wide: a body that may stand
 
 
 @dataclass(frozen=True, eq=False)

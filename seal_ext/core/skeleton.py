@@ -25,6 +25,7 @@ SPECK = 0.3  # of a usual joint's area: smaller spots are where two other colour
 ROUND = 0.3  # of its square a joint fills at least, even where another hides half of it; the lines of a hand fill less
 HALF = 0.8  # of a usual joint's area: of smaller ones something is hidden
 TOUCH = 3.5  # radii up to which two joints hide the bone between them
+DARK = 0.3  # of the paint, where bones are darker than joints
 PAINTED = 0.4  # of a bone must be seen
 DOTS = 0.5  # of all that is painted, in a map that shows joints without bones
 PAPER = 0.5  # of the map may be painted: more is no skeleton, whatever colours it has
@@ -77,7 +78,7 @@ def read_skeletons(image: np.ndarray) -> list[Skeleton]:
     spots, usual, dots = _joint_spots(hue, vivid & (value > BRIGHT))
     if max(map(len, spots)) > SPOTS:
         return []
-    parts = _parts(spots, TOUCH * usual, hue, vivid)
+    parts = _parts(spots, TOUCH * usual, hue, stroked(vivid, value))
     # A lone spot is no joint: hands and faces have many. Only where nothing but joints is painted they need no bones.
     if not parts and max(map(len, spots)) == 1 and dots > DOTS * levels.sum():
         parts = [{joint: 0 for joint in range(18) if len(spots[joint])}]
@@ -90,6 +91,12 @@ def hues(image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Hues in degrees, where they are vivid, and how bright, of an RGB uint8 map."""
     hue, saturation, value = cv2.split(cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_RGB2HSV))
     return hue, np.asarray(saturation > 0.75), value
+
+
+def stroked(vivid: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """Where bones may be: they are darker than joints and than the lines of hands, unless all strokes have one brightness."""
+    dark = vivid & (value < BRIGHT)
+    return dark if dark.sum() > DARK * vivid.sum() else vivid
 
 
 def colour_of(joint: int) -> tuple[int, ...]:
@@ -133,8 +140,9 @@ def _parts(spots: list[np.ndarray], near: float, hue: np.ndarray, vivid: np.ndar
     part_of: dict[Joint, dict[int, int]] = {}
     for number, (a, b) in enumerate(BONES):
         length = np.hypot(*(spots[a][:, None] - spots[b]).transpose(2, 0, 1))
-        # Joints that touch hide the bone between them. And a spot half-way along a bone is seen as well as its end, so length counts.
-        seen = np.maximum(painted(spots[a], spots[b], number, hue, vivid), np.where(length < near, 1.1 * PAINTED, 0))
+        # A spot half-way along a bone is seen as well as the one at its end, so length counts. In a face joints touch and hide the bones.
+        hidden = (length < near) & (b in HEAD)
+        seen = np.maximum(painted(spots[a], spots[b], number, hue, vivid), np.where(hidden, 1.1 * PAINTED, 0))
         good = seen**4 * length
         taken: set[Joint] = set()
         for i, j in sorted(np.argwhere(seen > PAINTED).tolist(), key=lambda bone: -good[bone[0], bone[1]]):
