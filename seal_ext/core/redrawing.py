@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import cv2
 import numpy as np
@@ -19,8 +20,11 @@ SHOWN = 0.3  # of a bone that must be seen where its joints are
 TAPERED = 0.9  # of its middle's width a stick has at a fifth, if it is an ellipse
 ROUND = 0.72  # of the circle around it is filled by a dot
 DOTS = (0.6, 1.3)  # times the usual radius: what such a circle holds is a dot, even where others hide some of it
+AROUND = 5  # radii from a dot: how far a stick reaches of which little shows
 STRAIGHT, LONG = 1.8, 2.2  # a stick is nowhere so much wider than it is usually, and so many times as long as wide
 SEAM = 1.5  # pixels around a shape that still count as it
+CRUMB = 8  # pixels
+RIM = 0.4  # pixels by which OpenCV draws polygons too large
 SHIFT = 4  # bits of a pixel by which OpenCV places a shape
 
 
@@ -63,6 +67,7 @@ def redrawn(
     if crisp:
         shapes += _loose(image, ink, left, shapes)
         left = ink & ~_covered(shapes, ink.shape)
+    left = _without_crumbs(left)
     if left.sum() > (1 - EXPLAINED[crisp]) * ink.sum():
         return None
     canvas, line = np.zeros((*size[::-1], 3), np.uint8), cv2.LINE_8 if crisp else cv2.LINE_AA
@@ -77,22 +82,28 @@ def redrawn(
 
 def _draw(canvas: np.ndarray, shape: Shape, wider: float, colour: tuple[int, ...], line: int) -> None:
     radius = shape.radius + wider
-    # OpenCV counts from pixel centres, and its shapes reach half a pixel beyond what they are told.
+    # OpenCV counts from pixel centres, and its polygons reach beyond their corners.
     start, end = np.array(shape.start) - 0.5, np.array(shape.end) - 0.5
     if not shape.is_dot:
         along = end - start
-        across = radius * np.array([-along[1], along[0]]) / max(float(np.hypot(*along)), 1e-6)
+        across = max(0.0, radius - RIM) * np.array([-along[1], along[0]]) / max(float(np.hypot(*along)), 1e-6)
         turn = np.linspace(0, 2 * np.pi, 48, endpoint=False)[:, None]
         oval = (start + end) / 2 + 0.5 * along * np.cos(turn) + across * np.sin(turn)
         corners = oval if shape.tapered else np.array([start + across, end + across, end - across, start - across])
         cv2.fillConvexPoly(canvas, _fixed(corners), colour, line, SHIFT)
     for centre in () if shape.tapered and not shape.is_dot else (start, end)[: 1 if shape.is_dot else 2]:
-        cv2.circle(canvas, _fixed(centre).tolist(), int(_fixed(np.array(max(0.0, radius - 0.5)))), colour, -1, line, SHIFT)
+        cv2.circle(canvas, _fixed(centre).tolist(), int(_fixed(np.array(radius))), colour, -1, line, SHIFT)
 
 
 def _fixed(places: np.ndarray) -> np.ndarray:
     """In OpenCV's fractions of pixels; whatever lies far outside is cut off there."""
     return np.asarray(np.round(np.clip(places, -(1 << 14), 1 << 14) * (1 << SHIFT)).astype(np.int32))
+
+
+def _without_crumbs(left: np.ndarray) -> np.ndarray:
+    """What is left beside shapes that were not drawn quite as ours are is nothing."""
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(left.astype(np.uint8), connectivity=8)
+    return np.asarray(left & (stats[:, cv2.CC_STAT_AREA] >= CRUMB)[labels])
 
 
 def _covered(shapes: Sequence[Shape], size: tuple[int, ...]) -> np.ndarray:
@@ -105,7 +116,7 @@ def _covered(shapes: Sequence[Shape], size: tuple[int, ...]) -> np.ndarray:
 def _of_body(image: np.ndarray, ink: np.ndarray, hue: np.ndarray, strokes: np.ndarray, body: Skeleton) -> list[Shape]:
     """Its bones and joints, as far as the map shows them, in the colours and the thickness it has them."""
     height, width = ink.shape
-    inner = cv2.distanceTransform(np.pad(ink.astype(np.uint8), 1), cv2.DIST_L2, 5)[1:-1, 1:-1]
+    inner = cv2.distanceTransform(np.pad(ink.astype(np.uint8), 1), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
 
     def at(place: np.ndarray) -> tuple[int, int]:
         return min(max(int(place[1]), 0), height - 1), min(max(int(place[0]), 0), width - 1)
@@ -163,7 +174,7 @@ def _colour_of(piece: np.ndarray, image: np.ndarray) -> tuple[int, ...]:
 
 def _circle(piece: np.ndarray) -> tuple[tuple[float, float], float]:
     (x, y), radius = cv2.minEnclosingCircle(piece.astype(np.float32))
-    return (x + 0.5, y + 0.5), radius + 0.5
+    return (x + 0.5, y + 0.5), max(radius, 0.5)
 
 
 def _pieces(image: np.ndarray, left: np.ndarray, bridge: int = 0, over: np.ndarray | None = None) -> list[np.ndarray]:
@@ -203,16 +214,32 @@ def _stick(piece: np.ndarray, image: np.ndarray, ink: np.ndarray, dots: Sequence
     at_dots = [float((np.array(dot.start) - centre) @ way) for dot in dots
                if abs(float((np.array(dot.start) - centre) @ side)) < dot.radius + 0.5 * radius
                and -dot.radius < _beyond(float((np.array(dot.start) - centre) @ way), low, high) < dot.radius + 2 * SEAM]  # fmt: skip
-    ends, held = [], 0
+    ends = []
     for end, outwards in ((low, -1), (high, 1)):
         dot = [at for at in at_dots if outwards * (at - (low + high) / 2) > 0]
         x, y = (centre + way * (end + outwards * 2)).astype(int)
         hidden = 0 <= y < ink.shape[0] and 0 <= x < ink.shape[1] and ink[y, x]
-        held += bool(dot)
         ends.append(outwards * max(outwards * at for at in dot) if dot else end + outwards * (usual if hidden else -radius))
-    if held < 2 and high - low < max(LONG * 2 * radius, 2.5 * usual):
-        return None
+    if high - low < max(LONG * 2 * radius, 2.5 * usual):  # too short to show a way of its own
+        return _between(piece, image, dots, usual)
     return Shape(_place(centre + way * ends[0]), _place(centre + way * ends[1]), radius, _colour_of(piece, image))
+
+
+def _between(piece: np.ndarray, image: np.ndarray, dots: Sequence[Shape], usual: float) -> Shape | None:
+    """What shows of a stick between two dots: the nearest two that have it between them."""
+    centre = piece.mean(0) + 0.5
+    near = [np.array(dot.start) for dot in dots if np.hypot(*(np.array(dot.start) - centre)) < AROUND * usual]
+    found: list[tuple[float, np.ndarray, np.ndarray]] = []
+    for one, other in combinations(near, 2):
+        length = max(float(np.hypot(*(other - one))), 1e-6)
+        way = (other - one) / length
+        along, across = (piece + 0.5 - one) @ way, np.abs((piece + 0.5 - one) @ np.array([-way[1], way[0]]))
+        if along.min() > 0 and along.max() < length and across.max() < 0.75 * usual:
+            found.append((length, one, other))
+    if not found:
+        return None
+    length, one, other = min(found, key=lambda pair: pair[0])
+    return Shape(_place(one), _place(other), min(0.4 * usual, max(0.5, len(piece) ** 0.5 / 2)), _colour_of(piece, image))
 
 
 def _beyond(at: float, low: float, high: float) -> float:
