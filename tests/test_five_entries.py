@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from bench.identity.methods import aligned_with, moved_by
+from bench.identity.known import on_references
 from seal_ext import api
 from seal_ext.core.anchor_align import OFF, UNKNOWN
 from seal_ext.core.mask import Box
@@ -104,9 +104,9 @@ def by_studio(folder, picture, structure, kind):
 def by_bench(picture, structure, kind, **more):
     reference = Reference.of(torch.from_numpy(picture).permute(2, 0, 1).float() / 255).found()
     hint = torch.from_numpy(structure).permute(2, 0, 1).float() / 255
-    (aligned,) = aligned_with([reference], hint[None], Settings.parse(WISHES | more), kind)
-    maps, _ = moved_by([aligned])
-    assert np.array_equal((maps[0] * 255).round().byte().permute(1, 2, 0), aligned.map)
+    placed = on_references([reference], hint[None], Settings.parse(WISHES | more), kind)
+    (aligned,) = placed.structures
+    assert np.array_equal((placed.hints[0] * 255).round().byte().permute(1, 2, 0), aligned.map)
     return reference.subject.mask, aligned
 
 

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from .canvas import FILL, resize_mode, whole_size
-from .control_map import LINES, body_of, figure_of, from_control_map
+from .control_map import LINES, body_of, chosen, figure_of, from_control_map, one_of
 from .geometry import STAYS, Alignment, Correction, align
 from .mask import Box, Subject
 from .pixels import AlignError, Mask, Pixels, as_rgb, checked_image
@@ -75,7 +75,7 @@ def anchor_align(
         found = _placed(image, canvas, mode, reference_mode, UNREAD)
     else:
         # A second part of an edge map is another limb, not another subject.
-        shown = body_of(bodies[0], *image.shape[:2]) if bodies else from_control_map(image, kind, every=kind in LINES)
+        shown = body_of(bodies[0], *image.shape[:2]) if bodies else one_of(from_control_map(image, kind, every=kind in LINES), which)
         found = align(subject, shown, canvas, mode, reference_mode, anchor, "auto", margin, correction, alike=alike)
         found = found.because(*_others(bodies[1:], found))
     matrix = found.matrix * detail
@@ -85,10 +85,9 @@ def anchor_align(
 
 def ordered(bodies: Sequence[Skeleton], which: str) -> list[Skeleton]:
     """The character first, then the others as they are: the largest first."""
-    across = sorted(bodies, key=lambda body: float(np.nanmean(body.points[:, 0])))
-    if not across or which == "largest":
-        return list(bodies)
-    first = across[{"left": 0, "middle": len(across) // 2, "right": -1}[which]]
+    if not bodies:
+        return []
+    first = bodies[chosen([float(np.nanmean(body.points[:, 0])) for body in bodies], which)]
     return [first, *(body for body in bodies if body is not first)]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
@@ -19,6 +19,7 @@ DIFFERS = 24  # levels from which on a pixel is not background
 FLOOR = 0.04  # of the height, from which on a ramp at the bottom is a floor
 REACH, RIM = 0.008, 0.02  # shares of the side that are bridged between lines, and where a normal map's rim is open
 MANY_PARTS = 8  # more are crumbs …
+ANOTHER = 0.4  # of the character's height, from which on what stands beside it is another figure
 MAIN_PART = 0.5  # … beside a figure, if it has at least this share of the whole
 LINES = ("edges", "lines")
 BLACK_BEHIND = ("skeleton", "silhouette", *LINES)
@@ -127,6 +128,32 @@ def body_of(skeleton: Skeleton, height: int, width: int) -> Subject:
     clear = bool(seen[list(ANKLES)].any() or (cut and seen[list(KNEES)].any()))
     reasons = () if seen[list(KNEES_AND_ANKLES)].any() else ("The pose map shows no legs, so the body goes on below it.",)
     return Subject(mask, box, "skeleton", cut, skeleton=skeleton, clear=clear, reasons=reasons)
+
+
+def chosen(places: Sequence[float], which: str) -> int:
+    """Which of several figures is the character: by its size, in whose order they come, or by its place across."""
+    across = np.argsort(places)
+    return int({"largest": 0, "left": across[0], "middle": across[len(across) // 2], "right": across[-1]}[which])
+
+
+def one_of(shown: Subject, which: str) -> Subject:
+    """The character, where a map shows several figures side by side; parts above one another are one figure."""
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(shown.mask.astype(np.uint8), connectivity=8)
+    area, tall = stats[:, cv2.CC_STAT_AREA], stats[:, cv2.CC_STAT_HEIGHT]
+    figures: list[tuple[int, int, list[int]]] = []  # left, right and parts
+    for part in sorted(range(1, count), key=lambda part: int(stats[part, cv2.CC_STAT_LEFT])):
+        left, right = int(stats[part, cv2.CC_STAT_LEFT]), int(stats[part, cv2.CC_STAT_LEFT] + stats[part, cv2.CC_STAT_WIDTH])
+        if figures and left < figures[-1][1]:
+            figures[-1] = (figures[-1][0], max(right, figures[-1][1]), [*figures[-1][2], part])
+        else:
+            figures.append((left, right, [part]))
+    figures.sort(key=lambda figure: -int(area[figure[2]].sum()))
+    several = [one for one in figures if tall[one[2]].max() > ANOTHER * tall[figures[0][2]].max()]
+    if not shown.solid or len(several) < 2 or len(several) < len(figures):  # a small part beside is a hand or a hat
+        return shown
+    mask = np.isin(labels, several[chosen([one[0] + one[1] for one in several], which)][2])
+    told = f"The map shows {len(several)} figures; the character is the one that *Which figure* says: {which}."
+    return subject_of(mask, shown.source, True, shown.solid, shown.even, (told,))
 
 
 Grow = Callable[[Mask], Mask]

@@ -137,6 +137,20 @@ def test_two_figures_move_together_and_the_character_is_chosen():
         assert found.joints is not None and found.joints.points * SIDE == pytest.approx(found.bodies[0].points, nan_ok=True)
 
 
+def test_of_two_silhouettes_one_is_the_character():
+    image = np.zeros((SIDE, SIDE), np.uint8)
+    cv2.ellipse(image, (150, 300), (40, 120), 0, 0, 360, 255, -1)
+    cv2.ellipse(image, (400, 300), (30, 80), 0, 0, 360, 255, -1)
+    reference = subject_of(body_of(body(), SIDE, SIDE).mask, "drawn")
+    boxes = {}
+    for which in ("largest", "left", "right"):
+        wishes = Settings(which=which, alike=0.0).alignment()
+        found = anchor_align(reference, image, (SIDE, SIDE), kind="silhouette", room=0.0, **wishes).alignment
+        boxes[which] = found.structure_box
+        assert any(which in reason for reason in found.reasons)
+    assert boxes["largest"] == boxes["left"] and boxes["left"].x1 < 200 and boxes["right"].x0 > 360
+
+
 def test_two_skeletons_that_overlap_are_two():
     one, other = body(scale=0.6, shift=(0.1, 0.2)), body(scale=0.5, shift=(0.28, 0.27))
     found = read_skeletons(paint([one.points, other.points], (SIDE, SIDE)))
