@@ -325,4 +325,5 @@ def test_the_chosen_rule_beats_the_papers_where_poses_differ():
 
         assert median("mask, silhouette", "auto") < better * median("mask, silhouette", "height")
         assert median("joints, skeleton", "auto") < 0.04
-        assert median("mask, skeleton", "auto") < 0.12
+        # No tool writes an animal's joints into a person's eighteen.
+        assert not person or median("mask, skeleton", "auto") < 0.09
