@@ -9,7 +9,7 @@ import numpy as np
 
 from .mask import Subject
 from .proportions import LIMBS, flesh, limb_lengths, limb_ratio
-from .skeleton import HEAD, TORSO, Skeleton
+from .skeleton import HEAD, KNEES_AND_ANKLES, L_HIP, R_HIP, TORSO, Skeleton
 
 CORE = sorted(TORSO + HEAD)  # what a pose changes least
 WEIGHT = np.full(18, 0.25)  # of wrists and ankles in the least squares
@@ -23,8 +23,9 @@ FEWEST = 3  # joints of the core that both must show
 
 INSIDE = 0.8  # of the joints must lie on the mask …
 BESIDE = 0.05  # … or this near to it, as a share of the joints' extent
-COVERED = 0.55  # of the mask must be explained by flesh and what is near to it
-CLOTHED = 0.45  # how far clothes and hair reach beyond flesh, in torso lengths
+COVERED = 0.52  # of the mask must be explained by flesh and what is near to it,
+FILLED = 0.6  # and of the flesh on the joints so much must lie on the mask
+CLOTHED = 0.2  # how far clothes and hair reach beyond flesh, in torso lengths
 LONGEST = {"torso": 1.0, "thigh": 1.9, "shin": 1.9, "upper arm": 1.4, "forearm": 1.4, "head": 1.3}  # in torso lengths
 
 
@@ -106,6 +107,10 @@ def refused(found: Skeleton, subject: Subject) -> str | None:
     torso = lengths.get("torso", 0.0)
     if torso and any(lengths.get(name, 0.0) > LONGEST[name] * torso for name in LIMBS):
         return "The detector's joints make no body: a limb is far too long."
+    across, down = np.ptp(np.argwhere(subject.mask), 0)[::-1] if subject.mask.any() else (0, 0)
+    head, legs = (found.points[list(part)][found.seen[list(part)]][:, 1] for part in (HEAD, (R_HIP, L_HIP, *KNEES_AND_ANKLES)))
+    if len(head) and len(legs) and head.mean() > legs.mean() + 0.5 * torso and down > across:
+        return "The detector's body stands on its head."
     reach = max(1, round(BESIDE * found.extent))
     away = cv2.distanceTransform(np.pad(1 - subject.mask.astype(np.uint8), 1, constant_values=1), cv2.DIST_L2, 5)[1:-1, 1:-1]
     x, y = points.astype(int).T
@@ -116,7 +121,10 @@ def refused(found: Skeleton, subject: Subject) -> str | None:
         return f"Only {on_it.mean():.0%} of the detector's joints lie on the character: it saw somebody else, or nobody."
     body = flesh(found, height, width)
     near = cv2.distanceTransform(1 - body.astype(np.uint8), cv2.DIST_L2, 5) <= CLOTHED * (torso or 0.4 * found.extent)
+    filled = float((body & subject.mask).sum() / max(1, body.sum()))
     covered = float((near & subject.mask).sum() / max(1, subject.mask.sum()))
+    if filled < FILLED:
+        return f"Only {filled:.0%} of the body that the detector saw lies on the character."
     if covered < COVERED:
         return f"The detector's joints explain only {covered:.0%} of the character: it saw a part, or somebody else."
     return None
