@@ -18,7 +18,7 @@ from .warping import apply
 
 OFF = "AnchorAlign is off, so the structure stays where it is."
 UNKNOWN = "SeAl does not know where the character stands on the reference, so the structure stays where it is: draw a mask."
-UNREAD = "SeAl cannot read a body from the pose, so it stays where it is. You can drag it in the preview."
+UNREAD = "SeAl cannot read a body from the pose, so it stays where it is."
 
 
 @dataclass(frozen=True, eq=False)

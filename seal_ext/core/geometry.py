@@ -20,7 +20,10 @@ ANCHORS = ("bottom", "centre", "top")
 STAYS = "none"  # the rule of an alignment that moves nothing
 LEAVES = 0.02  # of the canvas: what lies further outside is worth a sentence
 GRAIN = 0.4  # pixels of its own picture by which a joint that was read there may be off
-UNSURE = "The joints that both bodies show do not tell how large the pose must be, so it stays where it is. You can drag it in the preview."
+UNSURE = (
+    "The joints that both bodies show do not tell how large the pose must be, so it stays where it is. "
+    "*Shift right*, *Shift down* and *Scale* move it."
+)
 
 
 @dataclass(frozen=True)
