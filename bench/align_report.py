@@ -1,12 +1,18 @@
-"""`bench align`: how well each of AnchorAlign's rules tells how many times larger one picture's subject is than another's."""
+"""`bench align`: whether AnchorAlign puts poses where they belong, on pairs whose answer stands by construction.
+
+`--rules`: how well each of its rules tells how many times larger one picture's subject is than another's.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from bench.align_pairs import DISTURBED, POSES, WITHIN, Result, judged, pairs, read_joints, real, real_pairs, world_joints
 from bench.cli import Parser, UserError, seed_range
 from bench.seeds import DEVELOPMENT
 from bench.world.anatomy import Parts
@@ -17,6 +23,7 @@ from bench.world.raster import rasterise
 from bench.world.render import Camera, body
 from bench.world.structure import draw_skeleton
 from bench.world.words import POSE
+from bench.writing import write_json
 from seal_ext.core.control_map import from_control_map
 from seal_ext.core.geometry import RULES, align
 from seal_ext.core.mask import Subject, subject_of
@@ -27,6 +34,7 @@ SIZE = 128
 # What is known of the reference, and what of the structure.
 KNOWN = ("mask, silhouette", "mask, skeleton", "joints, skeleton", "portrait mask, silhouette", "portrait mask, skeleton",
          "portrait joints, skeleton")  # fmt: skip
+GOAL = 0.95  # of the pairs of every family
 SHOWN = 0.6  # of the subject's height in a portrait
 
 
@@ -117,13 +125,70 @@ def pose_table(errors: Errors, known: str, rule: str) -> list[str]:
     return lines
 
 
+def summary(results: Sequence[Result]) -> dict[str, float]:
+    """How many pairs are right, of how many SeAl said that it cannot tell, and how far off the others are."""
+    told = [result for result in results if not result.refused]
+    off = {"scale": [abs(result.scale) for result in told], "place": [result.place for result in told]}
+    shares = {"pairs": len(results), "right": float(np.mean([one.right for one in results])), "refused": 1 - len(told) / len(results)}
+    return shares | {f"{what} {at}": float(np.percentile(values or [0.0], at)) for what, values in off.items() for at in (50, 95)}
+
+
+def families(results: Sequence[Result]) -> dict[str, dict[str, float]]:
+    """By pose, by disturbance and together."""
+    named = {name: [one for one in results if name in (one.pose, one.disturbed)] for name in (*POSES, *DISTURBED)}
+    return {name: summary(those) for name, those in {**named, "all": results}.items() if those}
+
+
+def family_table(found: dict[str, dict[str, float]]) -> list[str]:
+    lines = [f"{'family':16s}{'pairs':>7s}{'right':>8s}{'refused':>9s}{'scale 50 / 95 %':>18s}{'place 50 / 95 %':>18s}"]
+    for name, row in found.items():
+        off = "".join(f"{row[f'{what} 50']:10.3f} /{row[f'{what} 95']:6.3f}" for what in ("scale", "place"))
+        lines.append(f"{name:16s}{row['pairs']:7.0f}{row['right']:8.1%}{row['refused']:9.1%}{off}")
+    return lines
+
+
+def constructed(bases: Sequence[np.ndarray], count: int, given: bool) -> dict[str, object]:
+    """The pairs whose answer is known, printed and as figures; `given`: the bodies come from a file, so pairs of them are real poses."""
+    results = [judged(pair) for pair in pairs(bases, count)]
+    blind = summary([judged(pair, joints=False) for pair in pairs(bases, max(1, count // 5))])
+    found = families(results)
+    reached = all(row["right"] >= GOAL for row in found.values())
+    print(f"right: the scale within {WITHIN:.0%}, head and torso within {WITHIN:.0%} of the figure's height, or SeAl cannot tell and moves "
+          "nothing\nscale, place: how far off what was moved is", *family_table(found), sep="\n")  # fmt: skip
+    print(f"{'reached' if reached else 'not reached'}: {GOAL:.0%} of every family")
+    print("\nthe same without the reference's joints, by its mask alone", *family_table({"all": blind}), sep="\n")
+    figures: dict[str, object] = {"pairs": len(results), "goal": GOAL, "reached": reached, "families": found, "without joints": blind}
+    every = [real(pair) for pair in real_pairs(bases)] if given else []
+    if every:
+        figures["real"] = summary(every)
+        print("\nreal pairs: scale against the limbs' lengths, place of head and torso against the reference's", sep="\n")
+        print(*family_table({"all": summary(every)}), sep="\n")
+    return figures
+
+
 def main(argv: list[str]) -> int:
     parser = Parser(prog="bench align", description=__doc__)
-    parser.add_argument("--seeds", default=f"{DEVELOPMENT.start}:{DEVELOPMENT.start + 100}", metavar="A:B", help="pairs of pictures")
+    parser.add_argument(
+        "--joints", type=Path, metavar="FILE", help="bodies of your own, {name: 18 × ([x, y] or null)}; the world's if not given"
+    )
+    parser.add_argument("--count", type=int, default=20, metavar="N", help="pairs for every pose and every disturbance")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
+    parser.add_argument("--rules", action="store_true", help="compare the rules by which sizes are told where no joints are known")
+    parser.add_argument("--seeds", default=f"{DEVELOPMENT.start}:{DEVELOPMENT.start + 100}", metavar="A:B", help="of the world's bodies")
     options = parser.parse_args(argv)
     seeds = seed_range(options.seeds, final=False)
-    if len(seeds) > 2000:
-        raise UserError(f"{len(seeds)} pairs take too long; at most 2000")
+    if len(seeds) > 2000 or not 1 <= options.count <= 1000:
+        raise UserError(f"{len(seeds)} seeds and {options.count} pairs take too long; at most 2000 and 1000")
+    if options.rules:
+        return rules(seeds)
+    bases = read_joints(options.joints) if options.joints else world_joints(seeds)
+    figures = constructed(bases, options.count, bool(options.joints))
+    if options.json:
+        write_json(options.json, figures)
+    return 0
+
+
+def rules(seeds: range) -> int:
     print("median / 90th percentile of |log(scale found ÷ true scale)|; 0.10 is a tenth too large or too small")
     for name, person in (("people", True), ("animals", False)):
         errors = measure(seeds, person)

@@ -34,7 +34,7 @@ CANVAS = (
             choices=("auto", "skeleton", "edges")),
 )  # fmt: skip
 OF_MASK = ("mask_source",)
-OF_ALIGN = (*OF_MASK, "anchor", "alike", "margin", "hand_x", "hand_y", "hand_scale")
+OF_ALIGN = (*OF_MASK, "anchor", "alike", "which", "margin", "hand_x", "hand_y", "hand_scale")
 SHOWN = ("reference", "mask")  # to `mask`
 COMPARED = (*PICTURES, "structure")  # by `align`
 NEEDED = ("reference", "structure")

@@ -24,6 +24,7 @@ DRAWN = np.zeros((24, 20), bool)
 DRAWN[5:15, 5:15] = True
 POSE = np.asarray(painted(size=(80, 96)))
 FIRST = len(PICTURES) + 1  # of the settings among the arguments
+MORE = NAMES.index("more")
 MADE = []
 SCRIPT = {"3": "_js", "4": "js"}  # what a gradio calls the page's own script that an event runs
 
@@ -95,10 +96,11 @@ def draw(accordion, tab="txt2img"):
 
 def test_every_argument_has_its_component_in_order(accordion):
     drawn = draw(accordion)
-    assert [component.elem_id for component in drawn.components][FIRST:-1] == [f"script_txt2img_seal_{name}" for name in NAMES[FIRST:-1]]
-    assert [component.value for component in drawn.components][FIRST:-1] == [BY_NAME[name].default for name in NAMES[FIRST:-1]]
+    named = dict(zip(NAMES, drawn.components, strict=True))
+    assert all(named[name].elem_id == f"script_txt2img_seal_{name}" for name in (*BY_NAME, "more") if name != "enabled")
+    assert all(named[name].value == BY_NAME[name].default for name in BY_NAME)
     assert drawn.components[0].label == accordion.TITLE and drawn.components[0].value is False
-    assert all(drawn.parts[name].told["info"] == BY_NAME[name].help for name in NAMES[FIRST:-1])
+    assert all(drawn.parts[name].told["info"] == BY_NAME[name].help for name in BY_NAME if name != "enabled")
 
 
 def test_ids_and_labels_are_each_there_once(accordion):
@@ -125,7 +127,7 @@ group_infusion infusion start end feature threshold tau_early tau_late delta_ear
 softness top_k form blocks uncond_rows hires hires_factor inner
 group_reference_pass noise seed_policy t_app cache_mb
 group_delta-bridge bridge lam lam_start lam_end lam_shape filter radius repeats gate gate_strength gate_low gate_high
-group_anchoralign alike margin hand_x hand_y hand_scale units
+group_anchoralign alike which margin hand_x hand_y hand_scale units
 group_more_pictures show_aligned show_match show_disagreement show_mask
 version"""
 
@@ -150,7 +152,7 @@ def test_a_paste_fills_everything(accordion, store):
     given = [filled[id(part)] for part in drawn.components]
     given = [one["value"] if isinstance(one, dict) else one for one in given]
     # Forge's API makes a list of whatever stands there, as it is in the component itself: also of an update.
-    assert list(filled[id(drawn.parts["more"])]) == given[-1] and all(isinstance(one, Image.Image) for one in given[-1])
+    assert list(filled[id(drawn.parts["more"])]) == given[MORE] and all(isinstance(one, Image.Image) for one in given[MORE])
     again = parse(given)
     assert again.settings == settings and [one.hash for one in again.references] == [one.hash for one in asked]
     assert filled[id(drawn.parts["further"])]["visible"] and filled[id(drawn.parts["lost"])]["value"] == ""
@@ -181,7 +183,7 @@ def test_a_further_reference_takes_all_along_that_came_with_it(accordion, brush)
     given = ({"image": picture, "mask": mask}, None) if brush else (picture, mask)
     more, shown, *slots, said = accordion._added(None, *given, pose)
     assert slots == [None] * len(PICTURES) and shown["visible"] and said == ""
-    laid = parse([True, picture, None, None, *(BY_NAME[name].default for name in NAMES[FIRST:-1]), more]).references[1]
+    laid = parse([True, picture, None, None, *(BY_NAME[name].default for name in NAMES[FIRST:MORE]), more]).references[1]
     assert np.array_equal(laid.alpha > 127, DRAWN) and np.array_equal(laid.pose, POSE)
     assert len(accordion._added(more, picture, None, None)[0]) == 2
     for refused, why in (((None, mask, pose), accordion.preview.EMPTY), ((Image.new("RGB", (4, 4)), None, None), "16 pixels"),

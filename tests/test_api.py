@@ -69,15 +69,15 @@ def test_settings_of_the_alignment_act():
     assert sides(drawn["boxes"]["reference"]) == [0, 0, 20, 64]
 
 
-def test_a_reference_whose_pose_is_known_is_compared_by_limbs():
+def test_a_reference_whose_pose_is_known_is_compared_by_joints():
     walking, noise = painted(scale=0.5), Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
     given = ALIGN | {"structure": text(walking), "reference_pose": text(painted(size=(64, 64))), "width": 128, "height": 128}
     found = api.align(given)
-    assert found["rule"] == "limbs" and found["scale"] == pytest.approx(2, abs=0.1) and api.align(ALIGN)["rule"] != "limbs"
+    assert found["rule"] == "joints" and found["scale"] == pytest.approx(2, abs=0.1) and api.align(ALIGN)["rule"] != "joints"
     # Nothing else shows where this one stands.
     stands = api.align(given | {"reference": text(noise)})
     where = [sides(stands["boxes"][name]) for name in ("aligned", "reference")]
-    assert stands["rule"] == "limbs" and np.abs(np.subtract(*where)).max() < 4
+    assert stands["rule"] == "joints" and np.abs(np.subtract(*where)).max() < 4
 
 
 def test_where_nobody_knows_the_character_nothing_moves():

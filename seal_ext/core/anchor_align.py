@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+
 from .canvas import FILL, resize_mode, whole_size
-from .control_map import LINES, figure_of, from_control_map
-from .geometry import Alignment, Correction, align
+from .control_map import LINES, body_of, chosen, figure_of, from_control_map, one_of
+from .geometry import STAYS, Alignment, Correction, align
 from .mask import Box, Subject
-from .pixels import Mask, Pixels, as_rgb, checked_image
-from .skeleton import Skeleton, read_skeleton
+from .pixels import AlignError, Mask, Pixels, as_rgb, checked_image
+from .skeleton import Skeleton, read_skeletons
 from .warping import apply
 
 OFF = "AnchorAlign is off, so the structure stays where it is."
 UNKNOWN = "SeAl does not know where the character stands on the reference, so the structure stays where it is: draw a mask."
+UNREAD = "SeAl cannot read a body from the pose, so it stays where it is."
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,17 +30,23 @@ class Aligned:
     alignment: Alignment
     moves: bool  # whether it was aligned at all
     room: float  # around the figure, as a share of its size
+    bodies: tuple[Skeleton, ...] = ()  # whose joints it shows, where they are on it; the character's first
 
     @cached_property
     def figure(self) -> Mask | None:
         """Where the picture's figure will be, with some room; None where the map does not tell."""
-        return figure_of(self.map, self.room, self.kind)
+        if not self.bodies:
+            return figure_of(self.map, self.room, self.kind)
+        try:
+            body = body_of(self.bodies[0], *self.map.shape[:2])
+        except AlignError:
+            return None
+        return body.with_room(self.room) if body.clear else None
 
-    @cached_property
+    @property
     def joints(self) -> Skeleton | None:
         """The figure's, in shares of the canvas."""
-        found = read_skeleton(as_rgb(checked_image(self.map))) if self.kind in (None, "skeleton") else None
-        return found and found.moved((1 / self.map.shape[1], 1 / self.map.shape[0]))
+        return self.bodies[0].moved((1 / self.map.shape[1], 1 / self.map.shape[0])) if self.bodies else None
 
 
 def anchor_align(
@@ -52,17 +62,42 @@ def anchor_align(
     anchor: str,
     margin: float,
     alike: float,
+    which: str,
     correction: Correction,
 ) -> Aligned:
-    """`subject`: where the reference's character stands; None where AnchorAlign is off."""
+    """`subject`: where the reference's character stands; None where AnchorAlign is off. `which` of a pose map's bodies is the character."""
     image = checked_image(structure, "the structure image")
-    if subject is None or not subject.known:
+    bodies = ordered(read_skeletons(as_rgb(image)), which) if kind in (None, "skeleton") else []
+    known = subject is not None and subject.known
+    if subject is None or not known:
         found = _placed(image, canvas, mode, reference_mode, OFF if subject is None else UNKNOWN)
+    elif subject.skeleton and kind == "skeleton" and not bodies:
+        found = _placed(image, canvas, mode, reference_mode, UNREAD)
     else:
         # A second part of an edge map is another limb, not another subject.
-        shown = from_control_map(image, kind, every=kind in LINES)
+        shown = body_of(bodies[0], *image.shape[:2]) if bodies else one_of(from_control_map(image, kind, every=kind in LINES), which)
         found = align(subject, shown, canvas, mode, reference_mode, anchor, "auto", margin, correction, alike=alike)
-    return Aligned(apply(structure, found, kind, detail), kind, found, bool(subject and subject.known), room)
+        found = found.because(*_others(bodies[1:], found))
+    matrix = found.matrix * detail
+    there = tuple(body.moved((matrix[0, 0], matrix[1, 1]), (matrix[0, 2], matrix[1, 2])) for body in bodies)
+    return Aligned(apply(structure, found, kind, detail, bodies), kind, found, known and found.moves, room, there)
+
+
+def ordered(bodies: Sequence[Skeleton], which: str) -> list[Skeleton]:
+    """The character first, then the others as they are: the largest first."""
+    if not bodies:
+        return []
+    first = bodies[chosen([float(np.nanmean(body.points[:, 0])) for body in bodies], which)]
+    return [first, *(body for body in bodies if body is not first)]
+
+
+def _others(bodies: Sequence[Skeleton], found: Alignment) -> tuple[str, ...]:
+    """All figures move together; whose joints leave the canvas by that is told."""
+    matrix, lost = found.matrix, 0
+    for body in bodies:
+        places = body.points[body.seen] @ matrix[:, :2].T + matrix[:, 2]
+        lost += bool(((places < 0) | (places > found.canvas)).any())
+    return (f"{'Another figure' if lost == 1 else f'{lost} other figures'} of the pose reaches out of the picture.",) if lost else ()
 
 
 def _placed(image: Pixels, canvas: tuple[int, int], mode: str | int, reference_mode: str | int, why: str) -> Alignment:
@@ -70,4 +105,6 @@ def _placed(image: Pixels, canvas: tuple[int, int], mode: str | int, reference_m
     width, height = whole_size(canvas, "canvas")
     everything = Box(0.0, 0.0, float(width), float(height))
     size = image.shape[1], image.shape[0]
-    return Alignment((width, height), size, resize_mode(mode), resize_mode(reference_mode), everything, everything, reasons=(why,))
+    return Alignment(
+        (width, height), size, resize_mode(mode), resize_mode(reference_mode), everything, everything, rule=STAYS, reasons=(why,)
+    )

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from math import isfinite, log
+from math import inf, isfinite
 from typing import TypedDict
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .canvas import FILL, Placement, place, resize_mode, whole_size
-from .mask import SIDES, Box, Subject
-from .pixels import AlignError, Mask
-from .skeleton import Skeleton, limb_ratio
+from .canvas import FILL, place, resize_mode, whole_size
+from .joints import matched
+from .mask import Box, Subject
+from .pixels import AlignError
+from .scale import ABSURD, JOINTS, RULES, SLACK, Measure, calmed, judge_scale, measured
+from .skeleton import Skeleton
 
 ANCHORS = ("bottom", "centre", "top")
-RULES = ("auto", "limbs", "height", "area", "thickness", "one")
-MEASURED = 384  # pixels of the longer side of the mask that is measured
-ALIKE = 0.05  # logarithms this close are the same size
-UNLIKE = 0.4  # heights and areas further apart than this mean another build, not only another pose
-ABSURD = 8.0  # a larger scale, or a smaller one than its inverse, is a misreading
-SLACK = 1e-6
+STAYS = "none"  # the rule of an alignment that moves nothing
+LEAVES = 0.02  # of the canvas: what lies further outside is worth a sentence
+GRAIN = 0.4  # pixels of its own picture by which a joint that was read there may be off
+UNSURE = (
+    "The joints that both bodies show do not tell how large the pose must be, so it stays where it is. "
+    "*Shift right*, *Shift down* and *Scale* move it."
+)
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Wishes(TypedDict):
     anchor: str
     margin: float
     alike: float
+    which: str
     correction: Correction
 
 
@@ -71,88 +74,20 @@ class Alignment:
         return self.structure_box.moved((self.scale, self.scale), self.shift)
 
     @property
+    def moves(self) -> bool:
+        """Whether it puts the structure anywhere else than its resize mode does."""
+        return self.rule != STAYS or self.correction != Correction()
+
+    def because(self, *reasons: str) -> Alignment:
+        """The same with further reasons."""
+        return replace(self, reasons=(*self.reasons, *reasons))
+
+    @property
     def matrix(self) -> NDArray[np.float64]:
         """2×3: from the structure image's pixels to the canvas, resize mode and alignment in one."""
         placed = place(self.structure_size, self.canvas, self.mode)
         (sx, sy), (tx, ty), s = placed.scale, placed.shift, self.scale
         return np.array([[s * sx, 0.0, s * tx + self.shift[0]], [0.0, s * sy, s * ty + self.shift[1]]])
-
-
-@dataclass(frozen=True, eq=False)
-class _Measure:
-    """A subject as it is in the canvas."""
-
-    box: Box
-    area: float
-    thickness: float  # radius of the largest disc inside it: the torso's or the head's, whatever the limbs do; 0 if the frame cuts that
-    cut: tuple[str, ...]
-    solid: bool
-    skeleton: Skeleton | None
-
-
-def _measure(subject: Subject, placed: Placement, canvas: tuple[int, int] | None) -> _Measure:
-    """With a canvas: only what lies in it. Without: all of it, because aligning can bring back what the resize mode cropped."""
-    (sx, sy), (width, height) = placed.scale, subject.size
-    q = min(1.0, MEASURED / max(width * sx, height * sy))
-    columns, rows = max(1, round(width * sx * q)), max(1, round(height * sy * q))
-    mask = cv2.resize(subject.mask.astype(np.float32), (columns, rows), interpolation=cv2.INTER_AREA)
-    box, cut = subject.box.moved(placed.scale, placed.shift), set(subject.cut)
-    if canvas:
-        low = [round(max(0.0, -t) * q) for t in placed.shift]
-        mask = mask[low[1] : low[1] + round(canvas[1] * q), low[0] : low[0] + round(canvas[0] * q)]
-        # Joints may be well inside the frame and the flesh around them not; that is no cut.
-        near = 0.04 * max(box.width, box.height) if subject.source == "skeleton" else SLACK
-        lost = (-box.x0, -box.y0, box.x1 - canvas[0], box.y1 - canvas[1])
-        cut |= {side for side, by in zip(SIDES, lost, strict=True) if by > near}
-        box = box.clipped(*canvas)
-    if mask.sum() < 1 or min(box.width, box.height) < 1:
-        raise AlignError("A subject is too small, or the resize mode crops it away. Choose another resize mode.")
-    joints = subject.skeleton.moved(placed.scale, placed.shift) if subject.skeleton else None
-    ordered = tuple(side for side in SIDES if side in cut)
-    return _Measure(box, float(mask.sum()) / q**2, _thickness(mask > 0.5, ordered) / q, ordered, subject.solid, joints)
-
-
-def _thickness(mask: Mask, cut: tuple[str, ...]) -> float:
-    distance = cv2.distanceTransform(np.pad(mask.astype(np.uint8), 1), cv2.DIST_L2, 5)[1:-1, 1:-1]
-    y, x = np.unravel_index(int(distance.argmax()), distance.shape)
-    radius, (height, width) = float(distance[y, x]), distance.shape
-    room = dict(zip(SIDES, (x + 1, y + 1, width - x, height - y), strict=True))
-    return 0.0 if any(room[side] < 1.1 * radius + 1 for side in cut) else radius
-
-
-def judge_scale(reference: _Measure, structure: _Measure, rule: str = "auto") -> tuple[float, str, tuple[str, ...]]:
-    """How many times larger the reference's subject is, which rule says so, and why. `bench align` measures these rules."""
-    height = reference.box.height / structure.box.height
-    aspect = reference.box.width / reference.box.height * structure.box.height / structure.box.width
-    area = (reference.area / structure.area) ** 0.5
-    thickness = reference.thickness / structure.thickness if reference.thickness and structure.thickness else None
-    limbs = limb_ratio(reference.skeleton, structure.skeleton) if reference.skeleton and structure.skeleton else None
-    cut, solid = {*reference.cut, *structure.cut}, reference.solid and structure.solid
-    tall = not {"top", "bottom"} & cut
-    alike = abs(log(aspect)) < ALIKE or abs(log(height / area)) < ALIKE
-    unlike = abs(log(height / area)) > UNLIKE
-    ladder = (
-        ("limbs", limbs, limbs and limbs[0], limbs and f"The scale comes from the limbs both show: {', '.join(limbs[1])}."),
-        ("height", tall and alike and not cut, height, None),
-        ("height", tall and cut, height, "The frame cuts a subject at its side, so the scale comes from the heights."),
-        ("height", tall and not solid, height, "SeAl sees only lines, so the scale comes from the heights."),
-        ("height", tall and unlike, height, "The bodies are built very differently, so the scale comes from their heights."),
-        ("area", tall, area, "The poses differ too much to compare heights, so the scale comes from the subjects' areas."),
-        ("thickness", solid and thickness, thickness, "The frame cuts a subject, so the scale comes from its thickest part (torso, head)."),
-        ("one", True, 1.0, "The frame cuts a subject, and nothing shows how large all of it is. The structure keeps its size."),
-    )
-    for name, holds, scale, reason in ladder:
-        if rule == "auto" and holds:
-            return _limited(scale or 1.0, name, reason)
-    forced = {"limbs": limbs and limbs[0], "height": height, "area": area, "thickness": thickness, "one": 1.0}[rule]
-    return _limited(forced, rule, None) if forced else (1.0, "one", (f"The {rule} cannot be compared, so the structure keeps its size.",))
-
-
-def _limited(scale: float, rule: str, reason: str | None) -> tuple[float, str, tuple[str, ...]]:
-    limited = min(max(float(scale), 1 / ABSURD), ABSURD)
-    if limited != scale:
-        return limited, rule, (f"The sizes differ {max(scale, 1 / scale):.0f} times, but SeAl scales by {ABSURD:.0f} at most.",)
-    return limited, rule, (reason,) if reason else ()
 
 
 def align(
@@ -177,22 +112,41 @@ def align(
         raise AlignError(f"The anchor must be one of {', '.join(ANCHORS)} and the rule one of {', '.join(RULES)}.")
     if not (isinstance(margin, (int, float)) and 0 <= margin <= 0.4):
         raise AlignError("The margin must be a number from 0 to 0.4.")
-    a = _measure(reference, place(reference.size, canvas, reference_mode), canvas)
-    s = _measure(structure, place(structure.size, canvas, mode), None)
+    placed = place(reference.size, canvas, reference_mode), place(structure.size, canvas, mode)
+    a, s = measured(reference, placed[0], canvas), measured(structure, placed[1], None)
     start = Alignment(canvas, structure.size, mode, reference_mode, a.box, s.box, anchor=anchor)
-    told = (*reference.reasons, *structure.reasons)
-    if {"left", "right"} <= set(s.cut) or {"top", "bottom"} <= set(s.cut):
-        found = replace(start, reasons=(*told, "The structure fills its frame from side to side, so it stays where it is."))
+    start = replace(start, reasons=(*reference.reasons, *structure.reasons))
+    if a.skeleton and s.skeleton and rule in ("auto", JOINTS):
+        grain = GRAIN * max(placed[0].scale), GRAIN * max(placed[1].scale)
+        found = _on_joints(start, a.skeleton, s.skeleton, grain)
+        free: tuple[str, ...] = (*a.cut, *s.cut)  # joints are where they belong, so what a frame cuts may stay cut
+        found = _fitted(found, _around(s.skeleton), (), free, margin) if fit and found.rule != STAYS else found
+    elif {"left", "right"} <= set(s.cut) or {"top", "bottom"} <= set(s.cut):
+        found = start.because("The structure fills its frame from side to side, so it stays where it is.")
     else:
-        scale, used, why = judge_scale(a, s, rule)
-        if scale != 1 and max(scale, 1 / scale) - 1 <= alike:
-            # A pose alone changes heights this much, and a map that is only moved stays crisp.
-            scale, why = 1.0, (*why, f"The sizes are nearly the same ({scale:.2f} times), so the structure keeps its own.")
-        found = replace(start, scale=scale, rule=used, reasons=(*told, *why))
-        found = _anchored(found, a.cut, s.cut)
-        found = _fitted(found, s.cut, margin) if fit else found
+        found = _anchored(_scaled(start, a, s, rule, alike), a.unseen, s.unseen)
+        found = _fitted(found, s.box, s.cut, (), margin) if fit else found
         found = _on_pixels(found) if alike and found.scale == 1 else found
     return _corrected(found, correction)
+
+
+def _on_joints(start: Alignment, reference: Skeleton, structure: Skeleton, grain: tuple[float, float]) -> Alignment:
+    """Torso and head lie on the reference's; without enough of both nothing moves."""
+    match = matched(reference, structure, grain)
+    if match is None or not 1 / ABSURD <= match.scale <= ABSURD:
+        return replace(start, rule=STAYS).because(UNSURE)
+    return replace(start, scale=match.scale, shift=match.shift, rule=JOINTS)
+
+
+def _scaled(start: Alignment, a: Measure, s: Measure, rule: str, alike: float) -> Alignment:
+    scale, used, why = judge_scale(a, s, rule)
+    calm = calmed(scale, alike)
+    if calm == 1 and scale != 1:
+        # A pose alone changes heights this much, and a map that is only moved stays crisp.
+        why = (*why, f"The sizes are nearly the same ({scale:.2f} times), so the structure keeps its own.")
+    elif abs(calm / scale - 1) > 0.01:
+        why = (*why, f"The figure is {scale:.2f} times as large, but a pose alone may do much of that, so SeAl scales by {calm:.2f}.")
+    return replace(start, scale=calm, rule=used).because(*why)
 
 
 def _on_pixels(found: Alignment) -> Alignment:
@@ -215,26 +169,34 @@ def _anchored(found: Alignment, reference_cut: tuple[str, ...], structure_cut: t
     return replace(found, anchor=anchor, shift=(a[0] - found.scale * s[0], a[1] - found.scale * s[1]), reasons=reasons)
 
 
-def _fitted(found: Alignment, cut: tuple[str, ...], margin: float) -> Alignment:
-    """Moves the aligned subject into the canvas, shrinks it first if it is larger; a side that the structure's frame cuts stays cut."""
+def _around(body: Skeleton) -> Box:
+    """The joints' own box: the flesh around them is a guess, and nobody is moved for a guess."""
+    points = body.points[body.seen]
+    return Box(*map(float, (*points.min(0), *points.max(0))))
+
+
+def _fitted(found: Alignment, box: Box, cut: tuple[str, ...], free: tuple[str, ...], margin: float) -> Alignment:
+    """Moves the aligned subject into the canvas, shrinks it first if it is larger. A side that the structure's frame cuts stays cut, and at
+    a side that is free it may leave the canvas."""
     width, height = found.canvas
-    edge, box = margin * min(width, height), found.structure_box
+    edge = margin * min(width, height)
     spans = ((box.x0, box.x1, width, "left", "right"), (box.y0, box.y1, height, "top", "bottom"))
     scale = found.scale
     for low, high, length, *sides in spans:
-        if not set(sides) & set(cut):
+        if not set(sides) & {*cut, *free}:
             scale = min(scale, (length - 2 * edge) / (high - low))
     reasons = found.reasons
     if scale < found.scale - SLACK:
         reasons += (f"At its right size the subject would leave the canvas; it is {scale / found.scale:.0%} as large as it should be.",)
     anchor = _point(found.aligned_box, found.anchor)
-    origin = _point(box, found.anchor)
+    origin = _point(found.structure_box, found.anchor)
     shift = [anchor[i] - scale * origin[i] for i in (0, 1)]
     for i, (low, high, length, first, last) in enumerate(spans):
         before = shift[i]
         # A cut side may not come into view: there the body would end in mid-air.
         least = max(0.0, low) - scale * low if first in cut else edge - scale * low
         most = min(length, high) - scale * high if last in cut else length - edge - scale * high
+        least, most = (-inf if first in free else least), (inf if last in free else most)
         if first in cut:
             shift[i] = min(before, least, most)
         elif last in cut:
@@ -245,6 +207,9 @@ def _fitted(found: Alignment, cut: tuple[str, ...], margin: float) -> Alignment:
             where = (("to the left", "to the right"), ("up", "down"))[i][shift[i] > before]
             why = "so that its cut side stays at the frame" if {first, last} & set(cut) else "so that it stays in the canvas"
             reasons += (f"The aligned subject is moved {abs(shift[i] - before):.0f} pixels {where} {why}.",)
+        ends = scale * low + shift[i], scale * high + shift[i]
+        reasons += tuple(f"The figure leaves the picture at the {side}." for side, by in ((first, -ends[0]), (last, ends[1] - length))
+                         if side in free and by > LEAVES * length)  # fmt: skip
     return replace(found, scale=scale, shift=(float(shift[0]), float(shift[1])), reasons=reasons)
 
 

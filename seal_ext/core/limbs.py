@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .skeleton import FLESH, KNEES_AND_ANKLES, L_HIP, NECK, NOSE, R_HIP, Skeleton, limb_lengths
+from .proportions import FLESH, limb_lengths
+from .skeleton import KNEES_AND_ANKLES, L_HIP, NECK, NOSE, R_HIP, Skeleton
 
 # A limb runs from joint to joint; the torso from the neck to between the hips.
 HIPS = -1

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 
-from .canvas import whole_size
+from .canvas import place, whole_size
 from .control_map import LINES, background_of
 from .geometry import Alignment
 from .pixels import AlignError, as_bytes, checked_image
+from .redrawing import redrawn
+from .skeleton import Skeleton
 
+MANY = 200  # colours; with fewer each has a meaning of its own
 ROUNDS = 12  # of thinning, for lines up to about twice as wide
 
 
-def apply(structure: np.ndarray, found: Alignment, kind: str | None = None, detail: float = 1.0) -> np.ndarray:
-    """The aligned map at the canvas's size, which every resize mode leaves as it is; `detail` times larger for a later, larger pass."""
+def apply(
+    structure: np.ndarray, found: Alignment, kind: str | None = None, detail: float = 1.0, bodies: Sequence[Skeleton] = ()
+) -> np.ndarray:
+    """The aligned map at the canvas's size, which every resize mode leaves as it is; `detail` times larger for a later, larger pass.
+
+    `bodies`: whose joints were read on the structure.
+    """
     image = checked_image(structure, "the structure image")
     if image.shape[1::-1] != found.structure_size:
         raise AlignError("The structure image has another size than the one that was aligned.")
@@ -25,7 +35,12 @@ def apply(structure: np.ndarray, found: Alignment, kind: str | None = None, deta
     if size == found.structure_size and np.allclose(matrix, np.eye(2, 3), atol=1e-3):
         return structure.copy()
     colours = _colours(image)
-    if 2 < colours < 200:  # a skeleton or a segmentation: each colour has a meaning, so none may mix; ControlNet counts alike
+    if (bodies or kind == "skeleton") and image.dtype == np.uint8 and image.shape[2] == 3 and not fill.any() and not _only_shifts(matrix):
+        thicker = min(place(found.structure_size, found.canvas, found.mode).scale) * detail
+        drawn = redrawn(image, bodies, matrix, size, thicker, colours < MANY)
+        if drawn is not None:
+            return drawn
+    if 2 < colours < MANY:  # a skeleton or a segmentation: each colour has a meaning, so none may mix; ControlNet counts alike
         warped = _warp(image, matrix, size, cv2.INTER_NEAREST)
     elif colours == 2:
         warped = _warp_two_tone(image, matrix, size, fill, thin=kind in LINES or _is_thin(image, fill))
@@ -36,6 +51,11 @@ def apply(structure: np.ndarray, found: Alignment, kind: str | None = None, deta
     (x0, y0), (x1, y1) = (np.round(matrix @ (x, y, 1)).astype(int).clip(0, size) for x, y in ((0, 0), found.structure_size))
     result[y0:y1, x0:x1] = warped[y0:y1, x0:x1]
     return result[..., 0] if structure.ndim == 2 else result
+
+
+def _only_shifts(matrix: np.ndarray) -> bool:
+    """Whether every pixel stays a pixel."""
+    return bool(np.allclose(matrix[:, :2], np.eye(2), atol=1e-6) and np.allclose(matrix[:, 2] % 1, 0, atol=1e-6))
 
 
 def _colours(image: np.ndarray) -> int:

@@ -106,7 +106,7 @@ class Settings(Table):
     def alignment(self) -> Wishes:
         """What `core.anchor_align` is told."""
         hand = Correction(self.hand_x, self.hand_y, self.hand_scale)
-        return {"anchor": self.anchor, "margin": self.margin, "alike": self.alike, "correction": hand}
+        return {"anchor": self.anchor, "margin": self.margin, "alike": self.alike, "which": self.which, "correction": hand}
 
     def appearance_steps(self) -> AppearanceSteps:
         return AppearanceSteps.parse(self.t_app)

@@ -111,9 +111,13 @@ class Table:
 
     align: bool = row(True, BASIC, "AnchorAlign", "Move and scale the structure so that its figure stands where the reference's stands.")
     anchor: str = row("bottom", BASIC, "Anchor", "Which point of the two figures is put in the same place: `bottom` the feet, `centre` the "
-        "middle, `top` the head.", choices=("bottom", "centre", "top"))
+        "middle, `top` the head. Where the joints of both are known, head and torso are put in the same place instead.",
+        choices=("bottom", "centre", "top"))
     alike: float = share(0.25, ALIGN, "Same size within", "If the sizes of the two figures differ by less than this share, the structure "
-        "is moved but not scaled. Another pose alone changes a figure's height as much.")
+        "is moved but not scaled, and somewhat beyond it is scaled less. Another pose alone changes a figure's height as much. Where the "
+        "joints of both are known, the size is exact.")
+    which: str = row("largest", ALIGN, "Which figure", "Which of several figures of a pose is your character. All of them move together.",
+        choices=("largest", "left", "middle", "right"))
     margin: float = row(0.02, ALIGN, "Margin", "Space kept free between the aligned figure and the edge of the picture, as a share of the "
         "picture.", low=0.0, high=0.4, step=0.01)
     hand_x: float = row(0.0, ALIGN, "Shift right", "Your own correction: how far the figure moves right, as a share of the picture's "

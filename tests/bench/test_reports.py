@@ -2,14 +2,16 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from bench import world_sheet
+from bench import align_report, world_sheet
 from bench.__main__ import main
+from bench.align_pairs import DISTURBED, POSES, pairs, world_joints
 from bench.cases import make_cases
-from bench.cli import run
+from bench.cli import UserError, run
 from bench.drawing import Model, open_model
 from bench.judge.reading import Judge
 from bench.model.embedded import Embedded
@@ -131,3 +133,28 @@ def test_the_widths_of_what_is_drawn_are_a_table(capsys):
 def test_the_sheet_of_truths_needs_no_model():
     picture = world_sheet.draw_sheet(range(DEVELOPMENT.start, DEVELOPMENT.start + 2), with_model=False)
     assert picture.shape == (3, 2 * (128 + world_sheet.CAPTION), 128 * (1 + 2 * world_sheet.POSES))
+
+
+def test_align_says_by_family_what_is_right(tmp_path, capsys):
+    given = {name: [list(map(float, place)) for place in points] for name, points in zip("ab", world_joints(range(2)), strict=True)}
+    given["portrait"] = [place if joint in (0, 1, 2, 5, 8, 11, 14, 15) else None for joint, place in enumerate(given["a"])]
+    (tmp_path / "joints.json").write_text(json.dumps(given))
+    out = tmp_path / "align.json"
+    assert align_report.main(["--joints", str(tmp_path / "joints.json"), "--count", "1", "--json", str(out)]) == 0
+    found = json.loads(out.read_text())
+    assert found["pairs"] == 25 and set(found["families"]) == {*POSES, *DISTURBED, "all"} and found["real"]["pairs"] == 6
+    assert found["reached"] == all(row["right"] >= 0.95 for row in found["families"].values()) and found["families"]["all"]["right"] > 0.9
+    assert "second person" in capsys.readouterr().out
+    with pytest.raises(UserError, match="18 joints"):
+        (tmp_path / "joints.json").write_text('{"a": [[0, 1]]}')
+        align_report.main(["--joints", str(tmp_path / "joints.json")])
+
+
+def test_a_pair_s_head_and_torso_stay_and_its_limbs_keep_their_lengths():
+    still = [0, 1, 2, 5, 8, 11, 14, 15, 16, 17]
+    for one in pairs(world_joints(range(6)), 1):
+        before, after = one.whole.points, one.right
+        assert after[still] == pytest.approx(before[still])
+        assert np.hypot(*(after[3] - after[2])) == pytest.approx(np.hypot(*(before[3] - before[2])))
+        size = [np.ptp(points[still], 0).max() for points in (one.there, after)]
+        assert (one.there - one.there[1]) / size[0] == pytest.approx((after - after[1]) / size[1])

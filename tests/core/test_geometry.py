@@ -18,6 +18,8 @@ from seal_ext.core.control_map import from_control_map
 from seal_ext.core.geometry import ANCHORS, Correction, align
 from seal_ext.core.mask import Box, subject_of
 from seal_ext.core.pixels import AlignError
+from seal_ext.core.proportions import unseen_ends
+from seal_ext.core.scale import calmed
 from seal_ext.core.skeleton import Skeleton, read_skeleton
 from seal_ext.core.warping import apply
 
@@ -79,7 +81,16 @@ def test_sizes_that_are_alike_count_as_the_same():
     assert exact.scale == pytest.approx(80 / 70) and exact.shift[0] % 1
     assert kept.scale == 1 and all(by == round(by) for by in kept.shift) and "nearly the same" in kept.reasons[-1]
     assert point(kept.aligned_box, "bottom") == pytest.approx(point(kept.reference_box, "bottom"), abs=0.5)
-    assert align(reference, larger, (128, 128), alike=0.25).scale > 1.25
+    assert align(reference, larger, (128, 128), alike=0.25, rule="height").scale == pytest.approx(80 / 50)
+
+
+def test_between_the_same_size_and_another_nothing_jumps():
+    ratios = np.exp(np.linspace(-1.2, 1.2, 2001))
+    found = np.array([calmed(ratio, 0.25) for ratio in ratios])
+    steps = np.diff(np.log(found))
+    assert steps.min() >= -1e-12 and steps.max() < 2.01 * np.diff(np.log(ratios)).max()
+    assert np.allclose(found[(ratios > 0.8) & (ratios < 1.25)], 1) and np.allclose(found[ratios > 1.57], ratios[ratios > 1.57])
+    assert np.allclose([calmed(ratio, 0.0) for ratio in ratios], ratios)
 
 
 @settings(deadline=None)  # the machine may be busy
@@ -300,13 +311,13 @@ def test_a_pose_map_without_legs_is_a_portrait():
         colour = (cv2.cvtColor(hue, cv2.COLOR_HSV2RGB)[0, 0] * 255).round().tolist()
         cv2.circle(image, tuple(points[joint].astype(int).tolist()), 2, colour, -1)
     found = from_control_map(image)
-    assert isinstance(found.skeleton, Skeleton) and found.cut == ("bottom",) and "legs" in found.reasons[0]
+    assert isinstance(found.skeleton, Skeleton) and unseen_ends(found.skeleton) == ("bottom",) and "legs" in found.reasons[0]
 
 
 def test_the_chosen_rule_beats_the_papers_where_poses_differ():
-    """Small, so that it is quick; `python dev.py bench align` has the whole table."""
-    for person, better in ((True, 0.9), (False, 0.7)):
-        errors = measure(range(40), person)
+    """Small, so that it is quick; `python dev.py bench align --rules` has the whole table."""
+    for person, seeds, better in ((True, range(120), 0.9), (False, range(40), 0.7)):
+        errors = measure(seeds, person)
         differ = errors.families[:, 0] != errors.families[:, 1]
 
         def median(known, rule, errors=errors, differ=differ):
@@ -314,4 +325,5 @@ def test_the_chosen_rule_beats_the_papers_where_poses_differ():
 
         assert median("mask, silhouette", "auto") < better * median("mask, silhouette", "height")
         assert median("joints, skeleton", "auto") < 0.04
-        assert median("mask, skeleton", "auto") < 0.12
+        # No tool writes an animal's joints into a person's eighteen.
+        assert not person or median("mask, skeleton", "auto") < 0.09
