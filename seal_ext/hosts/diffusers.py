@@ -64,6 +64,7 @@ class Seal:
         self._weights = ""
         self._contradicts = False  # whether c_app says anything else than the prompts
         self._call: dict[str, Any] = {}  # the conditioning of the current model call, for the reference pass
+        self._told: dict[tuple[str, ...], tuple] = {}  # what the text encoders said of reference prompts in this run
 
     # ---- install and remove
 
@@ -88,7 +89,7 @@ class Seal:
         if self.run is not None:
             self.run.close()
             self.notes += [note for note in self.run.notes if note not in self.notes]
-        self.run, self._call = None, {}
+        self.run, self._call, self._told = None, {}, {}
 
     # ---- what the pipeline calls
 
@@ -205,8 +206,11 @@ class Seal:
     def _appearance_context(self, images: Sequence[int], like: Tensor, kwargs: dict) -> tuple[Tensor, dict[str, Tensor] | None]:
         """The text encoders' view of c_app for these images; padded or cut to the prompt's own length."""
         given = self.appearance_prompt or ""
-        prompts = [given if isinstance(given, str) else given[image] for image in images]
-        encoded = self.pipe.encode_prompt(prompts, device=like.device, num_images_per_prompt=1, do_classifier_free_guidance=False)
+        prompts = tuple(given if isinstance(given, str) else given[image] for image in images)
+        if prompts not in self._told:
+            how = {"device": like.device, "num_images_per_prompt": 1, "do_classifier_free_guidance": False}
+            self._told[prompts] = self.pipe.encode_prompt(list(prompts), **how)
+        encoded = self._told[prompts]
         context, added = encoded[0], kwargs.get("added_cond_kwargs")
         if context.shape[1] != like.shape[1]:
             context = F.pad(context, (0, 0, 0, max(0, like.shape[1] - context.shape[1])))[:, : like.shape[1]]

@@ -269,7 +269,8 @@ def _said(sentence: str) -> str:
 
 
 def _preset(preset: str, names: list[str]) -> list:
-    return [gr.update(value=defaults(preset)[name]) for name in names]
+    table = defaults(preset)
+    return [gr.update(value=table[name]) for name in names]
 
 
 def _value(name: str) -> Callable[[Mapping], object]:

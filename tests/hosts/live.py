@@ -234,6 +234,11 @@ def apart(one: np.ndarray, other: np.ndarray) -> int:
     return int(np.abs(one - other).max())
 
 
+def changed(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two pictures differ by more than rounding, which moves hardly one value in 20,000, and that by one."""
+    return apart(one, other) > 1 or float((one != other).mean()) > 0.01
+
+
 def complaints(webui: WebUI) -> list[str]:
     """What the last generation said to its user, but for what belongs to drawing without a ControlNet."""
     return [sentence for sentence in webui.inside()["said"] if "No ControlNet unit" not in sentence]

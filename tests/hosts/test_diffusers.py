@@ -132,6 +132,21 @@ def test_delta_bridge_acts_only_where_the_reference_prompt_differs(pipe):
     assert torch.equal(draw(pipe), plain)
 
 
+def test_a_reference_prompt_is_read_once_a_run(pipe, monkeypatch):
+    read, encode = [], pipe.encode_prompt
+
+    def counted(prompt, *args, **kwargs):
+        read.append(prompt)
+        return encode(prompt, *args, **kwargs)
+
+    monkeypatch.setattr(pipe, "encode_prompt", counted)
+    with Seal(pipe, picture(), Settings(**BASE), appearance_prompt="a blue dog"):
+        draw(pipe)
+        assert read.count(["a blue dog"]) == 1
+        draw(pipe)
+        assert read.count(["a blue dog"]) == 2
+
+
 @pytest.mark.parametrize(
     "off", [dict(strength=0.0), dict(delta_early=0.0, delta_late=0.0), dict(tau_early=1.0, tau_late=1.0), dict(infusion=False)]
 )
