@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 
 import torch
 import torch.nn.functional as F
@@ -12,16 +13,41 @@ from torch import Tensor
 from .matching import token_grid
 from .pixels import AlignError, Pixels
 
+NO_WORDS = "SeAl needs words to ask the model for. Begin the prompt, or the reference prompt, with the character."
 COARSEST = 4  # tokens a side; coarser layers cannot tell places apart
 OPENING = re.compile(r"^(an? )?(picture|photo|photograph|drawing|illustration|painting|image|character art|portrait) of ", re.IGNORECASE)
+# Words of which those parts of a prompt are made that praise the picture before others say what it shows.
+PRAISE = frozenset(
+    "masterpiece best top good great amazing perfect high highest higher highly ultra very extremely super quality detail details detailed "
+    "res resolution highres absurdres hd uhd hdr 4k 8k 16k realistic photorealistic hyperrealistic sharp focus aesthetic awesome newest "
+    "raw photo wallpaper official art score_9 score_8_up score_7_up score_6_up score_5_up score_4_up".split()
+)
+
 
 
 def subject_words(prompt: str, words: str | None = None) -> str:
     """The words given, or else what the prompt begins with: `a woman with red hair` of `a photo of a woman with red hair, running`."""
-    found = (words or OPENING.sub("", prompt.strip().split(",")[0])).strip()
+    parts = prompt.replace("\n", ",").split(",")
+    first = next((part for part in parts if not PRAISE.issuperset(re.findall(r"\w+", part.lower()))), "")
+    found = (words or OPENING.sub("", first.strip())).strip()
     if not found:
-        raise AlignError("Attention needs words to look for: give --subject, or a prompt that begins with the character.")
+        raise AlignError(NO_WORDS)
     return found
+
+
+def asked(prompt: str, words: str | None, tokens: Callable[[str], Sequence[int]]) -> tuple[str, list[int]]:
+    """The text that the U-Net is shown, and where the subject's words stand in it.
+
+    `tokens`: those of a text, with one that starts it and one that ends it; none where nobody knows. That is the prompt, which tells the
+    subject from what else there is. Where its words do not stand in it, they are shown alone; without tokens, all positions count.
+    """
+    words = subject_words(prompt, words)
+    encoded = list(tokens(words))
+    spoken = encoded[1 : encoded.index(encoded[-1])] if encoded else []
+    if spoken and words.lower() in prompt.lower():
+        with suppress(AlignError):
+            return prompt, places(tokens(prompt), spoken)
+    return words, list(range(1, 1 + len(spoken)))
 
 
 def places(prompt: Sequence[int], words: Sequence[int]) -> list[int]:
@@ -32,13 +58,13 @@ def places(prompt: Sequence[int], words: Sequence[int]) -> list[int]:
     raise AlignError("The subject's words are not in the prompt, so attention cannot find them.")
 
 
-def attention_on(q: Tensor, k: Tensor, positions: Sequence[int], scale: float) -> Tensor:
+def attention_on(q: Tensor, k: Tensor, positions: Sequence[int]) -> Tensor:
     """How much of its attention every token of the first row gives to these positions, in all heads: (tokens,).
 
-    q: (rows, heads, tokens, dim), k: (rows, heads, positions, dim).
+    q: (rows, heads, tokens, dim), k: (rows, heads, positions, dim). Without positions: to all but the first, which only starts a text.
     """
-    weights = (q[:1].float() @ k[:1].float().transpose(-1, -2) * scale).softmax(-1)
-    return weights[0, :, :, list(positions)].mean((0, 2))
+    weights = (q[:1].float() @ k[:1].float().transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1)
+    return weights[0, :, :, list(positions) or slice(1, None)].mean((0, 2))
 
 
 def heat(seen: Iterable[Tensor], latent: tuple[int, int]) -> Tensor:

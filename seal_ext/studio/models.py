@@ -14,12 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from seal_ext.asking import NARROW, SMALL
 from seal_ext.core.canvas import as_tensor, fit
 from seal_ext.hosts.diffusers import encoded
 from seal_ext.studio import checkpoint as files
 from seal_ext.studio.cli import UserError
 
-NARROW, SMALL, LARGEST_HEADER = 128, 128, 1 << 27
+LARGEST_HEADER = 1 << 27
 SAMPLERS = {
     "ddim": ("DDIMScheduler", {}),
     "euler": ("EulerDiscreteScheduler", {}),

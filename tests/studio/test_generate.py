@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from seal_ext.core.anchor_align import anchor_align
-from seal_ext.core.cross_attention import places, subject_words
+from seal_ext.core.cross_attention import asked, attention_on, places, subject_words
 from seal_ext.core.mask import subject_of
 from seal_ext.core.pixels import AlignError
 from seal_ext.match_map import match_map
@@ -121,9 +121,33 @@ def test_numbers_out_of_range_are_said(studio, option, value, monkeypatch, capsy
 def test_words_of_the_subject():
     assert subject_words("a photo of a red cat, in the snow") == "a red cat"
     assert subject_words("a red cat, in the snow", "snow") == "snow"
-    with pytest.raises(AlignError, match="--subject"):
-        subject_words("")
+    assert subject_words("masterpiece, best quality, 8k\nscore_9, raw photo, a knight in a forest, rain") == "a knight in a forest"
+    for nothing in ("", "masterpiece, best quality", " ,\n"):
+        with pytest.raises(AlignError, match="needs words"):
+            subject_words(nothing)
     assert places([9, 1, 2, 3, 8], [2, 3]) == [2, 3]
+
+
+def test_the_words_stand_in_the_prompt_or_are_shown_alone():
+    """With the prompt's other words the model tells the subject from what else there is."""
+
+    def tokens(text):
+        return [900, *map(ord, text), *[901] * (20 - len(text))]
+
+    assert asked("in red, a cat", "a cat", tokens) == ("in red, a cat", list(range(9, 14)))
+    assert asked("a cat, in red", None, tokens) == ("a cat, in red", list(range(1, 6)))
+    assert asked("a dog", "A cat", tokens) == ("A cat", list(range(1, 6)))
+    assert asked("A cat", "a CAT", tokens) == ("a CAT", list(range(1, 6)))  # these tokens tell small letters from large ones
+    assert asked("a cat, in red", None, lambda text: []) == ("a cat", [])
+
+
+def test_attention_is_shared_among_positions():
+    q, k = torch.randn(2, 2, 5, 8), torch.randn(2, 2, 4, 8)
+    each = [attention_on(q, k, [i]) for i in range(4)]
+    # The mean over positions and heads: all of them together are everything.
+    assert torch.allclose(sum(each), torch.ones(5), atol=1e-6)
+    assert torch.allclose(attention_on(q, k, [1, 2]), (each[1] + each[2]) / 2, atol=1e-6)
+    assert torch.allclose(attention_on(q, k, []), sum(each[1:]) / 3, atol=1e-6)
 
 
 def test_attention_gives_a_map_of_the_pictures_shape_and_leaves_no_hook(studio, figure):
