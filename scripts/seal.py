@@ -9,7 +9,7 @@ try:
     from modules.ui_components import InputAccordion
 
     from seal_ext import api, request
-    from seal_ext.hosts.webui import options, process_state, session, xyz
+    from seal_ext.hosts.webui import asking, options, process_state, session, xyz
     from seal_ext.hosts.webui.controlnet import align as controlnet
     from seal_ext.settings import SettingsError
     from seal_ext.ui import accordion, webui
@@ -100,7 +100,7 @@ class SealScript(scripts.Script):
 
 def add_routes(demo, app):
     if options.has_api():
-        api.mount(app, options.guards(app))
+        api.mount(app, options.guards(app), asking.waiting)
 
 
 if not lacking:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import base64
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from . import __version__
 from .core.anchor_align import anchor_align
 from .core.canvas import CROP, FILL, LARGEST_CANVAS, STRETCH
 from .core.pixels import LARGEST_SIDE, AlignError
+from .core.subject import Way
 from .decoding import MOST_PIXELS
 from .hosts.webui import process_state
 from .reference import Reference, png
@@ -33,15 +35,21 @@ CANVAS = (
     Setting("kind", "auto", "Kind", "What the structure shows; auto tells a skeleton from anything else.",
             choices=("auto", "skeleton", "edges")),
 )  # fmt: skip
-OF_MASK = ("mask_source",)
+OF_MASK = ("mask_source", "appearance_prompt")
 OF_ALIGN = (*OF_MASK, "anchor", "alike", "which", "margin", "hand_x", "hand_y", "hand_scale")
 SHOWN = ("reference", "mask")  # to `mask`
 COMPARED = (*PICTURES, "structure")  # by `align`
 NEEDED = ("reference", "structure")
+Ask = Callable[[Reference, str], Mapping[str, Way]]  # how the WebUI's model is asked about a reference, with these words
 _one_at_a_time = threading.Lock()  # pictures may be large
 
 
-def mount(app, guards: Sequence = ()) -> None:
+def nobody(reference: Reference, words: str) -> Mapping[str, Way]:
+    """Where there is no model."""
+    return {}
+
+
+def mount(app, guards: Sequence = (), ask: Ask = nobody) -> None:
     """Add the routes to a FastAPI application, behind these guards."""
     from fastapi import Body, HTTPException
 
@@ -58,7 +66,7 @@ def mount(app, guards: Sequence = ()) -> None:
     # Plain functions: FastAPI runs them in threads, so that nobody else waits.
     for path, method, endpoint in (
         ("version", "GET", version), ("schema", "GET", schema), ("cache", "GET", cache), ("cache", "DELETE", empty_cache),
-        ("align", "POST", answering(align)), ("mask", "POST", answering(mask)),
+        ("align", "POST", answering(partial(align, ask=ask))), ("mask", "POST", answering(partial(mask, ask=ask))),
     ):  # fmt: skip
         app.add_api_route(f"/seal/v1/{path}", endpoint, methods=[method], dependencies=list(guards), name=f"seal {method} {path}")
 
@@ -95,18 +103,18 @@ def empty_cache() -> dict:
     return cache()
 
 
-def mask(given: object) -> dict:
+def mask(given: object, ask: Ask = nobody) -> dict:
     """Where the character is on a reference, as a run would find it."""
-    reference, settings, _ = _read(given, SHOWN, OF_MASK, ())
+    reference, settings, _ = _read(given, ask, SHOWN, OF_MASK, ())
     seen = reference.seen
     return {"mask": _base64(seen.mask.astype(np.uint8) * 255), "found": seen.source if seen.known else None,
             "sure": seen.sure if seen.known else 0.0, "guess": seen.guess, "box": asdict(seen.box),
             "share": float(seen.mask.mean()), "cut": list(seen.cut), "reasons": [*settings.notes, *seen.reasons]}  # fmt: skip
 
 
-def align(given: Any) -> dict[str, Any]:
+def align(given: Any, ask: Ask = nobody) -> dict[str, Any]:
     """A structure where AnchorAlign puts it for a reference, as a run does it with a ControlNet unit without a preprocessor."""
-    reference, settings, canvas = _read(given, COMPARED, OF_ALIGN, CANVAS)
+    reference, settings, canvas = _read(given, ask, COMPARED, OF_ALIGN, CANVAS)
     structure = _sized(opened(_single(given, "structure"), "structure"), "structure")
     if canvas["width"] * canvas["height"] > MOST_PIXELS:
         raise SettingsError("width", f"Width (width) times height (height) must be at most {MOST_PIXELS >> 20} megapixels.")
@@ -123,7 +131,7 @@ def align(given: Any) -> dict[str, Any]:
 
 
 def _read(
-    given: object, pictures: Sequence[str], names: Sequence[str], own: Sequence[Setting]
+    given: object, ask: Ask, pictures: Sequence[str], names: Sequence[str], own: Sequence[Setting]
 ) -> tuple[Reference, Settings, dict[str, Any]]:
     """One reference with what comes beside it and its subject, the settings, and the route's own values."""
     if not isinstance(given, Mapping):
@@ -132,7 +140,8 @@ def _read(
     values = {name: given[name] for name in names if name in given}
     parsed = parse([{name: _single(given, name) for name in pictures if name in PICTURES} | values])
     _sized(parsed.references[0].pixels, "reference")
-    reference = looked(parsed.references[0], parsed.settings.mask_source)
+    given_one, asked = parsed.references[0], parsed.settings
+    reference = looked(given_one, asked.mask_source, ask(given_one, asked.appearance_prompt))
     return reference, parsed.settings, {row.name: row.checked(given.get(row.name, row.default)) for row in own}
 
 

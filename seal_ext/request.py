@@ -11,6 +11,7 @@ from PIL import Image
 
 from . import segmenters
 from .core.pixels import AlignError
+from .core.subject import Way
 from .decoding import animated, check_together, decoded, recognised
 from .reference import POSE_TEXT, Reference, drawn_on, pose_of
 from .settings import Settings, SettingsError
@@ -174,10 +175,13 @@ def _with(reference: Reference, name: str, picture: object) -> Reference:
         raise SettingsError(name, f"{label(name)}: {error}") from error
 
 
-def looked(reference: Reference, source: str) -> Reference:
-    """A reference with its subject as the WebUI finds it; a refusal names the field that was given or chosen."""
+def looked(reference: Reference, source: str, ways: Mapping[str, Way] | None = None) -> Reference:
+    """A reference with its subject as the WebUI finds it; a refusal names the field that was given or chosen.
+
+    `ways`: what the model says, beside the segmenters that are here.
+    """
     try:
-        return reference.found(source, segmenters.ways())
+        return reference.found(source, {**segmenters.ways(), **(ways or {})})
     except AlignError as error:
         name = "mask" if source == "auto" else "mask_source"
         raise SettingsError(name, f"Mask ({name}): {error}") from error

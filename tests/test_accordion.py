@@ -12,6 +12,7 @@ from PIL import Image
 
 import seal_ext.ui
 from seal_ext import __version__
+from seal_ext.core.pixels import AlignError
 from seal_ext.hosts.webui import process_state
 from seal_ext.reference import Reference, png
 from seal_ext.request import NAMES, PICTURES, parse, taken
@@ -169,12 +170,12 @@ def test_a_paste_without_the_reference_says_so_and_leaves_the_slots(accordion, s
 
 
 def test_a_paste_names_what_is_read_as_something_else_or_not_at_all(accordion, store):
-    parameters = {"SeAl enabled": "on", "SeAl mask source": "attention", "SeAl lam": "<b>", "SeAl later": "1", "Steps": "20"}
+    parameters = {"SeAl enabled": "on", "SeAl preset": "faithful", "SeAl lam": "<b>", "SeAl later": "1", "Steps": "20"}
     drawn = draw(accordion)
     filled = {id(part): fill(parameters) for part, fill in drawn.infotext_fields}
-    assert filled[id(drawn.parts["mask_source"])] == "auto" and filled[id(drawn.parts["lam"])] == BY_NAME["lam"].default
+    assert filled[id(drawn.parts["preset"])] == "strong" and filled[id(drawn.parts["lam"])] == BY_NAME["lam"].default
     said = filled[id(drawn.parts["lost"])]["value"]
-    assert said.count("<p") == 3 and "Mask (mask_source)" in said and "λ (lam)" in said and "&lt;b&gt;" in said and "SeAl later" in said
+    assert said.count("<p") == 3 and "Preset (preset)" in said and "λ (lam)" in said and "&lt;b&gt;" in said and "SeAl later" in said
 
 
 @pytest.mark.parametrize("brush", [False, True])
@@ -221,6 +222,11 @@ class Host:
     def interrogated(self, picture):
         return self.answer
 
+    def asked(self, reference, prompt):
+        if not prompt:
+            raise AlignError("SeAl needs words.")
+        return f"{prompt} <{reference.size[0]}>"
+
 
 def joined(accordion, without=""):
     drawn, host = draw(accordion), Host()
@@ -250,6 +256,26 @@ def test_a_glance_answers_with_what_is_seen_and_said(accordion):
     picture, told, ticks, read = answer(*values, 64, 64, None)
     assert len(inputs) == len(NAMES) + 3 and len(outputs) == 4
     assert "base" in picture and "prompt alone" in told and not ticks["visible"] and read["interactive"]
+
+
+def test_the_model_is_asked_with_the_reference_prompt_or_else_the_tabs(accordion):
+    """Also before SeAl is enabled; what it says counts then, and a refusal changes nothing."""
+    drawn = joined(accordion)
+    (ask, inputs, outputs), _ = drawn.parts["seek"].events[0]
+    assert len(inputs) == len(NAMES) + 1 and outputs == [drawn.parts["mask_source"], drawn.parts["lost"]]
+    (refreshed,) = drawn.parts["seek"].events[1:]
+    assert "sealLook('txt2img')" in str(refreshed)
+    values = [part.value for part in drawn.components]
+    values[:2] = False, {"image": Image.fromarray(PICTURE), "mask": None}
+    source, said = ask(*values, "a cat")
+    assert source == {"value": "auto"} and "a cat &lt;24&gt;" in said
+    values[NAMES.index("appearance_prompt")] = "a dog"
+    assert "a dog" in ask(*values, "a cat")[1]
+    values[NAMES.index("appearance_prompt")] = ""
+    source, said = ask(*values, "")
+    assert "value" not in source and "needs words" in said
+    values[1] = None
+    assert "Reference (reference) is missing" in ask(*values, "a cat")[1]
 
 
 def test_the_interrogator_answers_or_is_said_to_fail(accordion):

@@ -153,7 +153,7 @@ def test_the_schema_is_the_table_and_the_pictures():
     taken = told["$defs"]["align"]
     assert set(taken["properties"]) == {"structure", *request.PICTURES, "width", "height", "resize_mode", "kind", *api.OF_ALIGN}
     assert taken["required"] == ["reference", "structure"] and told["$defs"]["mask"]["required"] == ["reference"]
-    assert set(told["$defs"]["mask"]["properties"]) == {"reference", "mask", "mask_source"}
+    assert set(told["$defs"]["mask"]["properties"]) == {"reference", "mask", "mask_source", "appearance_prompt"}
     defaults = {name: row["default"] for name, row in taken["properties"].items() if "default" in row}
     assert api.align(ALIGN | defaults | {"width": 64, "height": 64})["scale"]  # what it says is the default is taken
 

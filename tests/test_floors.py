@@ -28,7 +28,7 @@ FLOORS = [
     {"store"},
     {"layers"},
     {"run"},
-    {"match_map"},
+    {"match_map", "asking"},
     {"hosts"},
     {"api", "ui", "studio"},
     {"install"},

@@ -13,8 +13,8 @@ FREE = """a blue cat, sitting
 Negative prompt: blurry
 Steps: 20, Sampler: DDIM, CFG scale: 7, Seed: 1, Size: 512x768, SeAl enabled: on, SeAl preset: free, SeAl appearance prompt: \
 "a red cat, \\"proud\\"\\nsitting: so", SeAl blocks: "mid up:0.5", SeAl lam: 2.5, SeAl gate: off, SeAl units: all but 1, Version: v1.10.1"""
-ATTENTION = """a knight
-Steps: 12, Seed: 3, SeAl enabled: on, SeAl top k: 4, SeAl mask source: attention, SeAl hand x: 0.125, SeAl t app: at 750 500"""
+FAITHFUL = """a knight
+Steps: 12, Seed: 3, SeAl enabled: on, SeAl top k: 4, SeAl preset: faithful, SeAl hand x: 0.125, SeAl t app: at 750 500"""
 DAMAGED = """a knight
 Steps: 12, SeAl enabled: on, SeAl top k: many, SeAl clamp: False, SeAl tau late: 7, SeAl sharpness: "1, 2", SeAl lam: 1.0"""
 
@@ -42,21 +42,21 @@ def test_a_picture_of_before_is_read():
 
 
 def test_a_choice_that_is_gone_is_read_as_another_and_said():
-    made = Settings.from_infotext(handed(ATTENTION))
-    assert made == Settings.parse({"enabled": True, "top_k": 4, "hand_x": 0.125, "t_app": "at 750 500"}) and made.mask_source == "auto"
+    made = Settings.from_infotext(handed(FAITHFUL))
+    assert made == Settings.parse({"enabled": True, "preset": "strong", "top_k": 4, "hand_x": 0.125, "t_app": "at 750 500"})
     (note,) = made.notes
-    assert "Mask (mask_source)" in note and "'attention'" in note and "'auto'" in note
-    asked = Settings.parse({"mask_source": "attention"})  # whoever calls the API says no version
-    assert asked == Settings() and asked.notes == made.notes and Settings.parse({"mask_source": "alpha"}).notes == ()
-    again = Settings.from_infotext(handed(ATTENTION) | {VERSION_KEY: __version__})  # the studio still writes it
+    assert "Preset (preset)" in note and "'faithful'" in note and "'strong'" in note
+    asked = Settings.parse({"preset": "faithful"})  # whoever calls the API says no version
+    assert asked == Settings.parse({"preset": "strong"}) and asked.notes == made.notes and Settings.parse({"preset": "free"}).notes == ()
+    again = Settings.from_infotext(handed(FAITHFUL) | {VERSION_KEY: __version__})
     assert again == made and again.notes == made.notes
 
 
-def test_the_studio_keeps_its_own_choice():
-    assert Settings.parse({"mask_source": "attention"}, in_studio=True).mask_source == "attention"
-    assert "attention" not in BY_NAME["mask_source"].schema()["enum"]
+def test_a_choice_that_came_back_is_read_as_itself():
+    made = Settings.from_infotext(handed(FAITHFUL.replace("preset: faithful", "mask source: attention")))
+    assert made.mask_source == "attention" and made.notes == () and "attention" in BY_NAME["mask_source"].schema()["enum"]
     with pytest.raises(SettingsError, match="whole, attention, not 'eyes'"):
-        Settings.parse({"mask_source": "eyes"}, in_studio=True)
+        Settings.parse({"mask_source": "eyes"})
 
 
 def test_what_does_not_read_is_named():

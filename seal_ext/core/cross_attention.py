@@ -17,12 +17,13 @@ NO_WORDS = "SeAl needs words to ask the model for. Begin the prompt, or the refe
 COARSEST = 4  # tokens a side; coarser layers cannot tell places apart
 OPENING = re.compile(r"^(an? )?(picture|photo|photograph|drawing|illustration|painting|image|character art|portrait) of ", re.IGNORECASE)
 # Words of which those parts of a prompt are made that praise the picture before others say what it shows.
-PRAISE = frozenset(
-    "masterpiece best top good great amazing perfect high highest higher highly ultra very extremely super quality detail details detailed "
-    "res resolution highres absurdres hd uhd hdr 4k 8k 16k realistic photorealistic hyperrealistic sharp focus aesthetic awesome newest "
-    "raw photo wallpaper official art score_9 score_8_up score_7_up score_6_up score_5_up score_4_up".split()
-)
-
+PRAISE = {
+    "masterpiece", "best", "top", "good", "great", "amazing", "perfect", "high", "highest", "higher", "highly", "ultra", "very",
+    "extremely", "super", "quality", "detail", "details", "detailed", "res", "resolution", "highres", "absurdres", "hd", "uhd",
+    "hdr", "4k", "8k", "16k", "realistic", "photorealistic", "hyperrealistic", "sharp", "focus", "aesthetic", "awesome", "newest",
+    "raw", "photo", "wallpaper", "official", "art", "score_9", "score_8_up", "score_7_up", "score_6_up", "score_5_up",
+    "score_4_up",
+}  # fmt: skip
 
 
 def subject_words(prompt: str, words: str | None = None) -> str:

@@ -10,11 +10,12 @@ from .mask import FULL, Subject, everything, subject_of
 from .pixels import AlignError, Mask, Pixels, as_bytes
 
 Way = Callable[[Pixels], Subject]  # finds the subject on RGB pixels, or raises AlignError
-AUTO = ("alpha", "background", "mediapipe", "rembg", "attention", "grabcut")  # in this order, after what was drawn
+AUTO = ("asked", "alpha", "background", "mediapipe", "rembg", "controlnet", "attention", "grabcut")  # in this order, after what was drawn
 MISSING = {
     "mediapipe": "mediapipe, or the model inside it, is not installed here: paint over the character.",
     "rembg": "rembg is not installed: draw a mask, or give a picture with a transparent background.",
-    "attention": "attention is not available here: draw a mask, or give a picture with a transparent background.",
+    "controlnet": "ControlNet has no files of a segmentation preprocessor here: paint over the character.",
+    "attention": "The model has not been asked where this character is: press *Ask the model*, or paint over the character.",
 }
 
 
@@ -25,7 +26,8 @@ def find_subject(
     source: str = "auto",
     ways: Mapping[str, Way] | None = None,
 ) -> Subject:
-    """The subject of a picture (RGB on white). `ways`: what the host has beside the picture itself, segmenters or attention.
+    """The subject of a picture (RGB on white). `ways`: what the host has beside the picture itself: segmenters, attention, and
+    what a user asked the model for by hand (`asked`).
 
     `auto` takes the first way that finds a subject and is sure of it; if none is, the surest guess. AlignError where a drawn mask or a
     chosen source finds nothing: no other way is tried in its place.

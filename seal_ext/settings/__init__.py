@@ -28,20 +28,20 @@ class Settings(Table):
 
     def __post_init__(self) -> None:
         for setting in TABLE:
-            object.__setattr__(self, setting.name, setting.checked(getattr(self, setting.name), in_studio=True))
+            object.__setattr__(self, setting.name, setting.checked(getattr(self, setting.name)))
         for low, high in (("start", "end"), ("lam_start", "lam_end"), ("gate_low", "gate_high")):
             if getattr(self, low) > getattr(self, high) or (low == "gate_low" and self.gate_low == self.gate_high):
                 raise BY_NAME[low].error(f"must come before {BY_NAME[high].label} ({high})")
 
     @classmethod
-    def parse(cls, given: Mapping[str, object], in_studio: bool = False) -> Settings:
+    def parse(cls, given: Mapping[str, object]) -> Settings:
         """From an API's object: what it does not name follows its preset. Every fault is a SettingsError naming the field."""
         if not isinstance(given, Mapping):
             raise SettingsError("", f"Settings must be an object of names and values, not {shown(given)}.")
         notes: list[str] = []
-        values: dict[str, Any] = infotext.translated(given, notes, in_studio=in_studio)
+        values: dict[str, Any] = infotext.translated(given, notes)
         refuse_unknown(values, BY_NAME)
-        values = {name: BY_NAME[name].checked(value, in_studio) for name, value in values.items()}
+        values = {name: BY_NAME[name].checked(value) for name, value in values.items()}
         return cls(**defaults(values.get("preset", "balanced")) | values, notes=tuple(notes))
 
     def for_architecture(self, architecture: str) -> Settings:

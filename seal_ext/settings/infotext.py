@@ -39,10 +39,7 @@ class Change:
 
 
 # In the order of their versions.
-CHANGES = (
-    Change((0, 2, 0), "mask_source", values={"attention": "auto"}),
-    Change((0, 3, 0), "preset", values={"faithful": "strong"}),
-)
+CHANGES = (Change((0, 3, 0), "preset", values={"faithful": "strong"}),)
 
 
 def numbers(version: str) -> Version:
@@ -87,7 +84,7 @@ def read(parameters: Mapping[str, object]) -> tuple[dict[str, Value], list[str]]
     return values, notes if more <= 0 else [*notes[:MOST_NOTES], f"And {more} more settings of this picture cannot be read."]
 
 
-def translated(given: Mapping[str, object], notes: list[str], version: Version | None = None, in_studio: bool = False) -> dict[str, object]:
+def translated(given: Mapping[str, object], notes: list[str], version: Version | None = None) -> dict[str, object]:
     """Names and values of a version in today's; `notes` gets a sentence for each value that changed.
 
     Nobody who calls the API says a version. There a name or a choice is translated where today it is none.
@@ -97,7 +94,7 @@ def translated(given: Mapping[str, object], notes: list[str], version: Version |
     for name, value in given.items():
         original, changed, age = name, None, version
         for change in CHANGES:
-            if change.name == name and (age < change.version or name not in BY_NAME or not BY_NAME[name].offers(value, in_studio)):
+            if change.name == name and (age < change.version or name not in BY_NAME or not BY_NAME[name].offers(value)):
                 name, value, changed, age = change.renamed or name, change.of(value), change, min(age, change.version)
         if changed is None:
             continue

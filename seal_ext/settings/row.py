@@ -35,7 +35,6 @@ class Setting:
     high: float | None = None
     step: float | None = None
     choices: tuple[str, ...] = ()
-    studio_choices: tuple[str, ...] = ()  # further ones, which only the studio can act on
     group: str = BASIC
     axis: bool = True  # of the XYZ plot
     grammar: Callable[[str], object] | None = None  # raises ValueError on a text that does not read
@@ -53,16 +52,15 @@ class Setting:
         """The key in a picture's generation parameters."""
         return PREFIX + self.name.replace("_", " ")
 
-    def offers(self, value: object, in_studio: bool = False) -> bool:
+    def offers(self, value: object) -> bool:
         """Whether this is among the choices, where there are choices."""
-        return not self.choices or value in self.choices or (in_studio and value in self.studio_choices)
+        return not self.choices or value in self.choices
 
-    def checked(self, value: object, in_studio: bool = False) -> Value:
+    def checked(self, value: object) -> Value:
         """The value in its own type, or a SettingsError that names this setting."""
         typed = self._typed(value)
-        if not self.offers(typed, in_studio):
-            choices = (*self.choices, *self.studio_choices) if in_studio else self.choices
-            raise self.error(f"must be one of {', '.join(choices)}, not {str(typed)[:40]!r}")
+        if not self.offers(typed):
+            raise self.error(f"must be one of {', '.join(self.choices)}, not {str(typed)[:40]!r}")
         if self.low is not None and self.high is not None and not self.low <= float(typed) <= self.high:
             raise self.error(f"must lie between {self.low:g} and {self.high:g}, not {typed:g}")
         if self.grammar is not None:
@@ -99,9 +97,9 @@ class Setting:
         except ValueError:
             raise self.error(f"must be a number, not {text[:40]!r}") from None
 
-    def read(self, text: str, in_studio: bool = False) -> Value:
+    def read(self, text: str) -> Value:
         """The value that `written` wrote, or a SettingsError."""
-        return self.checked(self.unwritten(text), in_studio)
+        return self.checked(self.unwritten(text))
 
     def schema(self) -> dict[str, object]:
         """This row as JSON schema."""

@@ -129,8 +129,8 @@ class Table:
     units: str = row("all", ALIGN, "ControlNet units", "Which units are aligned: `all`, `all but 1`, or their numbers such as `0 2`. Units "
         "that show what something looks like, such as IP-Adapter, are never aligned.", grammar=Units.parse)
     mask_source: str = row("auto", BASIC, "Mask", "How SeAl finds the character on the reference. `auto` takes the best way that this "
-        "reference allows.", studio_choices=("attention",),
-        choices=("auto", "alpha", "drawn", "background", "mediapipe", "rembg", "grabcut", "whole"))
+        "reference allows. `attention` asks the model itself.",
+        choices=("auto", "alpha", "drawn", "background", "mediapipe", "rembg", "controlnet", "grabcut", "whole", "attention"))
 
     show_aligned: bool = row(False, PICTURES, "Show aligned map", "Add the aligned structure to the results.", axis=False)
     show_match: bool = row(False, PICTURES, "Show match map", "Add a picture that shows which place of the reference each place was "

@@ -85,7 +85,7 @@ def read_settings(preset: str, changes: Sequence[str] = ()) -> Settings:
         if not equals:
             raise UserError(f"--set {change[:60]!r} is not of the form name=value")
         given[name] = _read(name, text)
-    settings = Settings.parse({"enabled": True} | given, in_studio=True)
+    settings = Settings.parse({"enabled": True} | given)
     for note in settings.notes:
         print(f"note: {note}", file=sys.stderr)
     return settings
@@ -97,7 +97,7 @@ def _read(name: str, text: str) -> object:
         return text  # Settings.parse knows what to say of it
     if setting.kind is bool:
         text = "on" if text.lower() in TRUE else "off" if text.lower() in FALSE else text
-    return setting.read(text, in_studio=True)
+    return setting.read(text)
 
 
 def _preset_file(name: str) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""Pictures that explain: a mask on its picture, boxes on a structure, and where prompts disagree."""
+"""Pictures that explain: boxes on a structure, and where prompts disagree."""
 
 from __future__ import annotations
 
@@ -8,26 +8,9 @@ import cv2
 import numpy as np
 
 from seal_ext.core.geometry import Alignment
+from seal_ext.core.overlay import REFERENCE, enlarged
 
-REFERENCE, BEFORE, AFTER = (38, 166, 91), (150, 150, 150), (240, 130, 30)  # green, grey, orange
-SHOWN = 512  # pixels of the shorter side, so that lines look like lines
-
-
-def enlarged(picture: np.ndarray, smooth: bool = False) -> tuple[np.ndarray, float]:
-    """At a size to look at, and how many times larger it is."""
-    factor = max(1.0, SHOWN / min(picture.shape[:2]))
-    how = cv2.INTER_LINEAR if smooth else cv2.INTER_NEAREST
-    return (picture if factor == 1 else cv2.resize(picture, None, fx=factor, fy=factor, interpolation=how)), factor
-
-
-def mask_overlay(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The picture where the mask is, faded elsewhere, with the mask's outline."""
-    large, _ = enlarged(picture, smooth=True)
-    inside = cv2.resize(mask.astype(np.float32), large.shape[1::-1], interpolation=cv2.INTER_LINEAR) > 0.5
-    faded = (large.mean(2, keepdims=True) * 0.35 + 150).astype(np.uint8)
-    shown = np.where(inside[..., None], large, faded)
-    outline, _ = cv2.findContours(inside.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    return cv2.drawContours(np.ascontiguousarray(shown), outline, -1, REFERENCE, max(2, min(large.shape[:2]) // 200), cv2.LINE_AA)
+BEFORE, AFTER = (150, 150, 150), (240, 130, 30)  # grey, orange
 
 
 def boxes_overlay(structure: np.ndarray, reference: np.ndarray, found: Alignment) -> np.ndarray:

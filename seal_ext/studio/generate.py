@@ -14,6 +14,7 @@ import torch
 from seal_ext.core.anchor_align import Aligned
 from seal_ext.core.cache import AppearanceCache
 from seal_ext.core.canvas import as_tensor
+from seal_ext.core.overlay import mask_overlay
 from seal_ext.core.pixels import on_white
 from seal_ext.hosts.diffusers import MEGABYTE, Seal
 from seal_ext.match_map import MatchWatch
@@ -21,7 +22,7 @@ from seal_ext.reference import Reference
 from seal_ext.settings import Settings
 from seal_ext.studio.align import add_structure, align_structure, on_canvas, read_size, say_alignment
 from seal_ext.studio.cli import Bar, Parser, UserError, add_model, add_reference, add_settings, read_settings
-from seal_ext.studio.drawing import boxes_overlay, disagreement_map, mask_overlay
+from seal_ext.studio.drawing import boxes_overlay, disagreement_map
 from seal_ext.studio.mask import find_subject, read_reference, say
 from seal_ext.studio.models import SAMPLERS, Studio, studio_of
 from seal_ext.studio.pictures import beside, png, read_picture, write_picture

@@ -17,7 +17,7 @@ WIDTH = 100
 def described(setting: Setting) -> str:
     """One setting: its name, what it may be, its default, and what it does."""
     if setting.choices:
-        may = " | ".join((*setting.choices, *setting.studio_choices))
+        may = " | ".join(setting.choices)
     elif setting.low is not None:
         may = f"{setting.low:g} … {setting.high:g}"
     else:

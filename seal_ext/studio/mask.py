@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from seal_ext.core.mask import Subject
+from seal_ext.core.overlay import mask_overlay
 from seal_ext.reference import Reference, drawn_on, pose_of
 from seal_ext.settings import Settings
 from seal_ext.studio.attention import ways
 from seal_ext.studio.cli import Parser, add_model, add_reference, add_settings, read_settings
-from seal_ext.studio.drawing import mask_overlay
 from seal_ext.studio.models import Studio, studio_of
 from seal_ext.studio.pictures import beside, png, read_picture, write_picture
 

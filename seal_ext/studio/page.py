@@ -12,12 +12,13 @@ import numpy as np
 
 from seal_ext.core.anchor_align import Aligned
 from seal_ext.core.cache import AppearanceCache
+from seal_ext.core.overlay import mask_overlay
 from seal_ext.core.pixels import AlignError, on_white
 from seal_ext.reference import Reference
 from seal_ext.settings import TABLE, Setting, Settings, SettingsError, Value
 from seal_ext.studio.align import KINDS, align_structure, on_canvas, read_size
 from seal_ext.studio.cli import Cancelled, Parser, UserError, add_model
-from seal_ext.studio.drawing import boxes_overlay, mask_overlay
+from seal_ext.studio.drawing import boxes_overlay
 from seal_ext.studio.generate import Job, Progress, generate
 from seal_ext.studio.mask import find_subject, read_reference
 from seal_ext.studio.models import Studio, studio_of
@@ -59,7 +60,7 @@ class Page:
 
     def settings(self, values: Mapping[str, object]) -> Settings:
         given = {setting.name: values[setting.name] for setting in shown_settings()}
-        return Settings.parse({"enabled": True, "show_match": True, "show_disagreement": True} | given, in_studio=True)
+        return Settings.parse({"enabled": True, "show_match": True, "show_disagreement": True} | given)
 
     def preset(self, values: Mapping[str, object], before: str) -> list[Value]:
         """The settings' values after another preset was chosen: what was changed by hand stays."""
@@ -137,7 +138,7 @@ def control(gr, setting: Setting):
     """A row of the table as a control."""
     told = {"label": setting.label, "info": setting.help, "value": setting.default}
     if setting.choices:
-        return gr.Dropdown(choices=[*setting.choices, *setting.studio_choices], **told)
+        return gr.Dropdown(choices=list(setting.choices), **told)
     if setting.kind is bool:
         return gr.Checkbox(**told)
     if setting.kind is str:

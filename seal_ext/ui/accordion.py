@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from typing import Any
@@ -13,6 +13,7 @@ from gradio.context import Context
 from PIL import Image
 
 from seal_ext import __version__
+from seal_ext.core.pixels import AlignError
 from seal_ext.hosts.webui import process_state
 from seal_ext.request import MOST_REFERENCES, NAMES, PICTURES, REFERENCE_KEY, parse
 from seal_ext.settings import BY_NAME, GROUPS, PRESETS, TABLE, Setting, Settings, SettingsError, defaults
@@ -113,6 +114,8 @@ class _Parts:
         gr.HTML(preview.stage(self.elem_id, self.tab), elem_id=self.elem_id("preview"))
         with gr.Row(elem_classes=["seal-buttons"]):
             self.button("look", "Update preview", "Draw the preview again. This also runs the preprocessors of your ControlNet units.")
+            self.button("seek", "Ask the model", "Let the model show where it sees what your reference prompt, or else your prompt, "
+                        "begins with. From then on, that counts as the character.")  # fmt: skip
             self.button("reset", "Undo correction", "Undo what you moved or scaled by hand.")
         self.picture("reference_pose", "Reference's pose", "An OpenPose skeleton of the reference itself.", 120)
         self.text("posing", POSE)
@@ -221,6 +224,9 @@ def _join(page: Accordion, around: Mapping, host) -> None:
     parts["info"].click(lambda given: host.prompt_of(_image(given)) or gr.update(), [parts["reference"]], [parts["appearance_prompt"]],
                         show_progress=False)  # fmt: skip
     parts["ask"].click(lambda given: _interrogated(given, host), [parts["reference"]], [parts["appearance_prompt"], parts["lost"]])
+    seeks = [*page.components, around["prompt"]]
+    done = parts["seek"].click(lambda *given: _sought(given[:-1], given[-1], host), seeks, [parts["mask_source"], parts["lost"]])
+    on(done.then, f"() => sealLook('{tab}')")
     parts["last"].click(lambda file: host.from_gallery(file) or gr.update(), [around["gallery"]], [parts["reference"]],
                         show_progress=False, **gradios.script("extract_image_from_gallery"))  # fmt: skip
 
@@ -237,6 +243,16 @@ def _interrogated(given: object, host) -> tuple:
         return gr.update(), _said(preview.EMPTY)
     text = host.interrogated(picture)
     return (gr.update(), _said(NOTHING_READ)) if not text or "<error>" in text else (text, "")
+
+
+def _sought(given: Sequence[Any], prompt: str, host) -> tuple:
+    """The model's answer about the first reference: how the mask is found from then on, and what there is to say."""
+    try:
+        asked = parse([True, *given[1:]])  # also before somebody enables SeAl
+        told = host.asked(asked.references[0], asked.settings.appearance_prompt.strip() or prompt)
+    except (SettingsError, AlignError) as refusal:
+        return gr.update(), _said(str(refusal))
+    return gr.update(value="auto"), _said(told)
 
 
 def _added(more: list | None, *given: object) -> tuple:

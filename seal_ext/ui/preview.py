@@ -17,6 +17,7 @@ from seal_ext.core.anchor_align import OFF, Aligned
 from seal_ext.core.canvas import FILL, LARGEST_CANVAS, place
 from seal_ext.core.control_map import DIFFERS, background_of
 from seal_ext.core.pixels import AlignError, Pixels
+from seal_ext.hosts.webui import process_state
 from seal_ext.reference import Reference, png
 from seal_ext.request import looked, parse
 from seal_ext.settings import Settings, SettingsError
@@ -75,7 +76,8 @@ def look(
         asked = parse(values)
         if not asked.settings.enabled:
             return Look(units=shown)
-        first = looked(asked.references[0], asked.settings.mask_source)
+        first = asked.references[0]
+        first = looked(first, asked.settings.mask_source, process_state.known_ways(first))
     except SettingsError as refusal:
         return Look(told=(str(refusal),), units=shown)
     settings, told = asked.settings, [] if first.seen.known else list(first.seen.reasons)

@@ -7,9 +7,11 @@ from collections.abc import Iterable
 from modules import errors, images, infotext_utils, scripts, shared
 from PIL import Image
 
+from seal_ext.hosts.webui import asking
 from seal_ext.hosts.webui.controlnet.align import script_in, strange, structures, there
+from seal_ext.reference import Reference
 
-__all__ = ["from_gallery", "interrogated", "opened", "prompt_of", "report", "strange", "structures", "there", "units"]
+__all__ = ["asked", "from_gallery", "interrogated", "opened", "prompt_of", "report", "strange", "structures", "there", "units"]
 
 
 def opened(files: Iterable | None) -> list[Image.Image]:
@@ -33,6 +35,11 @@ def interrogated(picture: Image.Image) -> str:
     """A picture in words. The WebUI's interrogator loads a model of its own, and says `<error>` where that fails."""
     own = getattr(shared, "interrogator", None)  # Forge Classic has none any more
     return str(own.interrogate(picture.convert("RGB"))) if own is not None else ""
+
+
+def asked(reference: Reference, prompt: str) -> str:
+    """Ask the model where the character is; what there is to say of its answer. AlignError if it has none."""
+    return " ".join(asking.by_hand(reference, prompt).reasons)
 
 
 def units() -> list:

@@ -119,24 +119,31 @@ def nobody(rgb):
 
 
 def test_the_order_of_what_is_believed():
-    """What was drawn, then alpha, a plain background, the segmenters that are here, attention, and the best guess at last."""
-    boxes = {name: Box(10, 10, 20 + i, 30) for i, name in enumerate(("drawn", "alpha", "mediapipe", "rembg", "attention"))}
+    """What was drawn, then what was asked for by hand, alpha, a plain background, the segmenters that are here, attention, and the best guess at last."""
+    boxes = {
+        name: Box(10, 10, 20 + i, 30) for i, name in enumerate(("drawn", "asked", "alpha", "mediapipe", "rembg", "controlnet", "attention"))
+    }
     asked = []
 
     def way(name):
         return lambda rgb: asked.append(name) or subject_of(only(boxes[name]), name)
 
-    ways = {name: way(name) for name in ("attention", "rembg", "mediapipe")}
+    ways = {name: way(name) for name in ("attention", "controlnet", "rembg", "mediapipe")}
     alpha = only(boxes["alpha"]).astype(np.uint8) * 255
-    assert AUTO == ("alpha", "background", "mediapipe", "rembg", "attention", "grabcut")
+    assert AUTO == ("asked", "alpha", "background", "mediapipe", "rembg", "controlnet", "attention", "grabcut")
     found = find_subject(photo(), alpha, only(boxes["drawn"]), ways=ways)
     assert (found.source, found.box, found.known) == ("drawn", boxes["drawn"], True)
+    by_hand = {"asked": way("asked")}
+    assert find_subject(photo(), alpha, only(boxes["drawn"]), ways=by_hand).source == "drawn"
+    assert find_subject(photo(), alpha, ways=by_hand).box == boxes["asked"] and asked.pop() == "asked"
     assert find_subject(photo(), alpha, ways=ways).box == boxes["alpha"]
     assert find_subject(photo(), ways=ways).box == WHERE and not asked
     busy = photo(even=False)
     assert find_subject(busy, ways=ways).box == boxes["mediapipe"] and asked == ["mediapipe"]
     assert find_subject(busy, ways=ways | {"mediapipe": nobody}).box == boxes["rembg"]
-    assert find_subject(busy, ways=ways | {"mediapipe": nobody, "rembg": nobody}).box == boxes["attention"]
+    less = ways | {"mediapipe": nobody, "rembg": nobody}
+    assert find_subject(busy, ways=less).box == boxes["controlnet"]
+    assert find_subject(busy, ways=less | {"controlnet": nobody}).box == boxes["attention"]
     full = np.full((64, 64), 255, np.uint8)
     found = find_subject(busy, full, ways={"rembg": lambda rgb: subject_of(full > 0, "rembg")})
     assert (found.source, found.guess) == ("grabcut", True) and overlap(found.mask, only(WHERE)) > 0.9 and "Check it" in found.reasons[-1]
@@ -169,7 +176,7 @@ def test_a_background_is_believed_where_a_figure_stands_before_it(share, known):
 
 @pytest.mark.parametrize(("how", "said"), [
     (dict(drawn=np.zeros((64, 64), bool)), "empty"), (dict(source="drawn"), "No mask was drawn"), (dict(source="alpha"), "no alpha"),
-    (dict(source="rembg"), "not installed"), (dict(source="attention"), "not available"), (dict(source="guess"), "not a way"),
+    (dict(source="rembg"), "not installed"), (dict(source="attention"), "not been asked"), (dict(source="guess"), "not a way"),
     (dict(source="rembg", ways={"rembg": nobody}), "Nobody"),
 ])  # fmt: skip
 def test_what_was_given_or_chosen_is_never_passed_over(how, said):

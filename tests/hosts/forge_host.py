@@ -136,6 +136,7 @@ class Model:
         self.forge = forge  # and not reForge
         # Without a clone(): reForge's forgets some of what an autoencoder needs.
         self.forge_objects = Objects(unet=Patcher(Inner(forge)), vae=SimpleNamespace(patcher=VaePatcher()))
+        self.text_processing_engine = webui.Encoder()
         self.sd_checkpoint_info = SimpleNamespace(filename="a.safetensors", sha256="1", hash="1")
 
     def encode_first_stage(self, pixels):

@@ -330,9 +330,9 @@ def test_what_a_call_says_in_the_words_of_before_is_said_under_the_picture(monke
     begun = SimpleNamespace(references=(), settings=None, note=None, align=lambda found: None)
     module.session = SimpleNamespace(end=lambda p: None, begin=lambda p, asked: begun, for_inner_pass=lambda p, asked: asked)
     p = SimpleNamespace(comment=comments.append)
-    module.SealScript().before_process(p, {"reference": picture, "mask_source": "attention"})
-    assert len(comments) == 1 and "Mask (mask_source)" in comments[0] and not reported
-    module.SealScript().before_process(p, {"reference": picture, "mask_source": "attention", "enabled": False})
+    module.SealScript().before_process(p, {"reference": picture, "preset": "faithful"})
+    assert len(comments) == 1 and "Preset (preset)" in comments[0] and not reported
+    module.SealScript().before_process(p, {"reference": picture, "preset": "faithful", "enabled": False})
     assert len(comments) == 1
 
 

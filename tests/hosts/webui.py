@@ -1,5 +1,6 @@
 """A small stand-in for AUTOMATIC1111's `modules`: a U-Net of the ldm kind, a sampler, and the callbacks as the host makes them."""
 
+import contextlib
 import importlib
 import sys
 from types import ModuleType, SimpleNamespace
@@ -10,6 +11,19 @@ from torch import nn
 import seal_ext.hosts.webui
 
 WIDTH, HEADS = 16, 2
+
+
+class Queue:
+    """The host's lock, which is not for two at once."""
+
+    held = entered = 0
+
+    def __enter__(self):
+        assert not self.held
+        self.held, self.entered = 1, self.entered + 1
+
+    def __exit__(self, *error):
+        self.held = 0
 
 
 class CrossAttention(nn.Module):
@@ -48,6 +62,8 @@ class Spatial(nn.Module):
 
 
 class UNet(nn.Module):
+    model_channels = WIDTH
+
     def __init__(self):
         super().__init__()
         self.first, self.last = nn.Conv2d(4, WIDTH, 1), nn.Conv2d(WIDTH, 4, 1)
@@ -64,6 +80,13 @@ class UNet(nn.Module):
         return self.last(x)
 
 
+class Encoder:
+    """Tells a text's tokens: one for all of it, between those that start and end a chunk."""
+
+    def process_texts(self, texts):
+        return [[SimpleNamespace(tokens=[1, 3 + sum(map(ord, text)), 2])] for text in texts], 0
+
+
 class Model(nn.Module):
     """As much of a LatentDiffusion as the adapter looks at."""
 
@@ -75,7 +98,7 @@ class Model(nn.Module):
         self.model = SimpleNamespace(diffusion_model=UNet().eval(), conditioning_key="crossattn")
         self.unet = self.model.diffusion_model
         self.alphas_cumprod = torch.linspace(0.999, 0.005, 1000)
-        self.first_stage_model = nn.Identity()
+        self.first_stage_model, self.cond_stage_model = nn.Identity(), Encoder()
         self.sd_checkpoint_info = SimpleNamespace(filename="a.safetensors", sha256="1", hash="1")
 
     def apply_model(self, x, t, cond):
@@ -163,6 +186,7 @@ class Processing:
     def __init__(self, prompts, steps=4, scale=4.0, negative=None, seeds=None):
         self.comments, self.steps, self.scale, self.cfg_scale, self.width, self.height = {}, steps, scale, scale, 64, 64
         self.prompts = [[Part(cond=embed(text, w > 1), weight=1.0 / len(group)) for text, w in group] for group in map(pieces, prompts)]
+        self.prompt = prompts[0]
         self.negative = embed("", False) if negative is None else negative
         self.seeds, self.sampler, self.is_api, self.closed = seeds or list(range(len(prompts))), None, False, 0
 
@@ -223,10 +247,13 @@ def modules(model):
     package("modules.paths_internal", data_path="nowhere")
     flags = SimpleNamespace(api=True, api_auth=None)
     package("modules.shared", state=state, cmd_opts=flags, opts=opts, sd_model=model, device="cpu", loaded_hypernetworks=[])
-    package("modules.devices", dtype_unet=torch.float32, dtype_vae=torch.float32)
+    package("modules.devices", dtype_unet=torch.float32, dtype_vae=torch.float32, autocast=contextlib.nullcontext)
+    package("modules.call_queue", queue_lock=Queue())
     package("modules.extra_networks", parse_prompt=lambda text: (text, {}))
     package("modules.prompt_parser", SdConditioning=lambda texts, **size: texts, reconstruct_cond_batch=lambda c, step: c,
-            get_learned_conditioning=lambda model, texts, steps, hires, old: embed(texts[0], texts[0].isupper()))  # fmt: skip
+            get_learned_conditioning=lambda model, texts, steps, hires, old: embed(texts[0], texts[0].isupper()),
+            get_learned_conditioning_prompt_schedules=lambda texts, steps: [[[steps, text]] for text in texts],
+            parse_prompt_attention=lambda text: [[part.strip("()"), 1.0] for part in text.split("|")])  # fmt: skip
     package("modules.sd_samplers_common", InterruptedException=Interrupted)
     package("modules.sd_unet", current_unet=None)
     package("modules.sd_vae", loaded_vae_file=None)
@@ -239,7 +266,7 @@ def modules(model):
 
 def load(named):
     """The adapter, imported as in the host; afterwards no other test sees these packages."""
-    names = ("session", "sampling_pass", "model", "a1111", "forge", "forge_model", "options", "controlnet.align")
+    names = ("session", "asking", "sampling_pass", "model", "a1111", "forge", "forge_model", "options", "controlnet.align")
     ours = tuple(f"seal_ext.hosts.webui.{name}" for name in names)
     before = {name: sys.modules.get(name) for name in (*named, *ours)}
     sys.modules.update(named)

@@ -8,7 +8,7 @@ shape comes from another extension and is left alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,11 +17,11 @@ from modules import devices, sd_unet, shared
 from modules.processing import txt2img_image_conditioning
 from torch import Tensor
 
-from seal_ext.layers import clean, shadow, wrap
+from seal_ext.layers import Site, clean, shadow, wrap
 from seal_ext.run import APPEARANCE, CONDITIONAL, UNCONDITIONAL, Row
 
 from . import conditioning, model, sampling_pass
-from .model import CELL, Refusal, settled
+from .model import CELL, WITHOUT, Refusal, settled
 from .sampling_pass import ATTRIBUTE
 
 
@@ -50,6 +50,28 @@ class Model(model.Model):
                 return self.sd.get_first_stage_encoding(seen)
             return self.sd.scale_factor * seen.mode()
 
+    def check(self) -> None:
+        if sd_unet.current_unet is not None:
+            raise Refusal(f"SeAl cannot look into a compiled U-Net. Choose `None` under SD Unet. {WITHOUT}")
+
+    def signal(self, t: float) -> tuple[float, float]:
+        alphas = self.sd.alphas_cumprod
+        kept = float(alphas[min(max(round(t), 0), len(alphas) - 1)])
+        return kept**0.5, (1 - kept) ** 0.5
+
+    def read(self, latent: Tensor, t: float, cond: conditioning.Cond, kept: Mapping[Site, torch.nn.Module]) -> None:
+        cond = conditioning.each(cond, lambda x: x.to(latent.device))
+        height, width = (CELL * n for n in latent.shape[-2:])
+        with settled(latent):
+            beside = txt2img_image_conditioning(self.sd, latent, width, height)
+        call = conditioning.call_with(cond, beside, getattr(self.sd.model, "conditioning_key", None))
+        level = torch.full((1,), t, device=latent.device, dtype=latent.dtype)
+        with clean(self.unet, kept):
+            type(self.sd).apply_model(self.sd, latent, level, cond=call)
+
+    def attention(self) -> dict[str, Any]:
+        return {"sources": _hypernetworked, "upcast": bool(getattr(shared.opts, "upcast_attn", False))}
+
 
 class Pass(sampling_pass.SamplingPass[Model, Call]):
     """What `run.Run` needs of A1111, during one pass."""
@@ -58,8 +80,6 @@ class Pass(sampling_pass.SamplingPass[Model, Call]):
 
     def __init__(self, session: Any, params: Any, levels: Sequence[float] | None = None):
         super().__init__(session, params, levels)
-        if sd_unet.current_unet is not None:
-            raise Refusal("SeAl cannot look into a compiled U-Net. Choose `None` under SD Unet. The picture is drawn without SeAl.")
         self.wrap = params.denoiser.inner_model
         self.in_sigma = hasattr(self.wrap, "sigma_to_t")  # k-diffusion; the others count in timesteps and predict ε
 
@@ -70,24 +90,6 @@ class Pass(sampling_pass.SamplingPass[Model, Call]):
         if not self.in_sigma:
             return float(level)
         return float(self.wrap.sigma_to_t(level.detach().reshape(1).to(self.wrap.log_sigmas)))
-
-    def signal(self, t: float) -> tuple[float, float]:
-        alphas = self.model.sd.alphas_cumprod
-        kept = float(alphas[min(max(round(t), 0), len(alphas) - 1)])
-        return kept**0.5, (1 - kept) ** 0.5
-
-    # ---- the reference pass
-
-    def read(self, latent: Tensor, t: float, image: int) -> None:
-        model = self.model.sd
-        cond = conditioning.each(self._described(image), lambda x: x.to(latent.device))
-        height, width = (CELL * n for n in latent.shape[-2:])
-        with settled(latent):
-            beside = txt2img_image_conditioning(model, latent, width, height)
-        call = conditioning.call_with(cond, beside, getattr(model.model, "conditioning_key", None))
-        level = torch.full((1,), t, device=latent.device, dtype=self.params.sigma.dtype)
-        with clean(self.unet, self.sites):
-            type(model).apply_model(model, latent, level, cond=call)
 
     # ---- model calls
 
@@ -104,9 +106,6 @@ class Pass(sampling_pass.SamplingPass[Model, Call]):
 
     def take_hold(self) -> None:
         self.undo += [wrap(self.wrap, "forward", self._forward), shadow(self.wrap, ATTRIBUTE, self)]
-
-    def attention(self) -> dict:
-        return {"sources": _hypernetworked, "upcast": bool(getattr(shared.opts, "upcast_attn", False))}
 
     def _forward(self, own: Callable) -> Callable:
         def forward(x: Tensor, level: Tensor, *args, **kwargs):

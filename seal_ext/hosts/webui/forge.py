@@ -13,22 +13,19 @@ Attention layers are infused as in any U-Net of the ldm family, and on top of an
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
-from modules.processing import txt2img_image_conditioning
 from torch import Tensor
 
 from seal_ext.core.canvas import size_of
-from seal_ext.layers import Layers, Site, clean, find_sites
+from seal_ext.layers import Layers, Site, find_sites
 from seal_ext.run import APPEARANCE, CONDITIONAL, UNCONDITIONAL, Row, Run
 
 from . import conditioning, process_state, sampling_pass
 from .forge_model import UNKNOWN, Model, room
 from .forge_rows import Options, joined, part, rows_said
-from .model import CELL, Prepared, Refusal, settled
+from .model import Prepared, Refusal
 from .sampling_pass import Call
 
 PARTS = {"input_blocks": "input", "middle_block": "middle", "output_blocks": "output"}
@@ -49,7 +46,6 @@ class Pass(sampling_pass.SamplingPass[Model, Call]):
         self.expected: Call | None = None  # announced by the callback and not begun yet
         self.heard: set[str] = set()  # which of the hooks were called since the callback
         self.guided = True  # whether there are negative prompts in this model call
-        self.model.check()
         self.scale = self.model.scale
 
     @staticmethod
@@ -72,33 +68,13 @@ class Pass(sampling_pass.SamplingPass[Model, Call]):
     def timestep(self, level: Tensor) -> float:
         return float(self.scale.timestep(level.detach().reshape(1).float()))
 
-    def signal(self, t: float) -> tuple[float, float]:
-        sigma = float(self.scale.sigma(torch.tensor([t])))
-        return (1 + sigma**2) ** -0.5, sigma * (1 + sigma**2) ** -0.5
-
     def prepare(self) -> Prepared:
         """A refiner's references. Its U-Net was in place, and the encoders may have sent it away."""
         prepared, unet = super().prepare(), self.model.objects.unet
-        management = sys.modules.get("backend.memory_management") or sys.modules.get("ldm_patched.modules.model_management")
-        if management is not None:
-            control, rows = unet.controlnet_linked_list, (2 * len(self.params.x), *self.params.x.shape[1:])
-            models = [unet, *unet.extra_model_patchers_during_sampling, *(control.get_models() if control is not None else ())]
-            management.load_models_gpu(models, memory_required=unet.memory_required(list(rows)))
+        control = getattr(unet, "controlnet_linked_list", None)
+        beside = (*getattr(unet, "extra_model_patchers_during_sampling", ()), *(control.get_models() if control is not None else ()))
+        self.model.fetch((2 * len(self.params.x), *self.params.x.shape[1:]), beside)
         return prepared
-
-    # ---- the reference pass
-
-    def read(self, latent: Tensor, t: float, image: int) -> None:
-        inner = self.model.objects.unet.model
-        kind = getattr(inner, "computation_dtype", None) or getattr(inner, "manual_cast_dtype", None) or inner.get_dtype()
-        cond = conditioning.each(self._described(image), lambda c: c.to(latent.device, kind))
-        with settled(latent):
-            beside = txt2img_image_conditioning(self.model.sd, latent, *(CELL * n for n in reversed(latent.shape[-2:])))
-        seen = latent if beside.shape[-2:] != latent.shape[-2:] else torch.cat([latent, beside.to(latent)], 1)
-        told = {"y": cond["vector"]} if isinstance(cond, Mapping) else {}
-        level = torch.full((1,), t, device=latent.device)
-        with clean(self.unet, self.sites):
-            type(self.unet).forward(self.unet, seen.to(kind), level, context=conditioning.tokens(cond), transformer_options={}, **told)
 
     # ---- model calls
 

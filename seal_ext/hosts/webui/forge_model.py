@@ -5,21 +5,22 @@ from __future__ import annotations
 import copy
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from modules import shared
+from modules.processing import txt2img_image_conditioning
 from torch import Tensor
 
-from seal_ext.layers import find_sites, shadow
+from seal_ext.layers import Site, clean, find_sites, shadow
 from seal_ext.settings import Settings
 
-from . import model, process_state
-from .model import Refusal, settled
+from . import conditioning, model, process_state
+from .model import CELL, WITHOUT, Refusal, settled
 
 NEEDED = ("clone", "set_model_unet_function_wrapper", "add_conditioning_modifier", "set_model_sampler_post_cfg_function")
-UNKNOWN = "SeAl does not know this relative of Forge: its U-Net lacks hooks that SeAl needs. The picture is drawn without SeAl."
+UNKNOWN = f"SeAl does not know this relative of Forge: its U-Net lacks hooks that SeAl needs. {WITHOUT}"
 SWAPPED = "The refiner replaced the model's weights, and SeAl cannot tell them apart. The rest of the picture is drawn without SeAl."
 
 
@@ -41,7 +42,6 @@ class Model(model.Model):
         return getattr(inner, "predictor", None) or getattr(inner, "model_sampling", None)
 
     def check(self) -> None:
-        """Refuse a model that lacks something SeAl needs, before any of it is used."""
         unet, vae = self.objects.unet, getattr(self.objects, "vae", None)
         has = [(unet, name) for name in (*NEEDED, "model_options")] + [(self.scale, name) for name in ("timestep", "sigma")]
         has += [(self.objects, "shallow_copy"), (self.sd, "encode_first_stage"), (getattr(vae, "patcher", None), "clone")]
@@ -77,6 +77,29 @@ class Model(model.Model):
         finally:
             self.sd.forge_objects = before
             undo()
+
+    def signal(self, t: float) -> tuple[float, float]:
+        sigma = float(self.scale.sigma(torch.tensor([t])))
+        return (1 + sigma**2) ** -0.5, sigma * (1 + sigma**2) ** -0.5
+
+    def fetch(self, rows: Sequence[int], beside: Sequence[Any] = ()) -> None:
+        """`beside`: further parts that are needed together with the U-Net."""
+        management = sys.modules.get("backend.memory_management") or sys.modules.get("ldm_patched.modules.model_management")
+        if management is not None:
+            unet = self.objects.unet
+            management.load_models_gpu([unet, *beside], memory_required=unet.memory_required(list(rows)))
+
+    def read(self, latent: Tensor, t: float, cond: conditioning.Cond, kept: Mapping[Site, torch.nn.Module]) -> None:
+        unet, inner = self.unet, self.objects.unet.model
+        kind = getattr(inner, "computation_dtype", None) or getattr(inner, "manual_cast_dtype", None) or inner.get_dtype()
+        cond = conditioning.each(cond, lambda c: c.to(latent.device, kind))
+        with settled(latent):
+            beside = txt2img_image_conditioning(self.sd, latent, *(CELL * n for n in reversed(latent.shape[-2:])))
+        seen = latent if beside.shape[-2:] != latent.shape[-2:] else torch.cat([latent, beside.to(latent)], 1)
+        told = {"y": cond["vector"]} if isinstance(cond, Mapping) else {}
+        level = torch.full((1,), t, device=latent.device)
+        with clean(unet, kept):
+            type(unet).forward(unet, seen.to(kind), level, context=conditioning.tokens(cond), transformer_options={}, **told)
 
 
 def _middle(vae: Any) -> Callable[[], None]:

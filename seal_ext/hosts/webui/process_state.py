@@ -5,18 +5,51 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
 
-from seal_ext.core.cache import AppearanceCache
+from torch import Tensor
+
+from seal_ext.core.cache import AppearanceCache, fingerprint
+from seal_ext.core.mask import Subject
+from seal_ext.core.subject import Way
 from seal_ext.reference import Reference
 from seal_ext.store import Store
 
 MEGABYTE = 2**20
-LATENTS = 16
+LATENTS, SUBJECTS = 16, 8
+V = TypeVar("V")
+
+
+class Few(Generic[V]):
+    """The last few values by their names."""
+
+    def __init__(self, most: int):
+        self.most = most
+        self._kept: OrderedDict[Hashable, V] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, name: Hashable) -> V | None:
+        with self._lock:
+            return self._kept.get(name)
+
+    def put(self, name: Hashable, value: V) -> None:
+        with self._lock:
+            self._kept[name] = value
+            self._kept.move_to_end(name)
+            while len(self._kept) > self.most:
+                self._kept.popitem(last=False)
+
+    def clear(self) -> None:
+        with self._lock:
+            self._kept.clear()
+
 
 cache = AppearanceCache(1024 * MEGABYTE)
 store: Store | None = None  # a host says where
-_latents: OrderedDict[Hashable, object] = OrderedDict()
-_lock = threading.Lock()
+_latents = Few[Tensor](LATENTS)
+# Where the model sees the subject. By the picture, the words and the checkpoint; by the picture alone what was found last; and what the
+# user asked for by hand.
+_found, _last, _by_hand = Few[Subject](SUBJECTS), Few[Subject](SUBJECTS), Few[Subject](SUBJECTS)
 
 
 def remember(reference: Reference) -> str:
@@ -44,18 +77,37 @@ def recall(name: str) -> Reference | None:
 def clear() -> None:
     """Forget what U-Nets and autoencoders saw; the store stays."""
     cache.clear()
-    with _lock:
-        _latents.clear()
+    for few in (_latents, _found, _last, _by_hand):
+        few.clear()
 
 
-def latent(name: Hashable, make: Callable):
+def latent(name: Hashable, make: Callable[[], Tensor]) -> Tensor:
     """A reference as its autoencoder encodes it, made once and kept in main memory."""
-    with _lock:
-        known = _latents.get(name)
+    known = _latents.get(name)
     if known is None:
         known = make().cpu()
-        with _lock:
-            _latents[name] = known
-            while len(_latents) > LATENTS:
-                _latents.popitem(last=False)
+        _latents.put(name, known)
     return known
+
+
+def outlined(reference: Reference, *how: Hashable, make: Callable[[], Subject]) -> Subject:
+    """The subject as the model sees it in a reference by these words, asked once."""
+    picture = fingerprint(reference.pixels)
+    found = _found.get((picture, *how))
+    if found is None:
+        found = make()
+        _found.put((picture, *how), found)
+    _last.put(picture, found)
+    return found
+
+
+def take(reference: Reference, subject: Subject) -> None:
+    """The user asked the model by hand: from here on, that is where the character is on this picture."""
+    _by_hand.put(fingerprint(reference.pixels), subject)
+
+
+def known_ways(reference: Reference) -> dict[str, Way]:
+    """For `find_subject`: what the model has said of a reference, without asking it again."""
+    picture = fingerprint(reference.pixels)
+    kept = {"asked": _by_hand.get(picture), "attention": _by_hand.get(picture) or _last.get(picture)}
+    return {name: lambda _, subject=subject: subject for name, subject in kept.items() if subject is not None}

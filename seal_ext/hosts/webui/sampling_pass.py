@@ -25,7 +25,7 @@ from seal_ext.match_map import MatchWatch
 from seal_ext.run import Row, Run
 
 from . import conditioning, process_state
-from .model import CELL, Model, Prepared, Refusal
+from .model import CELL, WITHOUT, Model, Prepared, Refusal
 
 ATTRIBUTE = "_seal"  # where `p` keeps its Session, and a sampler's denoiser its pass
 
@@ -69,12 +69,13 @@ class SamplingPass(Generic[M, C]):
         unet = self.model.unet
         self.sites: dict[Site, torch.nn.Module] = {} if unet is None else find_sites(unet)
         if unet is None or not self.sites:
-            raise Refusal("SeAl needs a U-Net as in SD1, SD2 or SDXL, and this model has none. The picture is drawn without SeAl.")
+            raise Refusal(f"SeAl needs a U-Net as in SD1, SD2 or SDXL, and this model has none. {WITHOUT}")
         self.unet = unet
         self.size = session.size or size_of(params.x)  # of its latents; a sampler's first call may have another
         self.sizes: set[tuple[int, int]] = set()  # in which the sampler looked at the picture
         self.hires = bool(getattr(self.p, "is_hr_pass", False))
-        self.layers = Layers(self.sites, **self.attention())
+        self.model.check()
+        self.layers = Layers(self.sites, **self.model.attention())
         self.undo: list[Undo] = []
         self.call: C | None = None
         self.started: Run | None = None
@@ -92,18 +93,6 @@ class SamplingPass(Generic[M, C]):
 
     def timestep(self, level: Tensor) -> float:
         """The timestep of a noise level as the sampler counts it."""
-        raise NotImplementedError
-
-    def signal(self, t: float) -> tuple[float, float]:
-        """α and σ of the U-Net's input at a timestep."""
-        raise NotImplementedError
-
-    def attention(self) -> dict:
-        """What `Layers` has to know of how this host attends."""
-        return {}
-
-    def read(self, latent: Tensor, t: float, image: int) -> None:
-        """Run the clean U-Net on a reference of an image, with c_app."""
         raise NotImplementedError
 
     def denoised(self, params: Any) -> None:
@@ -235,6 +224,12 @@ class SamplingPass(Generic[M, C]):
         return len(groups) != len(params.x)
 
     # ---- what the run asks for
+
+    def signal(self, t: float) -> tuple[float, float]:
+        return self.model.signal(t)
+
+    def read(self, latent: Tensor, t: float, image: int) -> None:
+        self.model.read(latent, t, self._described(image), self.sites)
 
     def tell(self, done: int, total: int) -> None:
         if shared.state.interrupted or shared.state.skipped:

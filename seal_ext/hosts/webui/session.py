@@ -13,18 +13,20 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from modules import errors, shared
+from modules import errors
 from PIL import Image
 from torch import Tensor
 
 from seal_ext.core.canvas import size_of
 from seal_ext.core.mask import Subject
+from seal_ext.core.overlay import mask_overlay
 from seal_ext.layers import shadow, undo_all, wrap
 from seal_ext.reference import Reference
 from seal_ext.request import REFERENCE_KEY, Request, looked
 
-from . import a1111, forge, process_state
+from . import a1111, asking, forge, process_state
 from .controlnet.align import Structures
+from .model import in_parts
 from .sampling_pass import ATTRIBUTE, Prepared, Refusal, SamplingPass, Shown
 
 
@@ -33,7 +35,8 @@ class Session:
 
     def __init__(self, p: Any, request: Request):
         self.p = p
-        looked_at = tuple(looked(reference, request.settings.mask_source) for reference in request.references)
+        source, words = request.settings.mask_source, request.settings.appearance_prompt.strip() or p.prompt
+        looked_at = tuple(looked(reference, source, asking.ways(reference, words)) for reference in request.references)
         self.request, self.settings = replace(request, references=looked_at), request.settings
         self.structures = Structures()  # what ControlNet's units said
         self.shown = Shown()  # what the passes showed
@@ -48,7 +51,8 @@ class Session:
         self.passing: SamplingPass | None = None
         if self.settings.show_match and len(self.references) > 1:
             self.note("The match map can show only one reference. With several there is none.")
-        for sentence in (reason for one in self.subjects if one.guess or not one.known for reason in one.reasons):
+        to_check = [one for one in self.subjects if one.guess or not one.known or one.source == "attention"]
+        for sentence in (reason for one in to_check for reason in one.reasons):
             self.note(sentence)
 
     @property
@@ -58,6 +62,11 @@ class Session:
     @property
     def subjects(self) -> tuple[Subject, ...]:
         return tuple(one.seen for one in self.references)
+
+    @property
+    def outlined(self) -> tuple[Reference, ...]:
+        """References whose subject the model itself has outlined, without that a person looked at it."""
+        return tuple(one for one in self.references if one.seen.source == "attention" and one.seen.reasons)
 
     def align(self, structures: Structures) -> None:
         """What ControlNet's units say counts from here on, and their own maps come back at the end."""
@@ -145,7 +154,10 @@ class Session:
     # ---- the end
 
     def add_pictures(self, processed: Any) -> None:
-        """The pictures that were asked for, after those that were drawn."""
+        """The outlines to check and the pictures that were asked for, after those that were drawn."""
+        for one in self.outlined:
+            processed.images.append(Image.fromarray(mask_overlay(one.rgb, one.seen.mask)))
+            processed.infotexts.append("SeAl outline")
         masks = [one.mask.astype(np.uint8) * 255 for one in self.subjects if one.known]
         wanted = {"show_aligned": self.structures.aligned, "show_match": self.shown.matches, "show_disagreement": self.shown.disagreement,
                   "show_mask": masks}  # fmt: skip
@@ -166,8 +178,8 @@ class Session:
 
 
 def host_pass() -> type[SamplingPass]:
-    """How this host is sampled with: Forge and its relatives hold a model's parts apart."""
-    return forge.Pass if hasattr(shared.sd_model, "forge_objects") else a1111.Pass
+    """How this host is sampled with."""
+    return forge.Pass if in_parts() else a1111.Pass
 
 
 def begin(p: Any, request: Request) -> Session:
