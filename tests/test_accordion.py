@@ -268,7 +268,7 @@ def test_the_model_is_asked_with_the_reference_prompt_or_else_the_tabs(accordion
     values = [part.value for part in drawn.components]
     values[:2] = False, {"image": Image.fromarray(PICTURE), "mask": None}
     source, said = ask(*values, "a cat")
-    assert source == {"value": "auto"} and "a cat &lt;24&gt;" in said
+    assert source["value"] == "auto" and "a cat &lt;24&gt;" in said
     values[NAMES.index("appearance_prompt")] = "a dog"
     assert "a dog" in ask(*values, "a cat")[1]
     values[NAMES.index("appearance_prompt")] = ""

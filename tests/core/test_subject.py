@@ -119,7 +119,7 @@ def nobody(rgb):
 
 
 def test_the_order_of_what_is_believed():
-    """What was drawn, then what was asked for by hand, alpha, a plain background, the segmenters that are here, attention, and the best guess at last."""
+    """What was drawn, then what was asked for by hand, alpha, a background, segmenters, attention, and the best guess at last."""
     boxes = {
         name: Box(10, 10, 20 + i, 30) for i, name in enumerate(("drawn", "asked", "alpha", "mediapipe", "rembg", "controlnet", "attention"))
     }
