@@ -18,12 +18,10 @@ SELFIE = "modules/selfie_segmentation/selfie_segmentation.tflite"  # inside medi
 def ways() -> dict[str, Way]:
     """For `find_subject`: those whose files are here."""
     known = {"mediapipe": (_has_mediapipe, _mediapipe), "rembg": (_has_rembg, _rembg)}
-    return {
-        name: partial(segmented, segmenter=partial(_asked, name, look), source=name) for name, (there, look) in known.items() if there()
-    }
+    return {name: partial(segmented, segmenter=partial(sees, name, look), source=name) for name, (there, look) in known.items() if there()}
 
 
-def _asked(name: str, look: Segmenter, image: Pixels) -> Looks:
+def sees(name: str, look: Segmenter, image: Pixels) -> Looks:
     """What it sees; AlignError where the package that is here does not work with the rest of this environment."""
     try:
         return look(image)

@@ -77,7 +77,8 @@ def look(
         if not asked.settings.enabled:
             return Look(units=shown)
         first = asked.references[0]
-        first = looked(first, asked.settings.mask_source, process_state.known_ways(first))
+        ways = process_state.known_ways(first) | (host.segmenting(first) if thorough else {})
+        first = looked(first, asked.settings.mask_source, ways)
     except SettingsError as refusal:
         return Look(told=(str(refusal),), units=shown)
     settings, told = asked.settings, [] if first.seen.known else list(first.seen.reasons)

@@ -7,11 +7,24 @@ from collections.abc import Iterable
 from modules import errors, images, infotext_utils, scripts, shared
 from PIL import Image
 
+from seal_ext.core.subject import Way
 from seal_ext.hosts.webui import asking
 from seal_ext.hosts.webui.controlnet.align import script_in, strange, structures, there
 from seal_ext.reference import Reference
 
-__all__ = ["asked", "from_gallery", "interrogated", "opened", "prompt_of", "report", "strange", "structures", "there", "units"]
+__all__ = [
+    "asked",
+    "from_gallery",
+    "interrogated",
+    "opened",
+    "prompt_of",
+    "report",
+    "segmenting",
+    "strange",
+    "structures",
+    "there",
+    "units",
+]
 
 
 def opened(files: Iterable | None) -> list[Image.Image]:
@@ -40,6 +53,11 @@ def interrogated(picture: Image.Image) -> str:
 def asked(reference: Reference, prompt: str) -> str:
     """Ask the model where the character is; what there is to say of its answer. AlignError if it has none."""
     return " ".join(asking.by_hand(reference, prompt).reasons)
+
+
+def segmenting(reference: Reference) -> dict[str, Way]:
+    """ControlNet's segmenter, for a look that may take a while."""
+    return asking.segmenting(reference, asking.queued)
 
 
 def units() -> list:

@@ -158,6 +158,21 @@ def test_a_route_waits_in_the_queue_and_a_generation_is_in_it_already(app, model
     assert looked(reference, "auto", app.asking.waiting(reference, "a dog")).seen.source == "attention" and lock.entered == 2
 
 
+def test_controlnets_segmenter_comes_before_the_model_and_looks_once(app, model, sure, monkeypatch):
+    looks = []
+
+    def segmenting(run):
+        return lambda rgb: run(lambda: looks.append(1) or subject_of(WHERE, "controlnet"))
+
+    monkeypatch.setattr(app.asking.segmentation, "way", segmenting)
+    reference, lock = asked().references[0], app.asking.call_queue.queue_lock
+    assert begun(app)[0].subjects[0].source == "controlnet" and not sure and not lock.entered
+    assert looked(reference, "auto", app.asking.waiting(reference, "")).seen.source == "controlnet" and looks == [1]
+    assert looked(reference, "auto", process_state.known_ways(reference)).seen.source == "controlnet"
+    process_state.clear()
+    assert looked(reference, "auto", app.asking.segmenting(reference, app.asking.queued)).seen.source == "controlnet" and lock.entered == 1
+
+
 def test_the_preview_shows_what_the_last_picture_used(app, model, sure):
     reference = asked().references[0]
     begun(app)

@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw
 
 from seal_ext.core.anchor_align import OFF, UNKNOWN, anchor_align
 from seal_ext.core.canvas import FILL, STRETCH
+from seal_ext.core.mask import subject_of
 from seal_ext.core.pixels import AlignError
 from seal_ext.request import NAMES
 from seal_ext.settings import BY_NAME
@@ -51,6 +52,9 @@ class Host:
         if unit.image is None:
             raise AlignError("it has no picture.")
         return anchor_align(reference.standing, unit.image, canvas, STRETCH, FILL, None, detail, room=0.0, **settings.alignment())
+
+    def segmenting(self, reference):
+        return {"controlnet": lambda rgb: subject_of(rgb[..., 0] > 190, "controlnet")}
 
     def has_picture(self, unit):
         return unit.image is not None
@@ -108,6 +112,9 @@ def test_what_is_not_seen_is_said(given, units, said):
 
 def test_a_thorough_look_runs_preprocessors():
     assert json.loads(look(values(), (64, 64), [unit(module="openpose")], Host(), thorough=True).picture)["units"]
+    for thorough, there in ((False, False), (True, True)):  # so are ControlNet's segmenters
+        told = look(values(mask_source="controlnet"), (64, 64), [], Host(), thorough).told
+        assert ("no files of a segmentation" not in told[0]) == there
 
 
 def test_units_without_a_tick_are_named_and_not_drawn():

@@ -1,6 +1,6 @@
-"""Asking the WebUI's model where the character is, by its attention to the character's words. It is asked only where somebody needs it.
+"""Asking the WebUI's networks where the character is: its model, by attention to the character's words, and ControlNet's segmenters.
 
-During a generation the WebUI's queue waits already; everybody else waits in it (`queued`).
+They are asked only where nothing else is sure. A generation has come through the WebUI's queue; everybody else waits in it (`queued`).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from seal_ext.core.subject import Way
 from seal_ext.reference import Reference
 
 from . import a1111, forge_model, process_state
+from .controlnet import segmentation
 from .model import WITHOUT, Model, Refusal, in_parts
 
 OUTLINED = 'The model itself outlined your character, by the words "{}".'
@@ -35,9 +36,19 @@ Run = Callable[[Callable[[], Subject]], Subject]
 
 
 def ways(reference: Reference, prompt: object, run: Run = lambda work: work()) -> dict[str, Way]:
-    """For `find_subject`: what the model says of a reference, with the words of this prompt. `run` does what takes the model."""
+    """For `find_subject`: what the WebUI's networks say of a reference, the model by the words of this prompt.
+
+    `run` does what takes the machine.
+    """
     known = process_state.known_ways(reference)
-    return known if "asked" in known else {"attention": lambda rgb: _answer(reference, prompt, run)}
+    found = segmenting(reference, run)
+    return found | (known if "asked" in known else {"attention": lambda rgb: _answer(reference, prompt, run)})
+
+
+def segmenting(reference: Reference, run: Run) -> dict[str, Way]:
+    """ControlNet's segmentation preprocessor, if there is one; it looks at a picture once."""
+    name, way = segmentation.NAME, segmentation.way(run)
+    return {} if way is None else {name: lambda rgb: process_state.outlined(name, reference, make=lambda: way(rgb))}
 
 
 def waiting(reference: Reference, prompt: object) -> dict[str, Way]:
@@ -80,7 +91,7 @@ def _outlined(reference: Reference, prompt: str) -> Subject:
     try:
         model = _loaded()
         how = (prompt, str(model.checkpoint.filename), model.vae())
-        return process_state.outlined(reference, *how, make=lambda: _asked(model, reference, prompt))
+        return process_state.outlined("attention", reference, *how, make=lambda: _asked(model, reference, prompt))
     except AlignError:
         raise
     except Refusal as refusal:

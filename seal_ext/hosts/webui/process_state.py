@@ -47,8 +47,8 @@ class Few(Generic[V]):
 cache = AppearanceCache(1024 * MEGABYTE)
 store: Store | None = None  # a host says where
 _latents = Few[Tensor](LATENTS)
-# Where the model sees the subject. By the picture, the words and the checkpoint; by the picture alone what was found last; and what the
-# user asked for by hand.
+# Where the WebUI's networks see the subject. By the picture, the words and the checkpoint; by the picture alone what was found last; and
+# what the user asked for by hand.
 _found, _last, _by_hand = Few[Subject](SUBJECTS), Few[Subject](SUBJECTS), Few[Subject](SUBJECTS)
 
 
@@ -90,14 +90,14 @@ def latent(name: Hashable, make: Callable[[], Tensor]) -> Tensor:
     return known
 
 
-def outlined(reference: Reference, *how: Hashable, make: Callable[[], Subject]) -> Subject:
-    """The subject as the model sees it in a reference by these words, asked once."""
+def outlined(way: str, reference: Reference, *how: Hashable, make: Callable[[], Subject]) -> Subject:
+    """The subject of a reference as the WebUI's networks see it in this way, asked once for each `how`."""
     picture = fingerprint(reference.pixels)
-    found = _found.get((picture, *how))
+    found = _found.get((way, picture, *how))
     if found is None:
         found = make()
-        _found.put((picture, *how), found)
-    _last.put(picture, found)
+        _found.put((way, picture, *how), found)
+    _last.put((way, picture), found)
     return found
 
 
@@ -107,7 +107,8 @@ def take(reference: Reference, subject: Subject) -> None:
 
 
 def known_ways(reference: Reference) -> dict[str, Way]:
-    """For `find_subject`: what the model has said of a reference, without asking it again."""
+    """For `find_subject`: what the WebUI's networks have said of a reference, without asking them again."""
     picture = fingerprint(reference.pixels)
-    kept = {"asked": _by_hand.get(picture), "attention": _by_hand.get(picture) or _last.get(picture)}
+    asked = _by_hand.get(picture)
+    kept = {"asked": asked, "attention": asked or _last.get(("attention", picture)), "controlnet": _last.get(("controlnet", picture))}
     return {name: lambda _, subject=subject: subject for name, subject in kept.items() if subject is not None}
