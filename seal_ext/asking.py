@@ -19,6 +19,14 @@ NO_UNET = "Only a U-Net as in SD1, SD2 or SDXL can be asked where the character 
 NOT_A_NUMBER = "The model computes nothing that is a number in this precision, so it cannot be asked where the character is."
 
 
+def sites_of(unet: torch.nn.Module | None) -> dict[Site, torch.nn.Module]:
+    """The layers that look at words; AlignError where there are none."""
+    sites = {} if unet is None else find_sites(unet, "cross")
+    if not sites:
+        raise AlignError(NO_UNET)
+    return sites
+
+
 @torch.no_grad()
 def subject_heat(
     unet: torch.nn.Module | None,
@@ -34,10 +42,7 @@ def subject_heat(
     `inside`: where on the canvas the picture lies. `positions`: of the subject's words. `signal`: α and σ at LOOKS_AT. `look` runs the
     U-Net on its input; it is told the layers that stay patched. `attention`: what `Layers` has to know of how the host attends.
     """
-    sites = {} if unet is None else find_sites(unet, "cross")
-    if not sites:
-        raise AlignError(NO_UNET)
-    seen: list[Tensor] = []
+    sites, seen = sites_of(unet), list[Tensor]()
 
     def answer(call: AttentionCall) -> Tensor:
         seen.append(attention_on(call.q(), call.kv()[0], positions))

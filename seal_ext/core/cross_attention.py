@@ -65,7 +65,8 @@ def attention_on(q: Tensor, k: Tensor, positions: Sequence[int]) -> Tensor:
     q: (rows, heads, tokens, dim), k: (rows, heads, positions, dim). Without positions: to all but the first, which only starts a text.
     """
     weights = (q[:1].float() @ k[:1].float().transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1)
-    return weights[0, :, :, list(positions) or slice(1, None)].mean((0, 2))
+    wanted: Tensor = weights[0, :, :, list(positions) or slice(1, None)]
+    return wanted.mean((0, 2))
 
 
 def heat(seen: Iterable[Tensor], latent: tuple[int, int]) -> Tensor:

@@ -268,6 +268,21 @@ async function draw() {
         await unfold();
         return {log: (await draw()).log};
     });
+    await step("ask", async () => {
+        const said = () => p.textContent(seal("lost"));
+        await give(seal("reference"), "busy.png");
+        await until(() => p.isVisible(`${stage}.seal-seen canvas`));
+        await p.click(seal("seek"));
+        await until(async () => (await said()).includes("words"));
+        const wordless = await said();
+        await p.fill("#txt2img_prompt textarea", "(a red cat:1.2), sitting");
+        await p.click(seal("seek"));
+        await until(async () => (await said()).includes("red cat"));
+        const before = await looks();
+        await sleep(3000);
+        await p.locator(seal("accordion")).screenshot({path: file("asked.png")});
+        return {wordless, said: await said(), told: await told(), before, after: await looks()};
+    });
     await browser.close();
 })().catch((error) => {
     console.error(error);

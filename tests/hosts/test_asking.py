@@ -173,9 +173,10 @@ def test_controlnets_segmenter_comes_before_the_model_and_looks_once(app, model,
     assert looked(reference, "auto", app.asking.segmenting(reference, app.asking.queued)).seen.source == "controlnet" and lock.entered == 1
 
 
-def test_the_preview_shows_what_the_last_picture_used(app, model, sure):
+def test_the_preview_and_a_picture_within_show_what_the_last_picture_used(app, model, sure):
     reference = asked().references[0]
     begun(app)
+    assert begun(app, "")[0].subjects[0].source == "attention" and len(sure) == 1  # drawn inside another, without words of its own
     assert looked(reference, "auto", process_state.known_ways(reference)).seen.source == "attention"
 
 
@@ -190,7 +191,7 @@ def test_a_forge_loads_its_model_first(app, model, sure, monkeypatch):
 
 @pytest.mark.parametrize(("prompt", "words"), [
     ("a (red|cat)", "a redcat"), (["a cat", "a dog"], "a cat"), ("a cat AND a dog", "a cat"), (r"a cat \(big\), [x]", "a cat big , x"),
-    ("a\n cat", "a cat"), (None, ""), ([], ""),
+    ("a\n cat", "a cat"), ("a cat|BREAK|a hat", "a cat a hat"), (None, ""), ([], ""),
 ])  # fmt: skip
 def test_only_words_are_asked_for(app, model, prompt, words):
     assert app.asking.plain(prompt) == words

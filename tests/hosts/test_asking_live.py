@@ -33,7 +33,9 @@ def masked(webui, image, **more):
 
 def test_the_route_asks_the_model(webui, character):
     image, truth, words = character
-    found = masked(webui, image, mask_source="attention", appearance_prompt=f"(masterpiece:1.2), a photo of {words}, [in:on:0.5] a meadow")
+    found = masked(
+        webui, image, mask_source="attention", appearance_prompt=f"(masterpiece:1.2), a photo of {words}, BREAK [in:on:0.5] a meadow"
+    )
     mask = live.opened(found["mask"])[..., 0] > 127
     assert found["found"] == "attention" and f'the words "{words}"' in found["reasons"][0] and overlap(mask, truth) > 0.7
     studio = ways(open_studio, f"{words}, on a meadow", words)["attention"](image)

@@ -142,5 +142,10 @@ def test_refusal(step):
     assert "Reference (reference) is missing" in step["log"]
 
 
+def test_ask(step):
+    assert "needs words" in step["wordless"]
+    assert 'by the words "a red cat"' in step["said"] and "draw a mask" not in step["told"]
+
+
 def test_what_the_page_did_left_no_trace(seen, nothing_stays):
     """`nothing_stays` looks for it."""

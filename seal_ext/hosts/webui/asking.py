@@ -35,14 +35,15 @@ JOINED = re.compile(r"\bAND\b")
 Run = Callable[[Callable[[], Subject]], Subject]
 
 
-def ways(reference: Reference, prompt: object, run: Run = lambda work: work()) -> dict[str, Way]:
+def ways(reference: Reference, prompt: str | list[str] | None, run: Run = lambda work: work()) -> dict[str, Way]:
     """For `find_subject`: what the WebUI's networks say of a reference, the model by the words of this prompt.
 
     `run` does what takes the machine.
     """
     known = process_state.known_ways(reference)
-    found = segmenting(reference, run)
-    return found | (known if "asked" in known else {"attention": lambda rgb: _answer(reference, prompt, run)})
+    found: dict[str, Way] = {"attention": lambda rgb: _answer(reference, prompt, run), **segmenting(reference, run)}
+    wordless = not "".join(prompt or ()).strip()  # as in a picture that another extension draws inside the user's
+    return found | (known if wordless or "asked" in known else {})
 
 
 def segmenting(reference: Reference, run: Run) -> dict[str, Way]:
@@ -51,7 +52,7 @@ def segmenting(reference: Reference, run: Run) -> dict[str, Way]:
     return {} if way is None else {name: lambda rgb: process_state.outlined(name, reference, make=lambda: way(rgb))}
 
 
-def waiting(reference: Reference, prompt: object) -> dict[str, Way]:
+def waiting(reference: Reference, prompt: str) -> dict[str, Way]:
     """The same for somebody who has to wait for the model."""
     return ways(reference, prompt, queued)
 
@@ -65,7 +66,7 @@ def by_hand(reference: Reference, prompt: str) -> Subject:
     return found
 
 
-def _answer(reference: Reference, prompt: object, run: Run) -> Subject:
+def _answer(reference: Reference, prompt: str | list[str] | None, run: Run) -> Subject:
     words = plain(prompt)
     subject_words(words)  # without any there is nothing to ask
     return run(lambda: _outlined(reference, words))
@@ -77,12 +78,12 @@ def queued(work: Callable[[], Subject]) -> Subject:
         return work()
 
 
-def plain(prompt: object) -> str:
+def plain(prompt: str | list[str] | None) -> str:
     """A prompt's words as they are at the last step, without what only a WebUI reads: networks, weights, schedules, further prompts."""
-    text = str(prompt[0] if isinstance(prompt, list) and prompt else prompt or "")
+    text = prompt if isinstance(prompt, str) else prompt[0] if prompt else ""
     text = JOINED.split(extra_networks.parse_prompt(text)[0])[0]
     text = prompt_parser.get_learned_conditioning_prompt_schedules([text], 1)[0][-1][1]
-    parts = (part for part, weight in prompt_parser.parse_prompt_attention(text) if (part, weight) != ("BREAK", -1))
+    parts = (" " if part == "BREAK" else part for part, _ in prompt_parser.parse_prompt_attention(text))
     return " ".join(SYNTAX.sub(" ", "".join(parts)).split())
 
 
@@ -111,8 +112,7 @@ def _loaded() -> Model:
 
 @torch.no_grad()
 def _asked(model: Model, reference: Reference, prompt: str) -> Subject:
-    if model.unet is None:
-        raise AlignError(asking.NO_UNET)
+    asking.sites_of(model.unet)  # a model of another kind has nothing that `check` looks for
     model.check()
     side, words = model.side, subject_words(prompt)
     text, positions = asked(prompt, words, model.tokens)

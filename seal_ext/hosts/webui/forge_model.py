@@ -90,7 +90,8 @@ class Model(model.Model):
             management.load_models_gpu([unet, *beside], memory_required=unet.memory_required(list(rows)))
 
     def read(self, latent: Tensor, t: float, cond: conditioning.Cond, kept: Mapping[Site, torch.nn.Module]) -> None:
-        unet, inner = self.unet, self.objects.unet.model
+        inner = self.objects.unet.model
+        unet = inner.diffusion_model
         kind = getattr(inner, "computation_dtype", None) or getattr(inner, "manual_cast_dtype", None) or inner.get_dtype()
         cond = conditioning.each(cond, lambda c: c.to(latent.device, kind))
         with settled(latent):

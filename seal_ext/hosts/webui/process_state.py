@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from functools import partial
 from typing import Generic, TypeVar
 
 from torch import Tensor
 
 from seal_ext.core.cache import AppearanceCache, fingerprint
 from seal_ext.core.mask import Subject
+from seal_ext.core.pixels import Pixels
 from seal_ext.core.subject import Way
 from seal_ext.reference import Reference
 from seal_ext.store import Store
@@ -111,4 +113,8 @@ def known_ways(reference: Reference) -> dict[str, Way]:
     picture = fingerprint(reference.pixels)
     asked = _by_hand.get(picture)
     kept = {"asked": asked, "attention": asked or _last.get(("attention", picture)), "controlnet": _last.get(("controlnet", picture))}
-    return {name: lambda _, subject=subject: subject for name, subject in kept.items() if subject is not None}
+    return {name: partial(_known, subject) for name, subject in kept.items() if subject is not None}
+
+
+def _known(subject: Subject, rgb: Pixels) -> Subject:
+    return subject

@@ -94,4 +94,5 @@ def _looks(preprocessor: Callable[..., Any], colours: Colours, image: Pixels) ->
     wanted = np.zeros(seen.shape[:2], bool)
     for colour in colours:
         wanted |= np.abs(seen - np.array(colour, np.int16)).max(2) <= NEAR
-    return cv2.resize(wanted.astype(np.float32), image.shape[1::-1], interpolation=cv2.INTER_LINEAR)[None]
+    fitted = cv2.resize(wanted.astype(np.float32), image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+    return fitted[None].astype(np.float32, copy=False)
