@@ -177,6 +177,8 @@ def test_the_preview_and_a_picture_within_show_what_the_last_picture_used(app, m
     reference = asked().references[0]
     begun(app)
     assert begun(app, "")[0].subjects[0].source == "attention" and len(sure) == 1  # drawn inside another, without words of its own
+    with pytest.raises(SettingsError, match="needs words"):
+        looked(reference, "attention", app.asking.waiting(reference, ""))
     assert looked(reference, "auto", process_state.known_ways(reference)).seen.source == "attention"
 
 

@@ -42,8 +42,13 @@ def ways(reference: Reference, prompt: str | list[str] | None, run: Run = lambda
     """
     known = process_state.known_ways(reference)
     found: dict[str, Way] = {"attention": lambda rgb: _answer(reference, prompt, run), **segmenting(reference, run)}
-    wordless = not "".join(prompt or ()).strip()  # as in a picture that another extension draws inside the user's
-    return found | (known if wordless or "asked" in known else {})
+    return found | (known if "asked" in known else {})
+
+
+def drawing(reference: Reference, prompt: str | list[str] | None) -> dict[str, Way]:
+    """The same during a generation. One without words is drawn by another extension inside the user's, and takes what that one found."""
+    wordless = not "".join(prompt or ()).strip()
+    return ways(reference, prompt) | (process_state.known_ways(reference) if wordless else {})
 
 
 def segmenting(reference: Reference, run: Run) -> dict[str, Way]:

@@ -36,7 +36,7 @@ class Session:
     def __init__(self, p: Any, request: Request):
         self.p = p
         source, words = request.settings.mask_source, request.settings.appearance_prompt.strip() or p.prompt
-        looked_at = tuple(looked(reference, source, asking.ways(reference, words)) for reference in request.references)
+        looked_at = tuple(looked(reference, source, asking.drawing(reference, words)) for reference in request.references)
         self.request, self.settings = replace(request, references=looked_at), request.settings
         self.structures = Structures()  # what ControlNet's units said
         self.shown = Shown()  # what the passes showed
