@@ -6,8 +6,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import replace
-from importlib.util import find_spec
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -18,6 +16,7 @@ from .core.mask import Subject
 from .core.pixels import AlignError, Pixels
 from .core.skeleton import Skeleton
 from .reference import Reference
+from .segmenters import mediapipe_has
 
 # Inside mediapipe's wheel. Its other sizes of the body model would be downloaded.
 MODELS = ("modules/pose_detection/pose_detection.tflite", "modules/pose_landmark/pose_landmark_full.tflite")
@@ -28,9 +27,9 @@ LANDMARKS = (0, 11, 12, 14, 16, 11, 13, 15, 24, 26, 28, 23, 25, 27, 5, 2, 8, 7)
 NECK, SHOULDERS = 1, [2, 5]
 NO_POSE = "SeAl finds no joints on the reference. You can give its pose yourself: *Reference's pose*."
 NONE_HERE = "No detector is here: neither one of ControlNet's with its files, nor mediapipe with its body model."
-KEPT = 64  # answers of detectors that are remembered
+KEPT = 32  # answers of detectors that are remembered
 
-Detector = Callable[[Pixels, Subject], Skeleton]  # the subject's joints on RGB pixels; AlignError where it finds none that are the subject's
+Detector = Callable[[Pixels, Subject], Skeleton]  # the joints of the subject of RGB pixels; AlignError where it does not find them
 Answer = TypeVar("Answer")
 _answers: OrderedDict[Hashable, object] = OrderedDict()
 _lock = threading.Lock()
@@ -63,7 +62,7 @@ def posed(reference: Reference, first: Mapping[str, Detector] | None = None) -> 
 
 def ways() -> dict[str, Detector]:
     """The detectors whose files are here, whatever the host."""
-    return {"mediapipe": _mediapipe} if _has_mediapipe() else {}
+    return {"mediapipe": _mediapipe} if mediapipe_has(*MODELS) else {}
 
 
 def remembered(name: Hashable) -> bool:
@@ -87,14 +86,6 @@ def once(name: Hashable, make: Callable[[], Answer]) -> Answer:
 def forget() -> None:
     with _lock:
         _answers.clear()
-
-
-def _has_mediapipe() -> bool:
-    """Later releases of mediapipe come without the models."""
-    spec = find_spec("mediapipe")
-    return spec is not None and any(
-        all((Path(folder) / model).is_file() for model in MODELS) for folder in spec.submodule_search_locations or ()
-    )
 
 
 def _mediapipe(image: Pixels, subject: Subject) -> Skeleton:

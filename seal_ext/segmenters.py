@@ -17,7 +17,7 @@ SELFIE = "modules/selfie_segmentation/selfie_segmentation.tflite"  # inside medi
 
 def ways() -> dict[str, Way]:
     """For `find_subject`: those whose files are here."""
-    known = {"mediapipe": (_has_mediapipe, _mediapipe), "rembg": (_has_rembg, _rembg)}
+    known = {"mediapipe": (partial(mediapipe_has, SELFIE), _mediapipe), "rembg": (_has_rembg, _rembg)}
     return {
         name: partial(segmented, segmenter=partial(_asked, name, look), source=name) for name, (there, look) in known.items() if there()
     }
@@ -35,10 +35,11 @@ def _has_rembg() -> bool:
     return find_spec("rembg") is not None
 
 
-def _has_mediapipe() -> bool:
-    """Later releases of mediapipe come without the model."""
+def mediapipe_has(*models: str) -> bool:
+    """Later releases of mediapipe come without models."""
     spec = find_spec("mediapipe")
-    return spec is not None and any((Path(folder) / SELFIE).is_file() for folder in spec.submodule_search_locations or ())
+    folders = () if spec is None else spec.submodule_search_locations or ()
+    return any(all((Path(folder) / model).is_file() for model in models) for folder in folders)
 
 
 def _mediapipe(image: Pixels) -> Looks:

@@ -24,6 +24,7 @@ FLOORS = [
     {"settings"},
     {"reference"},
     {"segmenters"},
+    {"detectors"},
     {"request"},
     {"store"},
     {"layers"},

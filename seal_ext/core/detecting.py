@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .joints import CORE, refused
+from .control_map import DIFFERS, from_control_map
+from .joints import CORE, INSIDE, refused
 from .mask import Subject, around
 from .pixels import AlignError, Mask, Pixels, as_rgb, checked_image
 from .skeleton import L_HIP, MIRRORED, R_HIP, Skeleton
@@ -26,6 +27,7 @@ SEEN = 0.5
 NEAR = 0.08  # of the body's extent, within which two looks mean the same body
 MOST = 0.6  # of all looks that must mean the same body …
 EACH_WAY = 2  # … and so many of them mirrored, and not: a body that turns round in a mirror was none
+LARGE = 0.5  # of the subject's size, that the sticks of its pose have at least
 STEADY = 0.045  # of its extent: a joint whose place differs more between looks is not known
 
 
@@ -86,3 +88,14 @@ def _widened(mask: Mask) -> Mask:
     reach = EDGE * max(np.ptp(np.argwhere(mask), 0))
     near: Mask = cv2.distanceTransform(1 - mask.astype(np.uint8), cv2.DIST_L2, 5) <= reach
     return near
+
+
+def sticks_on(shown: Pixels, subject: Subject) -> Subject:
+    """The sticks on a pose map of the subject's own picture: of an animal, whose joints SeAl cannot name."""
+    ink = cv2.resize(shown, subject.size, interpolation=cv2.INTER_NEAREST)
+    drawn = from_control_map(ink, "skeleton")
+    on_it = float(subject.mask[ink.max(2) > DIFFERS].mean())
+    sizes = [max(box.width, box.height) for box in (drawn.box, subject.box)]
+    if on_it < INSIDE or sizes[0] < LARGE * sizes[1]:
+        raise AlignError("The animal that the detector sees is not the character.")
+    return drawn

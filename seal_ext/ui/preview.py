@@ -17,6 +17,7 @@ from seal_ext.core.anchor_align import OFF, Aligned
 from seal_ext.core.canvas import FILL, LARGEST_CANVAS, place
 from seal_ext.core.control_map import DIFFERS, background_of
 from seal_ext.core.pixels import AlignError, Pixels
+from seal_ext.core.skeleton import BONES, Skeleton, colour_of
 from seal_ext.reference import Reference, png
 from seal_ext.request import looked, parse
 from seal_ext.settings import Settings, SettingsError
@@ -82,6 +83,7 @@ def look(
     width, height = (min(max(int(side or USUAL) // 8 * 8, 64), LARGEST_CANVAS) for side in canvas)
     factor = min(LARGEST / max(width, height), max(1.0, SMALLEST / min(width, height)))
     seen: list[dict[str, Any]] = []
+    joints = first.skeleton
     ticked = Units.parse(settings.units)
     for number, unit in carrying if settings.align else ():
         if not ticked.wants(number):
@@ -91,31 +93,35 @@ def look(
         elif not is_ready(unit) and not thorough:
             told.append(f"ControlNet unit {number} runs its preprocessor {unit.module} first: press Update preview to see what it makes.")
         else:
-            found, said = _found(controlnet, number, unit, first, settings, (width, height), factor, host)
-            seen += [] if found is None else [found]
+            found, said = _found(controlnet, number, unit, first, settings, (width, height), factor, host, thorough)
+            if found is not None:
+                seen += [_unit(number, found)] if found.moves else []
+                joints = joints or (found.subject and found.subject.skeleton)
             told += said
     if not carrying:
         told.append(host.strange(units) or NO_UNIT)
     elif not settings.align:
         told.append(OFF)
-    return Look(tuple(told), shown, {"canvas": (width, height), "base": _url(_base(first, (width, height), factor)), "units": seen})
+    base = _base(first, joints, (width, height), factor)
+    return Look(tuple(told), shown, {"canvas": (width, height), "base": _url(base), "units": seen})
 
 
 def _found(
-    controlnet: Any, number: int, unit: Any, reference: Reference, settings: Settings, canvas: tuple[int, int], factor: float, host: Any
-) -> tuple[dict[str, Any] | None, list[str]]:
-    """Where a unit's structure comes to, if it moves, and what there is to say about it."""
+    controlnet: Any, number: int, unit: Any, reference: Reference, settings: Settings, canvas: tuple[int, int], factor: float, host: Any,
+    thorough: bool,
+) -> tuple[Aligned | None, list[str]]:  # fmt: skip
+    """Where a unit's structure comes to, and what there is to say about it."""
     # The hand's correction is left to the page, which shows it while the hand moves.
     settings = replace(settings, hand_x=0.0, hand_y=0.0, hand_scale=1.0)
     try:
-        found: Aligned = controlnet.find(unit, reference, settings, canvas, factor)
+        found: Aligned = controlnet.find(unit, reference, settings, canvas, factor, now=thorough)
     except AlignError as error:
         return None, [f"ControlNet unit {number} stays where it is: {error}"]
     except Exception as error:
         host.report(f"SeAl could not preview ControlNet unit {number}")
         return None, [f"ControlNet unit {number} could not be aligned ({type(error).__name__}: {str(error)[:200]})."]
     told = " ".join(found.alignment.reasons)
-    return _unit(number, found) if found.moves else None, [f"ControlNet unit {number}: {told}"] if told else []
+    return found, [f"ControlNet unit {number}: {told}"] if told else []
 
 
 def _name(number: int, unit: Any) -> str:
@@ -123,7 +129,7 @@ def _name(number: int, unit: Any) -> str:
     return f"{number}: {(str(unit.model).rsplit(' [', 1)[0] if is_ready(unit) else str(unit.module))[:40]}"
 
 
-def _base(reference: Reference, size: tuple[int, int], factor: float) -> Pixels:
+def _base(reference: Reference, joints: Skeleton | None, size: tuple[int, int], factor: float) -> Pixels:
     """The reference as it lies in the canvas, RGBA: what counts is opaque and outlined, the rest lets the page shine through."""
     placed = place(reference.size[::-1], size, FILL)
     (sx, sy), (tx, ty) = placed.scale, placed.shift
@@ -134,12 +140,28 @@ def _base(reference: Reference, size: tuple[int, int], factor: float) -> Pixels:
     rgb = cv2.warpAffine(reference.rgb, matrix, (wide, tall), flags=way, borderMode=cv2.BORDER_REPLICATE)
     inside = cv2.warpAffine(np.full(reference.size, 255, np.uint8), matrix, (wide, tall), flags=cv2.INTER_NEAREST)
     found = reference.seen
+    thick = max(2, round(min(wide, tall) / 200))
     if not found.known:
-        return np.dstack([rgb, inside])
+        return _with_joints(np.dstack([rgb, inside]), joints, matrix, thick)
     counts = cv2.warpAffine(found.mask.astype(np.float32), matrix, (wide, tall), flags=cv2.INTER_LINEAR) > 0.5
     outline, _ = cv2.findContours(counts.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     drawn = np.dstack([rgb, np.where(counts, 255, inside.astype(np.uint16) * FADED // 255).astype(np.uint8)])
-    return cv2.drawContours(np.ascontiguousarray(drawn), outline, -1, (*OUTLINE, 255), max(2, round(min(wide, tall) / 200)), cv2.LINE_AA)
+    outlined = cv2.drawContours(np.ascontiguousarray(drawn), outline, -1, (*OUTLINE, 255), thick, cv2.LINE_AA)
+    return _with_joints(outlined, joints, matrix, thick)
+
+
+def _with_joints(drawn: Pixels, joints: Skeleton | None, matrix: np.ndarray, thick: int) -> Pixels:
+    """The reference's skeleton, thin: between its joints, in the colours that pose maps have."""
+    if joints is None:
+        return drawn
+    drawn = np.ascontiguousarray(drawn)
+    places = np.nan_to_num((joints.points - 0.5) @ matrix[:, :2].T + matrix[:, 2]).round().astype(int).tolist()
+    for number, (a, b) in enumerate(BONES):
+        if joints.seen[a] and joints.seen[b]:
+            cv2.line(drawn, places[a], places[b], (*colour_of(number), 255), thick, cv2.LINE_AA)
+    for joint in np.flatnonzero(joints.seen):
+        cv2.circle(drawn, places[joint], 2 * thick, (*colour_of(int(joint)), 255), -1, cv2.LINE_AA)
+    return drawn
 
 
 def _unit(number: int, found: Aligned) -> dict[str, Any]:

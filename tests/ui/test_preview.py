@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+from dataclasses import replace
 from html import escape
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ from PIL import Image, ImageDraw
 from seal_ext.core.anchor_align import OFF, UNKNOWN, anchor_align
 from seal_ext.core.canvas import FILL, STRETCH
 from seal_ext.core.pixels import AlignError
+from seal_ext.core.skeleton import Skeleton, colour_of
 from seal_ext.request import NAMES
 from seal_ext.settings import BY_NAME
 from seal_ext.ui.preview import FADED, NO_UNIT, look
@@ -47,7 +49,8 @@ class Host:
     def there(self):
         return self
 
-    def find(self, unit, reference, settings, canvas, detail):
+    def find(self, unit, reference, settings, canvas, detail, now):
+        self.now = now
         if unit.image is None:
             raise AlignError("it has no picture.")
         return anchor_align(reference.standing, unit.image, canvas, STRETCH, FILL, None, detail, room=0.0, **settings.alignment())
@@ -107,7 +110,28 @@ def test_what_is_not_seen_is_said(given, units, said):
 
 
 def test_a_thorough_look_runs_preprocessors():
-    assert json.loads(look(values(), (64, 64), [unit(module="openpose")], Host(), thorough=True).picture)["units"]
+    host = Host()
+    assert json.loads(look(values(), (64, 64), [unit(module="openpose")], host, thorough=True).picture)["units"] and host.now
+    assert json.loads(look(values(), (64, 64), [unit()], host).picture)["units"] and not host.now  # nor detectors that take seconds
+
+
+def test_the_reference_s_joints_are_drawn(monkeypatch):
+    """Thin, on what else the preview shows, whether they were given or found."""
+    plain = opened(json.loads(look(values(), (64, 64), [unit()], Host()).picture)["base"])
+    places = np.full((18, 2), np.nan)
+    places[1], places[8] = (32, 20), (32, 40)  # neck and hip
+    host, find = Host(), Host.find
+    monkeypatch.setattr(Host, "find", lambda self, unit, reference, *more, **now: find(
+        self, unit, replace(reference, pose=Skeleton(places)), *more, **now))  # fmt: skip
+    base = opened(json.loads(look(values(), (64, 64), [unit()], host).picture)["base"])
+    differs = (base != plain).any(2)
+    rows, columns = np.nonzero(differs)
+    assert (
+        0 < differs.mean() < 0.02
+        and abs(columns.mean() / 8 - 32) < 0.5
+        and np.abs(np.array([rows.min(), rows.max()]) / 8 - (20, 40)).max() < 1
+    )
+    assert tuple(base[240, 256]) == (*colour_of(6), 255)
 
 
 def test_units_without_a_tick_are_named_and_not_drawn():
@@ -122,7 +146,7 @@ def test_a_unit_that_follows_img2img_is_said_to():
 
 def test_an_error_is_reported_and_said():
     host = Host()
-    host.find = lambda *given: 1 / 0
+    host.find = lambda *given, **more: 1 / 0
     assert "ZeroDivisionError" in look(values(), (64, 64), [unit()], host).told[0] and host.reports
 
 

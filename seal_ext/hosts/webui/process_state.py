@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 
 from seal_ext.core.cache import AppearanceCache
+from seal_ext.detectors import Detector
 from seal_ext.reference import Reference
 from seal_ext.store import Store
 
@@ -15,6 +16,7 @@ LATENTS = 16
 
 cache = AppearanceCache(1024 * MEGABYTE)
 store: Store | None = None  # a host says where
+detectors: Callable[[], dict[str, Detector]] = dict  # of bodies, that the host has; it says which
 _latents: OrderedDict[Hashable, object] = OrderedDict()
 _lock = threading.Lock()
 
