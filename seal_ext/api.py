@@ -112,7 +112,7 @@ def align(given: Any) -> dict[str, Any]:
     if canvas["width"] * canvas["height"] > MOST_PIXELS:
         raise SettingsError("width", f"Width (width) times height (height) must be at most {MOST_PIXELS >> 20} megapixels.")
     kind, size = None if canvas["kind"] == "auto" else canvas["kind"], (canvas["width"], canvas["height"])
-    rgb, told = np.ascontiguousarray(structure[..., :3]), ()
+    rgb, told = np.ascontiguousarray(structure[..., :3]), tuple[str, ...]()
     try:
         if shows_body(rgb, kind):
             reference, told = posed(reference, process_state.detectors())

@@ -17,10 +17,8 @@ SELFIE = "modules/selfie_segmentation/selfie_segmentation.tflite"  # inside medi
 
 def ways() -> dict[str, Way]:
     """For `find_subject`: those whose files are here."""
-    known = {"mediapipe": (partial(mediapipe_has, SELFIE), _mediapipe), "rembg": (_has_rembg, _rembg)}
-    return {
-        name: partial(segmented, segmenter=partial(_asked, name, look), source=name) for name, (there, look) in known.items() if there()
-    }
+    known = {"mediapipe": (mediapipe_has(SELFIE), _mediapipe), "rembg": (find_spec("rembg") is not None, _rembg)}
+    return {name: partial(segmented, segmenter=partial(_asked, name, look), source=name) for name, (there, look) in known.items() if there}
 
 
 def _asked(name: str, look: Segmenter, image: Pixels) -> Looks:
@@ -29,10 +27,6 @@ def _asked(name: str, look: Segmenter, image: Pixels) -> Looks:
         return look(image)
     except Exception as error:  # somebody else's package may fail in any way
         raise AlignError(f"{name} fails here ({type(error).__name__}: {error!s:.100}).") from error
-
-
-def _has_rembg() -> bool:
-    return find_spec("rembg") is not None
 
 
 def mediapipe_has(*models: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -98,4 +99,4 @@ def sticks_on(shown: Pixels, subject: Subject) -> Subject:
     sizes = [max(box.width, box.height) for box in (drawn.box, subject.box)]
     if on_it < INSIDE or sizes[0] < LARGE * sizes[1]:
         raise AlignError("The animal that the detector sees is not the character.")
-    return drawn
+    return replace(drawn, reasons=subject.reasons)

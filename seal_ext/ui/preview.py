@@ -96,7 +96,7 @@ def look(
             found, said = _found(controlnet, number, unit, first, settings, (width, height), factor, host, thorough)
             if found is not None:
                 seen += [_unit(number, found)] if found.moves else []
-                joints = joints or (found.subject and found.subject.skeleton)
+                joints = joints or (found.subject.skeleton if found.subject else None)
             told += said
     if not carrying:
         told.append(host.strange(units) or NO_UNIT)

@@ -112,7 +112,7 @@ class ControlNet:
     """A ControlNet whose units can be read; made anew for a generation or a look, in which it asks for a reference's joints once."""
 
     dialect: Any  # the module `extension`, or `builtin`: both have the same functions
-    asked: dict[tuple[Reference, bool], tuple[Reference, tuple[str, ...]]] = field(default_factory=dict)
+    asked: dict[tuple[Reference, bool], Reference] = field(default_factory=dict)  # with their joints
 
     @property
     def external(self) -> Any:
@@ -160,11 +160,10 @@ class ControlNet:
         """The references' joints, which guide the match, by their numbers."""
         poses = {}
         for number, one in enumerate(references):
-            told = (one, False) in self.asked  # by the unit that was aligned with it
-            found, said = self.posed(one) if settings.limbs else (one, ())
+            found, told = self.posed(one) if settings.limbs else (one, ())
             if found.skeleton is not None:
                 poses[number] = found.skeleton
-            for sentence in () if told else said:
+            for sentence in told:
                 note(f"Reference {number + 1}: {sentence}")
         return poses
 
@@ -188,11 +187,12 @@ class ControlNet:
         return anchor_align(subject, found, canvas, mode, FILL, kind, detail, room=settings.room, **settings.alignment())
 
     def posed(self, reference: Reference, animal: bool = False, now: bool = True) -> tuple[Reference, tuple[str, ...]]:
-        """The reference with its joints, and what there is to say. `now`: whether detectors of ControlNet may look that take seconds."""
+        """The reference with its joints, and what is not told yet. `now`: whether detectors of ControlNet may look that take seconds."""
+        told: tuple[str, ...] = ()
         if (reference, animal) not in self.asked:
-            asked = bodies.posed_animal(reference, self.draw, now) if animal else posed(reference, bodies.detectors(self.draw, now))
-            self.asked[reference, animal] = asked
-        return self.asked[reference, animal]
+            found, told = bodies.posed_animal(reference, self.draw, now) if animal else posed(reference, bodies.detectors(self.draw, now))
+            self.asked[reference, animal] = found
+        return self.asked[reference, animal], told
 
     def draw(self, module: str, rgb: Pixels) -> Pixels:
         """What one of its preprocessors makes of a reference."""
