@@ -236,7 +236,7 @@ def test_the_best_detector_is_asked_first_and_the_next_where_it_sees_somebody_el
     run = seal([Unit(model="control_openpose", image=SKELETON)], mask=SHAPE)
     run.align(controlnet)
     told = " ".join(run.notes)
-    assert not run.found.poses and NO_POSE in told and "somebody else" in told and "openpose sees nobody" in told
+    assert not run.found.poses and NO_POSE in told and "The detector" in told and "openpose sees nobody" in told
 
 
 def test_of_several_bodies_the_one_on_the_character_counts(controlnet, detectors):
