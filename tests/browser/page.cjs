@@ -15,8 +15,8 @@ const SIZE = 128, PATIENCE = 180000;
 const seal = (name) => `#script_txt2img_seal_${name}`, unit = (name) => `#txt2img_controlnet_ControlNet-0_${name}`;
 const file = (name) => path.join(folder, name);
 const stage = ".seal-stage[data-tab=txt2img]";
-// gradio 3 paints on a picture in its own way, gradio 4 with a brush of ours; each has its name for the button that clears a slot.
-const drawable = `${seal("reference")} :is(canvas[key=interface], canvas.seal-paint)`;
+const tool = (does) => `${seal("preview")} .seal-tools button[data-does=${does}]`;
+// Each gradio has its name for the button that clears a slot.
 const cleared = (name) => `${seal(name)} :is(button[aria-label=Clear], button[aria-label="Remove Image"])`;
 const results = {}, errors = [];
 let p;
@@ -63,13 +63,15 @@ const unfold = () => p.click(`${seal("accordion")} .label-wrap span`);
 const give = (slot, name) => p.setInputFiles(`${slot} input[type=file]`, file(name));
 
 async function paint() {
-    await p.locator(drawable).scrollIntoViewIfNeeded();
-    const box = await p.locator(drawable).boundingBox();
+    await p.locator(tool("add")).first().click();
+    await p.locator(stage).scrollIntoViewIfNeeded();
+    const box = await p.locator(`${stage} canvas`).boundingBox();
     const at = (x, y) => [box.x + box.width * x, box.y + box.height * y];
     await p.mouse.move(...at(0.5, 0.3));
     await p.mouse.down();
     for (const y of [0.4, 0.5, 0.6, 0.7, 0.8]) await p.mouse.move(...at(0.5, y), {steps: 3});
     await p.mouse.up();
+    await p.locator(tool("add")).first().click(); // and the mouse moves the figure again
 }
 
 async function size() {
@@ -147,10 +149,10 @@ async function draw() {
     });
     await step("mask", async () => {
         await give(seal("mask").replace("mask", "reference"), "busy.png");
-        await until(async () => (await told()).includes("draw a mask"));
+        await until(async () => (await told()).includes("utline the character"));
         const unsure = await told(), before = await looks();
         await paint();
-        const overlay = await until(async () => await looks() !== before && !(await told()).includes("draw a mask"));
+        const overlay = await until(async () => await looks() !== before && !(await told()).includes("utline the character"));
         return {unsure, overlay, told: await told()};
     });
     await step("pose", async () => {
@@ -242,9 +244,9 @@ async function draw() {
         const free = await until(async () => !await p.isVisible(`${seal("reference")} img, ${seal("reference_pose")} img`));
         await give(seal("reference"), "busy.png"); // and what is painted now counts as well as before the paste
         await until(() => p.isVisible(`${seal("reference")} img`));
-        await until(async () => (await told()).includes("draw a mask"));
+        await until(async () => (await told()).includes("utline the character"));
         await paint();
-        const painted = await until(async () => !(await told()).includes("draw a mask"));
+        const painted = await until(async () => !(await told()).includes("utline the character"));
         await sleep(1500);
         const {info, log} = await draw();
         return {aside, free, painted, info, log};

@@ -75,7 +75,7 @@ def test_words(step):
 
 
 def test_mask(step):
-    assert "draw a mask" in step["unsure"] and step["overlay"] and "draw a mask" not in step["told"]
+    assert "utline the character" in step["unsure"] and step["overlay"] and "utline the character" not in step["told"]
 
 
 def test_pose(step):
