@@ -62,7 +62,6 @@ def draw(make_accordion: Callable, elem_id: Callable[[str], str], tab: str = "tx
                 page.pictures()
             with gr.Column(min_width=260):
                 page.preview()
-        parts["told"] = gr.HTML(elem_id=elem_id("told"), elem_classes=["seal-told"])
         page.wishes()
         page.advanced()
     _connect(parts, tab)
@@ -109,6 +108,7 @@ class _Parts:
     def preview(self) -> None:
         """What counts of the reference, and where the pose goes."""
         gr.HTML(preview.stage(self.elem_id, self.tab), elem_id=self.elem_id("preview"))
+        self.made["told"] = gr.HTML(elem_id=self.elem_id("told"), elem_classes=["seal-told"])
         # What the page's script painted; hidden, and not away: it writes here.
         self.made["strokes"] = _unsaved(gr.Textbox(label="Strokes", elem_id=self.elem_id("strokes"), elem_classes=["seal-hidden"]))
         with gr.Row(elem_classes=["seal-buttons"]):

@@ -130,7 +130,7 @@ def _outlined(subject: Subject) -> list[str]:
     """How the outline was found, and how sure it is, where nobody has to be warned."""
     if subject.guess or (subject.reasons and not subject.known):
         return []
-    sure = "" if subject.source in GIVEN else f" It is {subject.sure:.0%} sure of this outline."
+    sure = "" if subject.source in GIVEN else f" SeAl is {subject.sure:.0%} sure of this outline."
     return [FOUND[subject.source] + sure, *subject.reasons]
 
 
