@@ -73,10 +73,8 @@ def opened(url):
 def test_the_subject_is_opaque_and_the_rest_faded():
     seen = look(values(), (64, 64), [], Host())
     base = opened(json.loads(seen.picture)["base"])
-    assert base.shape == (512, 512, 4) and seen.told == (
-        "SeAl told your character from the even background. It is 100% sure of this outline.",
-        NO_UNIT,
-    )
+    told = "SeAl told your character from the even background. SeAl is 100% sure of this outline."
+    assert base.shape == (512, 512, 4) and seen.told == (told, NO_UNIT)
     assert not seen.warned and json.loads(seen.picture)["lies"] == [0, 0, 64, 64]
     assert base[256, 256, 3] == 255 and abs(int(base[20, 20, 3]) - FADED) <= 1
     assert np.abs(base[256, 256, :3].astype(int) - (200, 30, 40)).max() < 4
