@@ -1,4 +1,4 @@
-"""Subjects that were found, so that what a preview shows is what a run uses, and nobody looks twice."""
+"""Subjects that were found: what there is to say of them, and the latest, so that what a preview shows is what a run uses."""
 
 from __future__ import annotations
 
@@ -8,6 +8,18 @@ from collections.abc import Callable, Hashable
 
 from .core.mask import Subject
 
+# How the outline was found, by the names of find_subject's ways.
+FOUND = {
+    "alpha": "The outline is your picture's own transparency.",
+    "drawn": "The outline is the one that you gave.",
+    "background": "SeAl told your character from the even background.",
+    "mediapipe": "SeAl found your character with mediapipe.",
+    "rembg": "SeAl found your character with rembg.",
+    "attention": "The model itself found your character.",
+    "grabcut": "SeAl found what stands out from the rest.",
+    "whole": "You chose the whole picture, so its background counts, too.",
+}
+GIVEN = ("alpha", "drawn", "whole")  # by the user: there is nothing to be sure of
 MOST_BYTES = 1 << 26  # of masks; one of 64 megapixels is kept alone
 
 
@@ -38,3 +50,16 @@ class Finds:
     def clear(self) -> None:
         with self._lock:
             self._known.clear()
+
+
+def outlined(subject: Subject) -> tuple[str, ...]:
+    """How a subject was found, and how sure that is; nothing where `doubts` speak."""
+    if doubts(subject):
+        return ()
+    sure = "" if subject.source in GIVEN else f" SeAl is {subject.sure:.0%} sure of this outline."
+    return (FOUND[subject.source] + sure, *subject.reasons)
+
+
+def doubts(subject: Subject) -> tuple[str, ...]:
+    """What somebody should look at before a picture is drawn."""
+    return subject.reasons if subject.guess or not subject.known else ()

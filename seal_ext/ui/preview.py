@@ -16,8 +16,9 @@ from PIL import Image
 from seal_ext.core.anchor_align import OFF, Aligned
 from seal_ext.core.canvas import FILL, LARGEST_CANVAS, place
 from seal_ext.core.control_map import DIFFERS, background_of
-from seal_ext.core.mask import Box, Subject
+from seal_ext.core.mask import Box
 from seal_ext.core.pixels import AlignError, Pixels
+from seal_ext.finds import doubts, outlined
 from seal_ext.reference import Reference, png
 from seal_ext.request import looked, parse
 from seal_ext.settings import Settings, SettingsError
@@ -29,18 +30,6 @@ OUTLINE = (34, 197, 94)  # the subject's, in all of the page; style.css has it, 
 FADED = 60  # of 255: how much is left to see of what does not count
 EMPTY = "Give a picture of the character. This preview then outlines the character and shows where the structure goes."
 HOW = "Click the preview, then drag the figure, turn the mouse wheel, or press the arrow keys, + and −. The key 0 undoes your correction."
-# How the outline was found, by the names of find_subject's ways.
-FOUND = {
-    "alpha": "The outline is your picture's own transparency.",
-    "drawn": "The outline is the one that you gave.",
-    "background": "SeAl told your character from the even background.",
-    "mediapipe": "SeAl found your character with mediapipe.",
-    "rembg": "SeAl found your character with rembg.",
-    "attention": "The model itself found your character.",
-    "grabcut": "SeAl found what stands out from the rest.",
-    "whole": "You chose the whole picture, so its background counts, too.",
-}
-GIVEN = ("alpha", "drawn", "whole")  # by the user: there is nothing to be sure of
 TOOLS = (
     ("add", "Paint the character", "Paint over what belongs to the character. A rough stroke is enough. Press again to stop painting."),
     ("away", "Paint the rest", "Paint over what the outline takes in by mistake. Press again to stop painting."),
@@ -101,7 +90,7 @@ def look(
         first = looked(asked.references[0], asked.settings.mask_source)
     except SettingsError as refusal:
         return Look(warned=(str(refusal),), units=shown)
-    settings, told = asked.settings, _outlined(first.seen)
+    settings, told = asked.settings, list(outlined(first.seen))
     width, height = (min(max(int(side or USUAL) // 8 * 8, 64), LARGEST_CANVAS) for side in canvas)
     factor = min(LARGEST / max(width, height), max(1.0, SMALLEST / min(width, height)))
     seen: list[dict[str, Any]] = []
@@ -123,19 +112,7 @@ def look(
         told.append(OFF)
     lies = _lies(first, (width, height))
     drawn = {"canvas": (width, height), "lies": astuple(lies), "base": _url(_base(first, (width, height), factor)), "units": seen}
-    return Look(tuple(told), _doubts(first.seen), shown, drawn)
-
-
-def _outlined(subject: Subject) -> list[str]:
-    """How the outline was found, and how sure it is, where nobody has to be warned."""
-    if subject.guess or (subject.reasons and not subject.known):
-        return []
-    sure = "" if subject.source in GIVEN else f" SeAl is {subject.sure:.0%} sure of this outline."
-    return [FOUND[subject.source] + sure, *subject.reasons]
-
-
-def _doubts(subject: Subject) -> tuple[str, ...]:
-    return subject.reasons if subject.guess or not subject.known else ()
+    return Look(tuple(told), doubts(first.seen), shown, drawn)
 
 
 def _found(

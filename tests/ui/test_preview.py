@@ -15,9 +15,10 @@ from seal_ext.core.canvas import FILL, STRETCH
 from seal_ext.core.mask import CHECK
 from seal_ext.core.pixels import AlignError
 from seal_ext.core.subject import AUTO
+from seal_ext.finds import FOUND
 from seal_ext.request import NAMES
 from seal_ext.settings import BY_NAME
-from seal_ext.ui.preview import FADED, FOUND, NO_UNIT, look
+from seal_ext.ui.preview import FADED, NO_UNIT, look
 
 
 def person(left, top, right, bottom, back=(200, 210, 220), colour=(200, 30, 40), size=64):
