@@ -152,7 +152,7 @@ def compared(image: Pixels, truth: Mask, ways: Mapping[str, Way], asked: Mapping
     return {
         "auto": looked(lambda: reference.found(ways=ways).seen, truth),
         "with the model": looked(lambda: reference.found(ways=asked).seen, truth),
-        "stroke": looked(lambda: from_stroke(image, rough_stroke(truth), start=seen.mask if seen.known else None), truth),
+        "stroke": looked(lambda: from_stroke(image, rough_stroke(truth), start=seen), truth),
     }
 
 

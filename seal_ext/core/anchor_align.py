@@ -17,7 +17,7 @@ from .skeleton import Skeleton, read_skeletons
 from .warping import apply
 
 OFF = "AnchorAlign is off, so the structure stays where it is."
-UNKNOWN = "SeAl does not know where the character stands on the reference, so the structure stays where it is: draw a mask."
+UNKNOWN = "SeAl does not know where the character stands on the reference, so the structure stays where it is. Outline the character."
 UNREAD = "SeAl cannot read a body from the pose, so it stays where it is."
 
 

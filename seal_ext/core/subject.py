@@ -12,10 +12,12 @@ from .pixels import AlignError, Mask, Pixels, as_bytes
 Way = Callable[[Pixels], Subject]  # finds the subject on RGB pixels, or raises AlignError
 AUTO = ("alpha", "background", "mediapipe", "rembg", "attention", "grabcut")  # in this order, after what was drawn
 MISSING = {
-    "mediapipe": "mediapipe, or the model inside it, is not installed here: paint over the character.",
-    "rembg": "rembg is not installed: draw a mask, or give a picture with a transparent background.",
-    "attention": "attention is not available here: draw a mask, or give a picture with a transparent background.",
+    "mediapipe": "mediapipe, or the model inside it, is not installed here: outline the character.",
+    "rembg": "rembg is not installed here: outline the character, or give a picture with a transparent background.",
+    "attention": "attention is not available here: outline the character, or give a picture with a transparent background.",
 }
+UNFOUND = ("SeAl did not find the character on the reference, so the whole picture counts. Outline the character, or make the background "
+           "transparent.")  # fmt: skip
 
 
 def find_subject(
@@ -62,8 +64,7 @@ def find_subject(
             return found
     if guesses:
         return max(guesses, key=lambda one: one.sure)
-    told = "SeAl did not find the character on the reference, so the whole picture counts: draw a mask, or make the background transparent."
-    return everything(*rgb.shape[:2], " ".join((told, *dict.fromkeys(failed))))
+    return everything(*rgb.shape[:2], " ".join((UNFOUND, *dict.fromkeys(failed))))
 
 
 def _of_drawn(drawn: Mask | None) -> Subject:

@@ -131,7 +131,7 @@ def test_a_reference_without_a_known_subject_moves_nothing(controlnet):
     given = Unit(image=figure(4, 10, 12, 30))
     run = seal([given], mask=figure(0, 0, 0, 0))
     run.align(controlnet)
-    assert run.p.script_args[1] is given and any("draw a mask" in note for note in run.notes) and not run.found.aligned
+    assert run.p.script_args[1] is given and any("utline the character" in note for note in run.notes) and not run.found.aligned
     assert run.found.figures[0][10:30, 4:12].all() and not run.found.figures[0][:, 32:].any()  # it says where the figure will be
 
 

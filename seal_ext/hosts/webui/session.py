@@ -19,6 +19,7 @@ from torch import Tensor
 
 from seal_ext.core.canvas import size_of
 from seal_ext.core.mask import Subject
+from seal_ext.finds import doubts
 from seal_ext.layers import shadow, undo_all, wrap
 from seal_ext.reference import Reference
 from seal_ext.request import REFERENCE_KEY, Request, looked
@@ -48,7 +49,7 @@ class Session:
         self.passing: SamplingPass | None = None
         if self.settings.show_match and len(self.references) > 1:
             self.note("The match map can show only one reference. With several there is none.")
-        for sentence in (reason for one in self.subjects if one.guess or not one.known for reason in one.reasons):
+        for sentence in (doubt for one in self.subjects for doubt in doubts(one)):
             self.note(sentence)
 
     @property
