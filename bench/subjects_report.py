@@ -1,7 +1,8 @@
-"""`bench subjects`: how well SeAl finds the character, on the world's references or on any folder of pictures with masks."""
+"""`bench subjects`: how well SeAl finds the character and its joints, on the world's references or on any folder of pictures with masks."""
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -14,10 +15,11 @@ import torch
 from bench.cases import make_cases, writer
 from bench.cli import Parser, UserError, add_seeds, chosen_seeds
 from bench.writing import write_json
-from seal_ext import segmenters
+from seal_ext import detectors, segmenters
 from seal_ext.core.grabcut import from_stroke
 from seal_ext.core.mask import Subject, overlap
 from seal_ext.core.pixels import AlignError, Mask, Pixels
+from seal_ext.core.skeleton import Skeleton
 from seal_ext.core.subject import Way
 from seal_ext.reference import Reference
 from seal_ext.studio.attention import ways as ways_of_studio
@@ -26,6 +28,7 @@ from seal_ext.studio.pictures import read_picture
 
 KINDS = (".jpg", ".jpeg", ".png", ".webp")
 MASK = ".mask.png"
+JOINTS = "joints.json"  # {NAME: 18 × ([x, y] in shares of the picture, or null)}
 CASES = 32  # where no seeds are named
 GOOD = 0.8  # an outline that needs no hand
 LINES, THICK = 6, 0.04  # a rough stroke: at so many heights of the figure, and how thick beside the figure's height
@@ -66,7 +69,7 @@ def in_folder(folder: Path, ways: Mapping[str, Way]) -> dict[str, Found]:
     found = {}
     for path in sorted(folder.glob(f"*{MASK}")):
         name = path.name.removesuffix(MASK)
-        picture = next((one for kind in KINDS if (one := folder / f"{name}{kind}").is_file()), None)
+        picture = picture_of(folder, name)
         if picture is not None:
             truth = read_picture(path, "the mask")[..., 0] > 127
             reference = Reference(read_picture(picture))
@@ -74,6 +77,61 @@ def in_folder(folder: Path, ways: Mapping[str, Way]) -> dict[str, Found]:
     if not found:
         raise UserError(f"{folder} has no NAME.jpg or NAME.png with NAME{MASK} beside it")
     return found
+
+
+def picture_of(folder: Path, name: str) -> Path | None:
+    return next((one for kind in KINDS if (one := folder / f"{name}{kind}").is_file()), None)
+
+
+@dataclass(frozen=True)
+class Posed:
+    """One picture's joints beside the truth: errors in shares of the true joints' extent, or why there are none."""
+
+    accepted: bool
+    error: float | None = None  # the mean over the joints that both have
+    worst: float | None = None
+    joints: int = 0
+    why: str = ""
+
+
+def joints_in(folder: Path, ways: Mapping[str, Way]) -> dict[str, Posed]:
+    """Every picture whose true joints the folder knows, by its name."""
+    known = json.loads((folder / JOINTS).read_text(encoding="utf-8")) if (folder / JOINTS).is_file() else {}
+    found = {}
+    for name, points in sorted(known.items()):
+        picture = picture_of(folder, name)
+        if picture is not None:
+            reference, told = detectors.posed(Reference(read_picture(picture)).found(ways=ways))
+            truth = Skeleton(np.array([point or (np.nan, np.nan) for point in points]) * reference.size[::-1])
+            found[name] = posed_beside(truth, reference.skeleton, " ".join(told))
+    return found
+
+
+def posed_beside(truth: Skeleton, found: Skeleton | None, why: str) -> Posed:
+    both = np.zeros(18, bool) if found is None else truth.seen & found.seen
+    if found is None or not both.any():
+        return Posed(found is not None, why=why)
+    off = np.hypot(*(truth.points - found.points)[both].T) / truth.extent
+    return Posed(True, float(off.mean()), float(off.max()), int(found.seen.sum()), why)
+
+
+def joint_figures(found: Mapping[str, Posed]) -> dict[str, object]:
+    errors = [one.error for one in found.values() if one.error is not None]
+    return {
+        "pictures": len(found),
+        "accepted": sum(one.accepted for one in found.values()),
+        "error": float(np.mean(errors)) if errors else None,
+        "worst": max(errors, default=None),
+        "of": {name: asdict(one) for name, one in found.items()},
+    }
+
+
+def joint_table(found: Mapping[str, Posed]) -> list[str]:
+    wide, told = max(map(len, found)), joint_figures(found)
+    lines = [f"{name:{wide}}  {one.error:5.1%}  worst {one.worst:5.1%}  {one.joints:2d} joints" if one.error is not None else
+             f"{name:{wide}}  {one.why}" for name, one in found.items()]  # fmt: skip
+    mean = "" if told["error"] is None else f"; their mean error is {told['error']:.1%}, the worst {told['worst']:.1%} of the extent"
+    return [*lines, f"joints of {told['accepted']} of {len(found)} are found{mean}"]
 
 
 def in_world(seeds: range, ways: Mapping[str, Way], studio: Studio) -> dict[str, dict[str, Found]]:
@@ -94,7 +152,7 @@ def compared(image: Pixels, truth: Mask, ways: Mapping[str, Way], asked: Mapping
     return {
         "auto": looked(lambda: reference.found(ways=ways).seen, truth),
         "with the model": looked(lambda: reference.found(ways=asked).seen, truth),
-        "stroke": looked(lambda: from_stroke(image, rough_stroke(truth), start=seen.mask if seen.known else None), truth),
+        "stroke": looked(lambda: from_stroke(image, rough_stroke(truth), start=seen), truth),
     }
 
 
@@ -147,12 +205,18 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     ways = {} if options.alone else segmenters.ways()
     print(f"segmenters here: {', '.join(ways) or 'none'}")
+    joints: dict[str, Posed] = {}
     if options.folder:
         sets = {"auto": in_folder(options.folder, ways)}
+        joints = joints_in(options.folder, ways)
     else:
         sets = in_world(chosen_seeds(options, CASES), ways, open_studio(device="cpu"))
     for name, found in sets.items():
         print(f"\n{name}", *table(found), sep="\n")
+    if joints:
+        print(f"\njoints, by {', '.join(detectors.ways()) or 'no detector'}", *joint_table(joints), sep="\n")
     if options.json:
-        write_json(options.json, {name: figures(found) for name, found in sets.items()})
+        write_json(
+            options.json, {name: figures(found) for name, found in sets.items()} | ({"joints": joint_figures(joints)} if joints else {})
+        )
     return 0

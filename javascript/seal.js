@@ -1,13 +1,15 @@
-// The preview in SeAl's accordion: what of the reference counts, where AnchorAlign puts the structure, and the hand that corrects it.
-// Python looks and computes (seal_ext/ui/preview.py); this draws, and moves what is drawn without asking Python. All text is Python's.
+// The preview in SeAl's accordion: what of the reference counts, where AnchorAlign puts the structure, the hand that corrects it, and the
+// brush that corrects the outline. Python looks and computes (seal_ext/ui/preview.py); this draws, and moves what is drawn without asking
+// Python. All text is Python's.
 
 (() => {
     "use strict";
 
-    const PAUSE = 500; // ms without a change before Python looks again
+    const PAUSE = 400, AT_ONCE = 30; // ms without a change before Python looks again; what is dropped is looked at immediately
     const GIVEN_UP = 60000; // ms after which an answer is not waited for any more
     const LATER = 2500; // ControlNet's units reach Python by events of their own: look once more when they have
     const STEP = 0.005, STRIDE = 0.05, GROW = 1.02; // of an arrow key, with shift, of + and −
+    const NEAR = 0.004; // of the reference: points of a stroke that are nearer are not kept
     const TALLEST = 420; // CSS pixels
     const LIMITS = {x: [-1, 1, 0.005], y: [-1, 1, 0.005], scale: [0.25, 4, 0.01]};
     const PARTS = {x: "handX", y: "handY", scale: "handScale"};
@@ -26,6 +28,11 @@
             this.asked = {}; // when Python was asked something that it has not answered yet
             this.waiting = {}; // what to ask once it has
             this.fingers = new Map();
+            this.tools = root.parentElement.querySelector(".seal-tools");
+            this.paints = ""; // what the brush does: "add", "away", or nothing
+            this.strokes = []; // in shares of the reference, as Python reads them
+            this.hover = null; // where the brush is, in the same shares
+            this.painting = null; // the pointer that paints
             this.listen();
         }
 
@@ -70,18 +77,19 @@
                 this.thorough ||= event.isTrusted;
                 this.asked.look = Date.now();
             });
-            for (const slot of root.dataset.slots.split(" ").map(byId)) {
-                if (!slot) continue;
-                // A picture comes or goes, whoever put it there; then strokes of the brush and its buttons.
+            root.dataset.slots.split(" ").map(byId).forEach((slot, number) => {
+                if (!slot) return;
+                // A picture comes or goes, whoever put it there.
                 const pictures = () => [...slot.querySelectorAll("img")].map((image) => image.src).join();
                 let before = pictures();
                 new MutationObserver(() => {
                     const now = pictures();
-                    if (now !== before) this.look();
+                    if (now === before) return;
                     before = now;
+                    if (number === 0) this.replaced(Boolean(now));
+                    this.look(AT_ONCE);
                 }).observe(slot, {subtree: true, childList: true, attributes: true, attributeFilter: ["src"]});
-                for (const kind of ["pointerup", "click", "keyup", "sealpainted"]) slot.addEventListener(kind, () => this.look());
-            }
+            });
             const units = byId(root.dataset.tab + "_controlnet");
             for (const kind of ["change", "input", "click", "drop", "paste"]) {
                 units?.addEventListener(kind, () => {
@@ -95,11 +103,66 @@
             for (const kind of ["pointerup", "pointercancel"]) root.addEventListener(kind, (event) => this.up(event));
             root.addEventListener("wheel", (event) => this.wheel(event), {passive: false});
             root.addEventListener("keydown", (event) => this.key(event));
+            root.addEventListener("pointerleave", () => this.point(null));
+            this.tools.addEventListener("click", (event) => this.press(event.target.dataset.does));
             new ResizeObserver(() => this.draw()).observe(root);
         }
 
         get movable() {
-            return Boolean(this.seen?.units.length);
+            return Boolean(this.seen?.units.some((unit) => !unit.stays));
+        }
+
+        // ---- the reference
+
+        // Another one, or none: what was painted was painted on the one before. Whoever gives a picture means it.
+        replaced(there) {
+            if (this.strokes.length) {
+                this.strokes = [];
+                this.pour();
+            }
+            if (there && !this.on) byId(this.root.dataset.accordion + "-visible-checkbox")?.click();
+        }
+
+        // ---- the brush
+
+        get radius() { // a share of the reference's longer side
+            return Number(this.tools.querySelector("input").value) / 200;
+        }
+
+        // A point of the page in shares of the reference.
+        at(event) {
+            const box = this.canvas.getBoundingClientRect(), [x0, y0, x1, y1] = this.seen.lies, [wide, tall] = this.seen.canvas;
+            const x = (event.clientX - box.left) / box.width * wide, y = (event.clientY - box.top) / box.height * tall;
+            return [(x - x0) / (x1 - x0), (y - y0) / (y1 - y0)].map((share) => Number(Math.min(Math.max(share, -1), 2).toFixed(4)));
+        }
+
+        press(does) {
+            if (does === "add" || does === "away") this.paints = this.paints === does ? "" : does;
+            else if (does === "undo") this.strokes.pop();
+            else if (does === "clear") this.strokes = [];
+            else return;
+            for (const button of this.tools.querySelectorAll("button")) {
+                button.classList.toggle("seal-pressed", button.dataset.does === this.paints);
+                button.setAttribute("aria-pressed", button.dataset.does === this.paints);
+            }
+            this.root.classList.toggle("seal-paints", Boolean(this.paints));
+            this.hover = null;
+            this.draw();
+            if (does === "undo" || does === "clear") this.pour();
+        }
+
+        point(event) {
+            this.hover = event && this.paints && this.seen ? this.at(event) : null;
+            this.draw();
+        }
+
+        // What a run reads; Python hears of it and looks again.
+        pour() {
+            const input = byId(this.root.dataset.strokes)?.querySelector("textarea, input");
+            const text = this.strokes.length ? JSON.stringify(this.strokes) : "";
+            if (!input || input.value === text) return;
+            input.value = text;
+            updateInput(input);
         }
 
         // ---- the hand
@@ -108,13 +171,27 @@
             // A finger that finds the preview without focus may mean to scroll the page: it first has to be chosen.
             const chosen = document.activeElement === this.root || event.pointerType === "mouse";
             this.root.focus({preventScroll: true});
-            if (!this.movable || !chosen || event.button) return;
+            if (this.paints && this.seen && !event.button && this.painting === null) {
+                event.preventDefault();
+                this.painting = event.pointerId;
+                this.root.setPointerCapture(event.pointerId);
+                this.strokes.push({away: this.paints === "away", radius: this.radius, points: [this.at(event)]});
+                this.point(event);
+                return;
+            }
+            if (this.paints || !this.movable || !chosen || event.button) return;
             this.fingers.set(event.pointerId, [event.clientX, event.clientY]);
             this.root.setPointerCapture(event.pointerId);
             event.preventDefault();
         }
 
         move(event) {
+            if (this.paints && this.seen) {
+                const at = this.at(event), points = event.pointerId === this.painting ? this.strokes.at(-1).points : null;
+                if (points && Math.hypot(at[0] - points.at(-1)[0], at[1] - points.at(-1)[1]) > NEAR) points.push(at);
+                this.point(event);
+                return;
+            }
             const before = this.fingers.get(event.pointerId);
             if (!before) return;
             const now = [event.clientX, event.clientY], box = this.canvas.getBoundingClientRect();
@@ -130,6 +207,10 @@
         }
 
         up(event) {
+            if (event.pointerId === this.painting) {
+                this.painting = null;
+                this.pour();
+            }
             if (this.fingers.delete(event.pointerId)) this.write();
         }
 
@@ -200,6 +281,7 @@
             this.root.classList.toggle("seal-seen", Boolean(seen));
             this.root.classList.toggle("seal-movable", this.movable);
             this.root.parentElement.classList.toggle("seal-with-units", this.movable);
+            this.root.parentElement.classList.toggle("seal-with-reference", Boolean(seen));
             this.draw();
         }
 
@@ -225,7 +307,8 @@
                 pen.strokeRect(x0 * k, y0 * k, (x1 - x0) * k, (y1 - y0) * k);
                 pen.setLineDash([]);
             };
-            for (const unit of seen.units) {
+            for (const unit of seen.units.filter((one) => one.stays)) pen.drawImage(unit.image, 0, 0, canvas.width, canvas.height);
+            for (const unit of seen.units.filter((one) => !one.stays)) {
                 const [ax, ay] = unit.anchor, s = hand.scale;
                 const dx = ax * (1 - s) + hand.x * wide, dy = ay * (1 - s) + hand.y * tall;
                 frame(unit.before, "--seal-before", [3, 3]);
@@ -244,6 +327,28 @@
                 pen.strokeStyle = "white";
                 pen.stroke();
             }
+            if (this.paints) this.drawStrokes(pen, k, px, style);
+        }
+
+        drawStrokes(pen, k, px, style) {
+            const [x0, y0, x1, y1] = this.seen.lies.map((n) => n * k), longer = Math.max(x1 - x0, y1 - y0);
+            const place = ([x, y]) => [x0 + x * (x1 - x0), y0 + y * (y1 - y0)];
+            pen.save();
+            [pen.lineCap, pen.lineJoin, pen.globalAlpha] = ["round", "round", 0.45];
+            for (const {away, radius, points} of this.strokes) {
+                pen.strokeStyle = style.getPropertyValue(away ? "--seal-away" : "--seal-subject");
+                pen.lineWidth = 2 * radius * longer;
+                pen.beginPath();
+                pen.moveTo(...place(points[0]));
+                for (const point of points) pen.lineTo(...place(point));
+                pen.stroke();
+            }
+            pen.restore();
+            if (!this.hover) return;
+            pen.beginPath();
+            pen.arc(...place(this.hover), this.radius * longer, 0, 7);
+            [pen.lineWidth, pen.strokeStyle] = [2 * px, "white"];
+            pen.stroke();
         }
     }
 
@@ -255,6 +360,12 @@
     }
 
     window.sealLook = (tab) => { stage(tab)?.look(); return []; };
+    window.sealPainted = (tab, text) => {
+        const found = stage(tab);
+        if (found && !text) found.strokes = []; // a paste takes them away, too
+        found?.look(AT_ONCE);
+        return [];
+    };
     window.sealWords = (tab) => { stage(tab)?.words(); return []; };
     window.sealCompared = (tab) => { stage(tab)?.answered("words"); return []; };
     window.sealShow = (tab, told) => {

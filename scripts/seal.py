@@ -113,6 +113,7 @@ if not lacking:
         script_callbacks.on_app_started(add_routes)
         script_callbacks.on_script_unloaded(process_state.clear)
         options.settle()
+        process_state.detectors = controlnet.detectors
     except AttributeError as error:
         lacking = absent.sentence(error)
         errors.report(lacking, exc_info=True)

@@ -16,11 +16,12 @@ import numpy as np
 from PIL import Image
 
 from . import __version__
-from .core.anchor_align import anchor_align
+from .core.anchor_align import anchor_align, shows_body
 from .core.canvas import CROP, FILL, LARGEST_CANVAS, STRETCH
 from .core.pixels import LARGEST_SIDE, AlignError
 from .core.subject import Way
 from .decoding import MOST_PIXELS
+from .detectors import posed
 from .hosts.webui import process_state
 from .reference import Reference, png
 from .request import PICTURES, label, looked, opened, parse
@@ -119,15 +120,17 @@ def align(given: Any, ask: Ask = nobody) -> dict[str, Any]:
     if canvas["width"] * canvas["height"] > MOST_PIXELS:
         raise SettingsError("width", f"Width (width) times height (height) must be at most {MOST_PIXELS >> 20} megapixels.")
     kind, size = None if canvas["kind"] == "auto" else canvas["kind"], (canvas["width"], canvas["height"])
-    rgb = np.ascontiguousarray(structure[..., :3])
+    rgb, told = np.ascontiguousarray(structure[..., :3]), tuple[str, ...]()
     try:
+        if shows_body(rgb, kind):
+            reference, told = posed(reference, process_state.detectors())
         aligned = anchor_align(reference.standing, rgb, size, canvas["resize_mode"], FILL, kind, room=settings.room, **settings.alignment())
     except AlignError as error:
         raise SettingsError("structure", f"{label('structure')}: {error}") from error
     how, reasons = aligned.alignment, () if reference.seen.known else reference.seen.reasons
     boxes = {"reference": asdict(how.reference_box), "structure": asdict(how.structure_box), "aligned": asdict(how.aligned_box)}
     return {"image": _base64(aligned.map), "known": aligned.moves, "boxes": boxes, "scale": how.scale, "shift": list(how.shift),
-            "rule": how.rule, "anchor": how.anchor, "reasons": [*settings.notes, *reasons, *how.reasons]}  # fmt: skip
+            "rule": how.rule, "anchor": how.anchor, "reasons": [*settings.notes, *reasons, *told, *how.reasons]}  # fmt: skip
 
 
 def _read(

@@ -10,11 +10,15 @@ import numpy as np
 from PIL import Image
 
 from . import segmenters
+from .core.grabcut import from_stroke
+from .core.mask import Subject
 from .core.pixels import AlignError
 from .core.subject import Way
 from .decoding import animated, check_together, decoded, recognised
+from .finds import Finds
 from .reference import POSE_TEXT, Reference, drawn_on, pose_of
 from .settings import Settings, SettingsError
+from .strokes import MOST_TEXT, strokes_on
 
 # With their labels. What is not the reference itself is one for each reference, or none.
 PICTURES = {"reference": "Reference", "mask": "Mask", "reference_pose": "Reference's pose"}
@@ -26,12 +30,15 @@ NAMES = (
     "softness", "top_k", "form", "blocks", "uncond_rows", "hires", "hires_factor", "inner", "noise", "seed_policy", "t_app", "cache_mb",
     "bridge", "lam", "lam_start", "lam_end", "lam_shape", "filter", "radius", "repeats", "gate", "gate_strength", "gate_low", "gate_high",
     "align", "anchor", "units", "alike", "margin", "hand_x", "hand_y", "hand_scale", "mask_source", "show_aligned", "show_match",
-    "show_disagreement", "show_mask", "more", "which"
+    "show_disagreement", "show_mask", "more", "which", "strokes"
 )  # fmt: skip
 MOST_REFERENCES = 8
 Given = TypeVar("Given", bound=Sequence[Any])
 Taken = TypeVar("Taken")
 REFERENCE_KEY = "SeAl reference"
+STROKES = ("Strokes that correct the outline of the first reference, as JSON text: a list of objects with `points` (pairs in shares of its "
+           "width and height), `radius` (a share of its longer side), and `away`: true where the character is not.")  # fmt: skip
+_finds = Finds()
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +59,8 @@ def schema() -> dict[str, object]:
     }
     pictures = {name: {"title": title, "description": told[name], **either} for name, title in PICTURES.items()}
     enabled = made["properties"]["enabled"] | {"default": True}  # whoever sends an object means it
-    made["properties"] = pictures | made["properties"] | {"enabled": enabled}
+    painted = {"title": "Strokes", "description": STROKES, "type": "string", "maxLength": MOST_TEXT}
+    made["properties"] = pictures | {"strokes": painted} | made["properties"] | {"enabled": enabled}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "SeAl", **made, "required": ["reference"]}
 
 
@@ -65,7 +73,7 @@ def parse(args: Sequence[object]) -> Request:
         values = {"enabled": True, **first}  # whoever sends an object means it
     else:
         values = dict(zip(NAMES, args, strict=False))
-    given = {name: values.pop(name, None) for name in PICTURES}
+    given, strokes = {name: values.pop(name, None) for name in PICTURES}, values.pop("strokes", None)
     more = None if isinstance(first, Mapping) else values.pop("more", None)
     settings = Settings.parse(values)
     if not settings.enabled:
@@ -86,7 +94,11 @@ def parse(args: Sequence[object]) -> Request:
             raise SettingsError(name, f"{label(name)}: {said}")
         if several:
             references = tuple(_with(one, name, picture) for one, picture in zip(references, several, strict=True))
-    return Request(settings, _at_most(references + further))
+    first, *others = _at_most(references + further)
+    painted = _painted(first, strokes, settings.mask_source)
+    if painted is not first and settings.mask_source != "drawn":
+        settings = replace(settings, mask_source="auto")  # of all ways the one that takes what was painted
+    return Request(settings, (painted, *others))
 
 
 def label(name: str) -> str:
@@ -175,13 +187,38 @@ def _with(reference: Reference, name: str, picture: object) -> Reference:
         raise SettingsError(name, f"{label(name)}: {error}") from error
 
 
+def _painted(reference: Reference, given: object, source: str) -> Reference:
+    """A reference whose outline was corrected by strokes; from then on it is as drawn as one that came with a mask."""
+    strokes = _refusing("strokes", lambda: strokes_on(reference.size, given))
+    if strokes is None:
+        return reference
+    try:
+        start = looked(reference, "auto" if source == "drawn" else source).seen  # a mask that came along is the first of auto's ways
+        return replace(reference, drawn=from_stroke(reference.rgb, strokes.add, strokes.away, start).mask)
+    except AlignError as error:
+        raise SettingsError("strokes", f"{label('strokes')}: {error}") from error
+
+
+def keep(reference: Reference, subject: Subject) -> None:
+    """The user asked the model by hand: from here on that is the outline of this picture, and strokes correct it."""
+    for source in ("auto", "attention"):
+        _finds.put((reference.hash, source), subject)
+
+
 def looked(reference: Reference, source: str, ways: Mapping[str, Way] | None = None) -> Reference:
     """A reference with its subject as the WebUI finds it; a refusal names the field that was given or chosen.
 
-    `ways`: what the model says, beside the segmenters that are here.
+    A picture is looked at once. `ways`: what the host's networks say; `auto` asks them only where nothing else is sure.
     """
+    ways = ways or {}
     try:
-        return reference.found(source, {**segmenters.ways(), **(ways or {})})
+        if source in ways:
+            return reference.found(source, ways)
+        seen = _finds.of((reference.hash, source), lambda: reference.found(source, segmenters.ways()).seen)
+        if source == "auto" and ways and ("asked" in ways or seen.guess or not seen.known):
+            known: dict[str, Way] = {seen.source: lambda _: seen} if seen.known else {}
+            seen = reference.found(source, {**known, **ways}).seen
+        return replace(reference, subject=seen)
     except AlignError as error:
         name = "mask" if source == "auto" else "mask_source"
         raise SettingsError(name, f"Mask ({name}): {error}") from error

@@ -17,8 +17,8 @@ SELFIE = "modules/selfie_segmentation/selfie_segmentation.tflite"  # inside medi
 
 def ways() -> dict[str, Way]:
     """For `find_subject`: those whose files are here."""
-    known = {"mediapipe": (_has_mediapipe, _mediapipe), "rembg": (_has_rembg, _rembg)}
-    return {name: partial(segmented, segmenter=partial(sees, name, look), source=name) for name, (there, look) in known.items() if there()}
+    known = {"mediapipe": (mediapipe_has(SELFIE), _mediapipe), "rembg": (find_spec("rembg") is not None, _rembg)}
+    return {name: partial(segmented, segmenter=partial(sees, name, look), source=name) for name, (there, look) in known.items() if there}
 
 
 def sees(name: str, look: Segmenter, image: Pixels) -> Looks:
@@ -29,14 +29,11 @@ def sees(name: str, look: Segmenter, image: Pixels) -> Looks:
         raise AlignError(f"{name} fails here ({type(error).__name__}: {error!s:.100}).") from error
 
 
-def _has_rembg() -> bool:
-    return find_spec("rembg") is not None
-
-
-def _has_mediapipe() -> bool:
-    """Later releases of mediapipe come without the model."""
+def mediapipe_has(*models: str) -> bool:
+    """Later releases of mediapipe come without models."""
     spec = find_spec("mediapipe")
-    return spec is not None and any((Path(folder) / SELFIE).is_file() for folder in spec.submodule_search_locations or ())
+    folders = () if spec is None else spec.submodule_search_locations or ()
+    return any(all((Path(folder) / model).is_file() for model in models) for folder in folders)
 
 
 def _mediapipe(image: Pixels) -> Looks:

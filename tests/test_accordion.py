@@ -1,7 +1,7 @@
 """The accordion beside a stand-in of gradio: what is drawn, what a paste fills, and what the buttons answer."""
 
-import base64
 import importlib
+import re
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -14,9 +14,9 @@ import seal_ext.ui
 from seal_ext import __version__
 from seal_ext.core.pixels import AlignError
 from seal_ext.hosts.webui import process_state
-from seal_ext.reference import Reference, png
-from seal_ext.request import NAMES, PICTURES, parse, taken
-from seal_ext.settings import BY_NAME, PRESETS, Settings, SettingsError, defaults
+from seal_ext.reference import Reference
+from seal_ext.request import NAMES, PICTURES, parse
+from seal_ext.settings import BY_NAME, PRESETS, Settings, defaults
 from seal_ext.store import Store
 from tests.skeletons import painted
 
@@ -26,6 +26,9 @@ DRAWN[5:15, 5:15] = True
 POSE = np.asarray(painted(size=(80, 96)))
 FIRST = len(PICTURES) + 1  # of the settings among the arguments
 MORE = NAMES.index("more")
+STROKE = '[{"away": false, "radius": 0.04, "points": [[0.5, 0.4], [0.5, 0.75]]}]'
+FIGURE = np.full((60, 48, 3), 90, np.uint8)
+FIGURE[15:52, 16:33] = 200, 40, 40
 MADE = []
 SCRIPT = {"3": "_js", "4": "js"}  # what a gradio calls the page's own script that an event runs
 
@@ -178,18 +181,18 @@ def test_a_paste_names_what_is_read_as_something_else_or_not_at_all(accordion, s
     assert said.count("<p") == 3 and "Preset (preset)" in said and "λ (lam)" in said and "&lt;b&gt;" in said and "SeAl later" in said
 
 
-@pytest.mark.parametrize("brush", [False, True])
-def test_a_further_reference_takes_all_along_that_came_with_it(accordion, brush):
+def test_a_further_reference_takes_all_along_that_came_with_it(accordion):
     picture, mask, pose = (Image.fromarray(array) for array in (PICTURE, DRAWN.astype(np.uint8) * 255, POSE))
-    given = ({"image": picture, "mask": mask}, None) if brush else (picture, mask)
-    more, shown, *slots, said = accordion._added(None, *given, pose)
+    more, shown, *slots, said = accordion._added(None, "", picture, mask, pose)
     assert slots == [None] * len(PICTURES) and shown["visible"] and said == ""
     laid = parse([True, picture, None, None, *(BY_NAME[name].default for name in NAMES[FIRST:MORE]), more]).references[1]
     assert np.array_equal(laid.alpha > 127, DRAWN) and np.array_equal(laid.pose, POSE)
-    assert len(accordion._added(more, picture, None, None)[0]) == 2
+    assert len(accordion._added(more, "", picture, None, None)[0]) == 2
+    (painted,) = accordion._added(None, STROKE, Image.fromarray(FIGURE), None, None)[0]
+    assert np.asarray(painted)[30, 24, 3] == 255 and np.asarray(painted)[5, 5, 3] == 0
     for refused, why in (((None, mask, pose), accordion.preview.EMPTY), ((Image.new("RGB", (4, 4)), None, None), "16 pixels"),
                          ((picture, None, picture), "skeleton")):  # fmt: skip
-        kept, *same, said = accordion._added(more, *refused)
+        kept, *same, said = accordion._added(more, "", *refused)
         assert why in said and "value" not in kept and not any("value" in slot for slot in same)
 
 
@@ -254,8 +257,8 @@ def test_a_glance_answers_with_what_is_seen_and_said(accordion):
     drawn = joined(accordion)
     (answer, inputs, outputs), _ = drawn.parts["glance"].events[0]
     values = [part.value for part in drawn.components]
-    values[:2] = True, {"image": Image.fromarray(PICTURE), "mask": None}
-    values[1]["image"].info["parameters"] = "a cat"
+    values[:2] = True, Image.fromarray(PICTURE)
+    values[1].info["parameters"] = "a cat"
     picture, told, ticks, read = answer(*values, 64, 64, None)
     assert len(inputs) == len(NAMES) + 3 and len(outputs) == 4
     assert "base" in picture and "prompt alone" in told and not ticks["visible"] and read["interactive"]
@@ -283,42 +286,23 @@ def test_the_model_is_asked_with_the_reference_prompt_or_else_the_tabs(accordion
 
 def test_the_interrogator_answers_or_is_said_to_fail(accordion):
     picture = Image.fromarray(PICTURE)
-    assert accordion._interrogated({"image": picture}, Host()) == ("a cat", "")
+    assert accordion._interrogated(picture, Host()) == ("a cat", "")
     assert accordion.NOTHING_READ in accordion._interrogated(picture, Host("<error>"))[1]
     assert accordion.preview.EMPTY in accordion._interrogated(None, Host())[1]
 
 
-def test_the_brush_comes_with_the_slot_or_beside_it(accordion):
+def test_the_page_s_script_knows_the_ids_it_is_told(accordion):
     drawn = draw(accordion)
-    slot, tools = drawn.parts["reference"], [part for part in MADE if (part.elem_id or "").endswith("_reference_brush")]
-    if sys.modules["gradio"].__version__.startswith("3"):
-        assert slot.told["tool"] == "sketch" and slot.told["source"] == "upload" and not tools
-        assert not any("tool" in drawn.parts[name].told for name in PICTURES if name != "reference")
-        return
-    assert 'data-slot="script_txt2img_seal_reference"' in tools[0].value and "tool" not in slot.told
-    (pour,) = [part for part in MADE if part.label is None and (part.elem_id or "").endswith("_pour")]
-    (_, joined), *_ = pour.events
-    assert joined["inputs"] == joined["outputs"] == [slot] and "sealPoured('script_txt2img_seal_reference', picture)" in joined["js"]
-
-
-def test_what_was_painted_arrives_with_the_picture(accordion):
-    slot, url = draw(accordion).parts["reference"], "data:image/png;base64," + base64.b64encode(png(Image.fromarray(DRAWN))).decode()
-    if sys.modules["gradio"].__version__.startswith("3"):
-        assert "preprocess" not in vars(slot)  # gradio does it
-        return
-    picture = Image.fromarray(PICTURE)
-    assert "preprocess" not in vars(slot)  # gradio makes it anew, of its class, when it is updated
-    given = slot.preprocess(SimpleNamespace(read=picture, meta={"_type": "gradio.FileData", "seal_painted": url}))
-    assert np.array_equal(taken(given).drawn, DRAWN) and np.array_equal(taken(given).rgb, PICTURE)
-    assert slot.preprocess(SimpleNamespace(read=picture, meta={})) is picture and slot.preprocess(None) is None
-    for hostile in (["a list"], {"a": 1}, 7, "no picture"):
-        with pytest.raises(SettingsError, match=r"^Mask \(mask\)"):
-            taken(slot.preprocess(SimpleNamespace(read=picture, meta={"seal_painted": hostile})))
-
-
-def test_the_page_s_script_knows_the_names(accordion):
-    script = (Path(__file__).parents[1] / "javascript" / "brush.js").read_text()
-    assert f'PAINTED = "{accordion.gradios.PAINTED}"' in script and "window.sealPoured" in script
+    script = (Path(__file__).parents[1] / "javascript" / "seal.js").read_text()
+    (stage,) = [part.value for part in MADE if (part.elem_id or "").endswith("_preview")]
+    ids = {part.elem_id for part in MADE}
+    for name, given in re.findall(r'data-(\S+)="([^"]*)"', stage):
+        if name == "does":
+            assert f'"{given}"' in script
+        elif name != "tab":
+            camel = re.sub(r"-(.)", lambda found: found[1].upper(), name)
+            assert (f"dataset.{camel}" in script or f'"{camel}"' in script) and set(given.split()) <= ids, name
+    assert drawn.parts["strokes"].told["elem_classes"] == ["seal-hidden"]  # it has to be on the page: the script writes there
 
 
 def test_further_references_are_opened_by_the_host(accordion):
@@ -329,4 +313,4 @@ def test_further_references_are_opened_by_the_host(accordion):
     if four:  # and by the one that gradio makes of its class when it is updated
         assert type(more)().preprocess(SimpleNamespace(read=[(picture, None)])) == [picture] and "preprocess" not in vars(more)
         assert more.preprocess(None) == []
-        assert more.get_block_name() == "gallery" and drawn.parts["reference"].get_block_name() == "image"
+        assert more.get_block_name() == "gallery"

@@ -84,7 +84,7 @@ def test_where_nobody_knows_the_character_nothing_moves():
     noise = text(Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)))
     for given in (ALIGN | {"mask_source": "whole"}, ALIGN | {"reference": noise, "hand_x": 0.5}):
         found = api.align(given)
-        assert found["known"] is False and found["scale"] == 1 and found["shift"] == [0, 0] and "draw a mask" in found["reasons"][-1]
+        assert found["known"] is False and found["scale"] == 1 and found["shift"] == [0, 0] and "utline the" in found["reasons"][-1]
         assert np.array_equal(opened(found["image"]), opened(STRUCTURE))
     assert api.align(ALIGN)["known"] is True
 
@@ -146,7 +146,9 @@ def test_large_pictures_are_refused_unopened(monkeypatch):
 
 def test_the_schema_is_the_table_and_the_pictures():
     told = json.loads(json.dumps(api.schema()))
-    assert set(told["properties"]) == {setting.name for setting in TABLE} | set(request.PICTURES) and told["required"] == ["reference"]
+    assert set(told["properties"]) == {setting.name for setting in TABLE} | {*request.PICTURES, "strokes"} and told["required"] == [
+        "reference"
+    ]
     for setting in TABLE:
         if setting.name != "enabled":
             assert told["properties"][setting.name] == json.loads(json.dumps(setting.schema()))

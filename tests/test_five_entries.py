@@ -127,9 +127,10 @@ def test_all_five_agree(controlnet, monkeypatch, tmp_path, case):  # noqa: F811
     counts = opened(page["base"])[..., 3] == 255
     around = cv2.dilate(mask.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0  # the outline has a width
     assert counts[mask].all() and not counts[~around].any()
-    assert len(page["units"]) == known and any(UNKNOWN in sentence for sentence in told) != known
-    for unit in page["units"]:
-        assert np.array_equal(opened(unit["map"])[..., :3], wanted.map)
+    (unit,) = page["units"]
+    assert np.array_equal(opened(unit["map"])[..., :3], wanted.map) and unit["stays"] != known
+    assert any(UNKNOWN in sentence for sentence in told) != known
+    if known:
         assert Box(*unit["after"]) == wanted.alignment.aligned_box and Box(*unit["reference"]) == wanted.alignment.reference_box
 
 

@@ -20,10 +20,11 @@ REPORTS = ("bench.align_report", "bench.model_report", "bench.subjects_report", 
 # The floors from below; what stands on one line does not know each other.
 FLOORS = [
     {"core"},
-    {"units", "decoding"},
+    {"units", "decoding", "strokes", "finds"},
     {"settings"},
     {"reference"},
     {"segmenters"},
+    {"detectors"},
     {"request"},
     {"store"},
     {"layers"},

@@ -13,6 +13,8 @@ from PIL import Image, ImageDraw
 
 from seal_ext import decoding, request
 from seal_ext.core.cache import fingerprint
+from seal_ext.core.mask import overlap, subject_of
+from seal_ext.finds import Finds
 from seal_ext.reference import Reference
 from seal_ext.request import NAMES, PICTURES, looked, parse
 from seal_ext.settings import BY_NAME, Settings, SettingsError
@@ -42,8 +44,8 @@ def test_an_object_means_it_and_a_list_says_so():
     assert asked.settings == Settings.parse({"enabled": True, "lam": 2.0}) and np.array_equal(asked.references[0].rgb, NOISE)
     assert not parse([{"reference": PICTURE, "enabled": False}]).settings.enabled
     listed = parse([True, PICTURE, None, None, "free"])
-    assert NAMES[:5] == ("enabled", *PICTURES, "preset") and NAMES[59] == "more"
-    assert sorted(NAMES) == sorted({*BY_NAME, *PICTURES, "more"})  # every one, and once
+    assert NAMES[:5] == ("enabled", *PICTURES, "preset") and NAMES[59:] == ("more", "which", "strokes")
+    assert sorted(NAMES) == sorted({*BY_NAME, *PICTURES, "more", "strokes"})  # every one, and once
     assert listed.settings == Settings.parse({"enabled": True, "preset": "free"}) and listed.references[0].hash == asked.references[0].hash
 
 
@@ -228,3 +230,63 @@ def test_a_hidden_colour_reaches_nobody():
     floats = Reference.of(torch.rand(4, 8, 8))
     assert floats.rgb.dtype == np.float32 and torch.allclose(torch.from_numpy(floats.alpha), torch.from_numpy(floats.pixels[..., 3]))
     assert np.array_equal(Reference.of(hidden).rgb, reference.rgb) and Reference.of(reference) is reference
+
+
+STROKE = '[{"away": false, "radius": 0.04, "points": [[0.5, 0.4], [0.5, 0.75]]}]'
+
+
+def figure_before_noise():
+    picture = np.random.default_rng(0).integers(0, 150, (15, 12, 3), np.uint8).repeat(4, 0).repeat(4, 1)
+    picture[15:52, 16:33] = 220, 40, 40
+    return picture
+
+
+@pytest.mark.parametrize("source", ["auto", "background", "drawn"])
+def test_strokes_become_the_outline_whatever_way_was_chosen(source):
+    picture = figure_before_noise()
+    if source == "background":
+        picture[:15], picture[52:], picture[:, :16], picture[:, 33:] = 90, 90, 90, 90
+    asked = parse([{"reference": text(Image.fromarray(picture)), "strokes": STROKE, "mask_source": source}])
+    seen = looked(asked.references[0], asked.settings.mask_source).seen
+    truth = np.zeros((60, 48), bool)
+    truth[15:52, 16:33] = True
+    assert seen.source == "drawn" and overlap(seen.mask, truth) > 0.9
+    assert asked.settings.mask_source == ("drawn" if source == "drawn" else "auto")
+
+
+def test_strokes_correct_a_mask_that_came_along():
+    truth = np.zeros((60, 48), np.uint8)
+    truth[15:52, 16:33] = 255
+    wide = truth.copy()
+    wide[0:12, 0:10] = 255
+    away = '[{"away": true, "radius": 0.06, "points": [[0.1, 0.1]]}]'
+    asked = parse([{"reference": text(Image.fromarray(figure_before_noise())), "mask": text(Image.fromarray(wide)), "strokes": away}])
+    drawn = asked.references[0].drawn
+    assert not drawn[3:9, 2:7].any() and overlap(drawn, truth > 0) > 0.9
+
+
+@pytest.mark.parametrize("strokes", [{}, 7, "x", "[[1]]"])
+def test_what_are_no_strokes_is_refused(strokes):
+    with pytest.raises(SettingsError, match=r"^Strokes \(strokes\) is no list"):
+        parse([{"reference": PICTURE, "strokes": strokes}])
+
+
+def test_a_picture_is_looked_at_once(monkeypatch):
+    asked = []
+    monkeypatch.setattr(request, "_finds", Finds())
+    monkeypatch.setattr(request.segmenters, "ways", lambda: {"mediapipe": lambda rgb: asked.append(1) or subject_of(truth, "mediapipe")})
+    truth = np.zeros((60, 48), bool)
+    truth[15:52, 16:33] = True
+    sent = text(Image.fromarray(figure_before_noise()))
+    one, same = (looked(parse([{"reference": sent}]).references[0], "auto").seen for _ in range(2))
+    assert one is same and len(asked) == 1
+    assert looked(parse([{"reference": sent}]).references[0], "mediapipe").seen is not one and len(asked) == 2
+
+
+def test_few_masks_are_kept():
+    finds, masks = Finds(budget=250), [np.full((10, 10), True) for _ in range(3)]
+    kept = [finds.of(n, lambda mask=mask: subject_of(mask, "test")) for n, mask in enumerate(masks)]
+    assert finds.of(2, lambda: None) is kept[2] and finds.of(1, lambda: None) is kept[1]
+    assert finds.of(0, lambda: kept[2]) is kept[2]  # the oldest had gone
+    finds.clear()
+    assert finds.of(1, lambda: kept[0]) is kept[0]

@@ -17,7 +17,7 @@ from .skeleton import Skeleton, read_skeletons
 from .warping import apply
 
 OFF = "AnchorAlign is off, so the structure stays where it is."
-UNKNOWN = "SeAl does not know where the character stands on the reference, so the structure stays where it is: draw a mask."
+UNKNOWN = "SeAl does not know where the character stands on the reference, so the structure stays where it is. Outline the character."
 UNREAD = "SeAl cannot read a body from the pose, so it stays where it is."
 
 
@@ -31,6 +31,7 @@ class Aligned:
     moves: bool  # whether it was aligned at all
     room: float  # around the figure, as a share of its size
     bodies: tuple[Skeleton, ...] = ()  # whose joints it shows, where they are on it; the character's first
+    subject: Subject | None = None  # the reference's, with the joints that are known
 
     @cached_property
     def figure(self) -> Mask | None:
@@ -80,7 +81,12 @@ def anchor_align(
         found = found.because(*_others(bodies[1:], found))
     matrix = found.matrix * detail
     there = tuple(body.moved((matrix[0, 0], matrix[1, 1]), (matrix[0, 2], matrix[1, 2])) for body in bodies)
-    return Aligned(apply(structure, found, kind, detail, bodies), kind, found, known and found.moves, room, there)
+    return Aligned(apply(structure, found, kind, detail, bodies), kind, found, known and found.moves, room, there, subject)
+
+
+def shows_body(structure: Pixels, kind: str | None) -> bool:
+    """Whether a map shows somebody's joints: then the reference's are worth looking for."""
+    return kind in (None, "skeleton") and bool(read_skeletons(as_rgb(checked_image(structure, "the structure image"))))
 
 
 def ordered(bodies: Sequence[Skeleton], which: str) -> list[Skeleton]:

@@ -58,24 +58,38 @@ def sharpened(image: Pixels, chances: Chances) -> Mask:
     return grow(cut(small, labels))
 
 
-def from_stroke(image: object, stroke: Mask, away: Mask | None = None, start: Mask | None = None) -> Subject:
-    """The character under a rough stroke. `away`: strokes over what it is not; `start`: the outline that the strokes correct."""
+def from_stroke(image: object, stroke: Mask, away: Mask | None = None, start: Subject | None = None) -> Subject:
+    """The character by rough strokes over it. `away`: strokes over what it is not; `start`: the subject that the strokes correct."""
     rgb = as_rgb(checked_image(image, "the reference"))
     small, grow = reduced(rgb, PIXELS)
-    given = _reduced(stroke, small)
-    if not given.any():
+    given, off = _reduced(stroke, small), np.zeros(small.shape[:2], bool) if away is None else _reduced(away, small)
+    off &= ~given
+    before = None if start is None or not start.known else _reduced(start.mask, small)
+    if given.any():
+        known = given
+    elif before is not None and off.any():
+        known = before
+    else:
         raise AlignError("Nothing was painted: paint over the character.")
-    _, _, wide, tall = cv2.boundingRect(given.astype(np.uint8))
-    far = cv2.distanceTransform((~given).astype(np.uint8), cv2.DIST_L2, 5) / float(np.hypot(wide, tall))
-    before = None if start is None else _reduced(start, small)
-    inside = before if before is not None and before[given].mean() > 0.5 else far < BESIDE  # an outline mostly beside the stroke was wrong
+    _, _, wide, tall = cv2.boundingRect(known.astype(np.uint8))
+    far = cv2.distanceTransform((~known).astype(np.uint8), cv2.DIST_L2, 5) / float(np.hypot(wide, tall))
+    inside = far < BESIDE
+    if before is not None and _corrects(given, before, start is not None and start.guess):
+        inside, far = before | (inside & given.any()), np.where(before, 0, far)
+        if not given.any() or before[given].mean() <= 0.5:
+            known = given | before  # what was painted beside the outline belongs to it
     labels = np.where(inside, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
     labels[far > BEYOND] = cv2.GC_BGD
-    off = np.zeros_like(given) if away is None else _reduced(away, small) & ~given
     labels[off], labels[given] = cv2.GC_BGD, cv2.GC_FGD
-    found = cut(small, labels)
+    found = cut(small, labels) & ~off
     parts = cv2.connectedComponents(found.astype(np.uint8))[1]
-    return subject_of(grow(filled(found & np.isin(parts, parts[given])) & ~off), "drawn")
+    return subject_of(grow(filled(found & np.isin(parts, parts[known & found])) & ~off), "drawn")
+
+
+def _corrects(stroke: Mask, before: Mask, guess: bool) -> bool:
+    """Whether strokes correct an outline. One that was guessed, and mostly lies beside them, was wrong, and so was one that they miss."""
+    inside = before[stroke].mean() if stroke.any() else 1.0
+    return bool(inside > 0.5 or (not guess and inside > 0))
 
 
 def _reduced(mask: Mask, small: Pixels) -> Mask:

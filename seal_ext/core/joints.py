@@ -98,8 +98,11 @@ def _error(a: np.ndarray, trust: np.ndarray, scale: float, grain: tuple[float, f
     return float(np.hypot(grain[0], scale * grain[1]) / max(apart, 1e-6))
 
 
-def refused(found: Skeleton, subject: Subject) -> str | None:
-    """Why joints that a detector found are not the subject's; None where they are. Both in the same picture's pixels."""
+def refused(found: Skeleton, subject: Subject, body: Skeleton | None = None) -> str | None:
+    """Why joints that a detector found are not the subject's; None where they are. All in the same picture's pixels.
+
+    `body`: the same with joints that are known only roughly; flesh is held against the mask, and that need not be exact.
+    """
     points, seen = found.points[found.seen], found.seen
     if seen.sum() < FEWEST + 1 or not (seen[list(TORSO)].any() and seen[CORE].sum() >= FEWEST):
         return "The detector saw too few joints."
@@ -119,9 +122,10 @@ def refused(found: Skeleton, subject: Subject) -> str | None:
     on_it[in_frame] = away[y[in_frame], x[in_frame]] <= reach
     if on_it.mean() < INSIDE:
         return f"Only {on_it.mean():.0%} of the detector's joints lie on the character: it saw somebody else, or nobody."
-    body = flesh(found, height, width)
-    near = cv2.distanceTransform(1 - body.astype(np.uint8), cv2.DIST_L2, 5) <= CLOTHED * (torso or 0.4 * found.extent)
-    filled = float((body & subject.mask).sum() / max(1, body.sum()))
+    whole = body or found
+    shape, torso = flesh(whole, height, width), limb_lengths(whole).get("torso", 0.0)
+    near = cv2.distanceTransform(1 - shape.astype(np.uint8), cv2.DIST_L2, 5) <= CLOTHED * (torso or 0.4 * whole.extent)
+    filled = float((shape & subject.mask).sum() / max(1, shape.sum()))
     covered = float((near & subject.mask).sum() / max(1, subject.mask.sum()))
     if filled < FILLED:
         return f"Only {filled:.0%} of the body that the detector saw lies on the character."

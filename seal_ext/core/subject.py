@@ -12,11 +12,13 @@ from .pixels import AlignError, Mask, Pixels, as_bytes
 Way = Callable[[Pixels], Subject]  # finds the subject on RGB pixels, or raises AlignError
 AUTO = ("asked", "alpha", "background", "mediapipe", "rembg", "controlnet", "attention", "grabcut")  # in this order, after what was drawn
 MISSING = {
-    "mediapipe": "mediapipe, or the model inside it, is not installed here: paint over the character.",
-    "rembg": "rembg is not installed: draw a mask, or give a picture with a transparent background.",
-    "controlnet": "ControlNet has no files of a segmentation preprocessor here: paint over the character.",
-    "attention": "The model has not been asked where this character is: press *Ask the model*, or paint over the character.",
+    "mediapipe": "mediapipe, or the model inside it, is not installed here: outline the character.",
+    "rembg": "rembg is not installed here: outline the character, or give a picture with a transparent background.",
+    "controlnet": "ControlNet has no files of a segmentation preprocessor here: outline the character.",
+    "attention": "The model has not been asked where this character is: press *Ask the model*, or outline the character.",
 }
+UNFOUND = ("SeAl did not find the character on the reference, so the whole picture counts. Outline the character, or make the background "
+           "transparent.")  # fmt: skip
 
 
 def find_subject(
@@ -64,8 +66,7 @@ def find_subject(
             return found
     if guesses:
         return max(guesses, key=lambda one: one.sure)
-    told = "SeAl did not find the character on the reference, so the whole picture counts: draw a mask, or make the background transparent."
-    return everything(*rgb.shape[:2], " ".join((told, *dict.fromkeys(failed))))
+    return everything(*rgb.shape[:2], " ".join((UNFOUND, *dict.fromkeys(failed))))
 
 
 def _of_drawn(drawn: Mask | None) -> Subject:

@@ -7,11 +7,12 @@ from argparse import ArgumentParser
 from dataclasses import replace
 from pathlib import Path
 
-from seal_ext.core.anchor_align import Aligned, anchor_align
+from seal_ext.core.anchor_align import Aligned, anchor_align, shows_body
 from seal_ext.core.canvas import FILL
 from seal_ext.core.control_map import BLACK_BEHIND
 from seal_ext.core.geometry import Alignment
 from seal_ext.core.pixels import AlignError, Pixels, on_white
+from seal_ext.detectors import posed
 from seal_ext.reference import Reference
 from seal_ext.settings import Settings
 from seal_ext.studio.cli import Parser, UserError, add_model, add_reference, add_settings, read_settings
@@ -50,10 +51,11 @@ def read_size(text: str | None, usual: int) -> tuple[int, int]:
 
 def align_structure(reference: Reference | None, structure: Pixels, canvas: tuple[int, int], settings: Settings, kind: str) -> Aligned:
     """The structure on the canvas; without a reference there is nothing to align it with."""
-    # What there is to say of the reference was said when its subject was found.
-    subject = replace(reference.standing, reasons=()) if reference is not None and settings.align else None
-    known = None if kind == "auto" else kind
+    known, subject = None if kind == "auto" else kind, None
     try:
+        if reference is not None and settings.align:
+            reference, told = posed(reference) if shows_body(structure, known) else (reference, ())
+            subject = replace(reference.standing, reasons=told)  # what there is to say of the subject was said when it was found
         return anchor_align(subject, structure, canvas, FILL, FILL, known, room=settings.room, **settings.alignment())
     except AlignError as error:
         raise UserError(f"{error} To use the structure as it is: --set align=off") from None

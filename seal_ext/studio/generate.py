@@ -73,6 +73,8 @@ def generate(
 ) -> Result:
     """Draws the job. `structure` is on the job's canvas, aligned or not. `progress` may raise, and everything is undone."""
     settings = settings.for_architecture(studio.architecture)
+    if reference is not None and reference.pose is None and structure is not None and structure.subject is not None:
+        reference = replace(reference, pose=structure.subject.skeleton)  # the joints that it was aligned with guide the match, too
     cache = cache or AppearanceCache(settings.cache_mb * MEGABYTE)
     result = Result()
     groups = [job.seeds[i : i + job.batch] for i in range(0, len(job.seeds), job.batch)]

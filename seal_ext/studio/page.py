@@ -14,6 +14,7 @@ from seal_ext.core.anchor_align import Aligned
 from seal_ext.core.cache import AppearanceCache
 from seal_ext.core.overlay import mask_overlay
 from seal_ext.core.pixels import AlignError, on_white
+from seal_ext.finds import doubts, outlined
 from seal_ext.reference import Reference
 from seal_ext.settings import TABLE, Setting, Settings, SettingsError, Value
 from seal_ext.studio.align import KINDS, align_structure, on_canvas, read_size
@@ -74,11 +75,15 @@ class Page:
         if reference is None:
             raise UserError("give a reference first")
         shown, aligned = self._seen(values, settings, reference)
-        shown.told = [f"Subject: {reference.seen.source}.", *reference.seen.reasons]
+        shown.told = [*doubts(reference.seen), *outlined(reference.seen)]
         if aligned is not None:
             found = aligned.alignment
             shown.told += [f"Aligned: {found.scale:.2f} times as large ({found.rule}).", *found.reasons]
         return shown
+
+    def glance(self, values: Mapping[str, object]) -> Shown:
+        """A preview as soon as there is something to look at."""
+        return self.preview(values) if values.get("reference") else Shown()
 
     def draw(self, values: Mapping[str, object], progress: Progress) -> Shown:
         """Pictures with their maps; stops with Cancelled soon after `stop` is set."""
@@ -114,7 +119,7 @@ class Page:
         shown, aligned = Shown(), None
         if reference is not None:
             shown.mask = mask_overlay(reference.rgb, reference.seen.mask)
-            shown.told += reference.seen.reasons
+            shown.told += doubts(reference.seen)
         if values.get("structure"):
             structure, size = on_white(read_picture(str(values["structure"]), "the structure")), self._size(values)
             aligned = align_structure(reference, structure, size, settings, str(values["kind"]))
@@ -184,6 +189,8 @@ def build(gr, page: Page):
             given = dict(zip(names, values, strict=True))
             return [given["preset"], *page.preset(given, was)]
 
+        for file in files:  # what is dropped is looked at immediately
+            file.change(lambda *values: answer(page.glance, values), inputs, outputs, show_progress="hidden")
         preview.click(lambda *values: answer(page.preview, values), inputs, outputs, api_name="preview")
         draw.click(drawing, inputs, outputs, concurrency_limit=1, api_name="draw")
         cancel.click(page.stop.set, queue=False)

@@ -25,7 +25,6 @@ from .gradios import on
 TITLE = "SeAl — keep this character"
 FEW = 4  # choices that fit side by side
 AROUND = ("prompt", "width", "height", "gallery")  # of the tab: what stands outside the accordion and works with it
-PAINT = "If the preview outlines more or less than the character, paint over the character here."
 POSE = ("You need this only if your unit's map is a finished skeleton. Give the skeleton of the reference itself, and SeAl matches limb "
         "with limb. A unit with an openpose preprocessor finds it by itself.")  # fmt: skip
 LOST = "That picture's reference is no longer kept. Give it again, or use another one."
@@ -64,12 +63,11 @@ def draw(make_accordion: Callable, elem_id: Callable[[str], str], tab: str = "tx
                 page.pictures()
             with gr.Column(min_width=260):
                 page.preview()
-        parts["told"] = gr.HTML(elem_id=elem_id("told"), elem_classes=["seal-told"])
         page.wishes()
         page.advanced()
     _connect(parts, tab)
     fields = [(parts[name], _value(name)) for name in NAMES if name in BY_NAME]
-    fields += [(parts[name], _pasted(name)) for name in (*PICTURES, "more", "further", "lost")]
+    fields += [(parts[name], _pasted(name)) for name in (*PICTURES, "more", "strokes", "further", "lost")]
     return Accordion([parts[name] for name in NAMES], fields, [*(setting.infotext for setting in TABLE), REFERENCE_KEY], parts, tab=tab)
 
 
@@ -88,8 +86,8 @@ class _Parts:
         self.made[name] = gr.Button(label, elem_id=self.elem_id(name), elem_classes=[] if shown else ["seal-hidden"], size="sm")
         self.made[name].webui_tooltip = told
 
-    def picture(self, name: str, label: str, told: str, height: int, slot: str = "", brush: bool = False) -> None:
-        self.made[name] = _unsaved(gradios.slot(label, self.elem_id(slot or name), height, brush))
+    def picture(self, name: str, label: str, told: str, height: int, slot: str = "") -> None:
+        self.made[name] = _unsaved(gradios.slot(label, self.elem_id(slot or name), height))
         self.made[name].webui_tooltip = told
 
     def text(self, name: str, text: str) -> None:
@@ -98,7 +96,7 @@ class _Parts:
     def pictures(self) -> None:
         """The reference, and what is done with it."""
         made, elem_id = self.made, self.elem_id
-        self.picture("reference", "Reference", "Drop or paste a picture of the character.", 320, brush=True)
+        self.picture("reference", "Reference", "Drop or paste a picture of the character.", 320)
         with gr.Row(elem_classes=["seal-buttons"]):
             self.button("last", "Use last result", "Use the selected result of this tab as the reference.")
             self.button("add", "Add another", "Keep this reference below, and give another picture of the same character here.")
@@ -106,12 +104,14 @@ class _Parts:
             made["more"] = _unsaved(gradios.gallery("Further references", elem_id("more"), 130))
             self.button("clear", "Remove further references", "Remove all references but the one above.")
         made["lost"] = gr.HTML(elem_id=elem_id("lost"))
-        self.text("paint", PAINT)
         self.put("mask_source")
 
     def preview(self) -> None:
         """What counts of the reference, and where the pose goes."""
         gr.HTML(preview.stage(self.elem_id, self.tab), elem_id=self.elem_id("preview"))
+        self.made["told"] = gr.HTML(elem_id=self.elem_id("told"), elem_classes=["seal-told"])
+        # What the page's script painted; hidden, and not away: it writes here.
+        self.made["strokes"] = _unsaved(gr.Textbox(label="Strokes", elem_id=self.elem_id("strokes"), elem_classes=["seal-hidden"]))
         with gr.Row(elem_classes=["seal-buttons"]):
             self.button("look", "Update preview", "Draw the preview again. This also runs the preprocessors of your ControlNet units.")
             self.button("seek", "Ask the model", "Let the model show where it sees what your reference prompt, or else your prompt, "
@@ -176,11 +176,12 @@ def _connect(parts: Mapping, tab: str) -> None:
     parts["ticks"].input(_ticked, [parts["ticks"], parts["units"], parts["picture"]], [parts["units"]], show_progress=False)
     gallery = [parts["more"], parts["further"]]
     slots = [parts[name] for name in PICTURES]
-    parts["add"].click(_added, [parts["more"], *slots], [*gallery, *slots, parts["lost"]], show_progress=False)
+    parts["add"].click(_added, [parts["more"], parts["strokes"], *slots], [*gallery, *slots, parts["lost"]], show_progress=False)
     parts["clear"].click(lambda: ([], gr.update(visible=False)), [], gallery, show_progress=False)
     # Not the slots of pictures: there a script's answer counts as a change, and the page would never come to rest. The script watches them.
-    for name in ("enabled", "mask_source", "align", "anchor", "margin", "units"):
+    for name in ("enabled", "mask_source", "align", "anchor", "margin", "units", "which"):
         on(parts[name].change, f"() => sealLook('{tab}')")
+    on(parts["strokes"].change, f"(strokes) => sealPainted('{tab}', strokes)", [parts["strokes"]])
     on(parts["clear"].click, f"() => sealLook('{tab}')")
     hand = [parts["hand_x"], parts["hand_y"], parts["hand_scale"]]
     for part in hand:
@@ -232,8 +233,7 @@ def _join(page: Accordion, around: Mapping, host) -> None:
 
 
 def _image(given: object) -> Image.Image | None:
-    """The picture in a slot, whether or not somebody painted on it."""
-    given = given.get("image") if isinstance(given, Mapping) else given
+    """The picture in a slot, if there is one."""
     return given if isinstance(given, Image.Image) else None
 
 
@@ -255,13 +255,13 @@ def _sought(given: Sequence[Any], prompt: str, host) -> tuple:
     return gr.update(value="auto"), _said(told)
 
 
-def _added(more: list | None, *given: object) -> tuple:
-    """The slots' reference joins the others, with all that came along with it."""
+def _added(more: list | None, strokes: object, *given: object) -> tuple:
+    """The slots' reference joins the others, with all that came along with it and what was painted."""
     same = (gr.update(),) * (2 + len(PICTURES))
     if _image(given[0]) is None:
         return *same, _said(preview.EMPTY)
     try:
-        (asked,) = parse([dict(zip(PICTURES, given, strict=True))]).references
+        (asked,) = parse([dict(zip(PICTURES, given, strict=True), strokes=strokes)]).references
     except SettingsError as refusal:
         return *same, _said(str(refusal))
     return [*(more or []), asked.aside()], gr.update(visible=True), *(None,) * len(PICTURES), ""
@@ -311,7 +311,7 @@ def pasted(parameters: Mapping) -> dict[str, object]:
     notes = Settings.from_infotext({key: value for key, value in parameters.items() if key != REFERENCE_KEY}).notes
     lost = gr.update(value="".join(map(_said, ([LOST] if None in found else []) + list(notes))))
     if first is None:
-        return dict.fromkeys((*PICTURES, "further"), gr.update()) | {"more": None, "lost": lost}
+        return dict.fromkeys((*PICTURES, "strokes", "further"), gr.update()) | {"more": None, "lost": lost}
     filled = {"reference": first.picture(), "mask": first.drawing(), "reference_pose": first.posture()}
-    around = {"more": kept, "further": gr.update(visible=bool(kept)), "lost": lost}
+    around = {"more": kept, "strokes": "", "further": gr.update(visible=bool(kept)), "lost": lost}
     return {name: gr.update(value=value) for name, value in filled.items()} | around

@@ -9,8 +9,11 @@ from PIL import Image
 
 from bench.__main__ import main
 from bench.cli import run
-from bench.subjects_report import compared, rough_stroke
+from bench.subjects_report import compared, posed_beside, rough_stroke
+from seal_ext import detectors
 from seal_ext.core.mask import subject_of
+from seal_ext.core.pixels import AlignError
+from seal_ext.core.skeleton import Skeleton
 
 
 @pytest.fixture
@@ -34,6 +37,29 @@ def test_a_folder_of_pictures_is_measured(folder, capsys):
         told["iou"] > 0.95 and told["guesses"] == 0 and told["others_good"] == 1 and 0 < told["seconds"]["mean"] <= told["seconds"]["most"]
     )
     assert told["of"]["anna"]["source"] == "background" and told["of"]["anna"]["iou"] > 0.95
+
+
+def test_joints_are_measured_where_they_are_known(folder, capsys, monkeypatch):
+    """One picture's joints are found a little off, the other's are refused."""
+    truth = [[0.5, 0.2 + 0.03 * joint] for joint in range(17)] + [None]
+    (folder / "joints.json").write_text(json.dumps({"anna": truth, "ben": truth, "nobody": truth}))
+
+    def find(rgb, subject):
+        if rgb[0, 0, 0] == 250:
+            return Skeleton(np.array([(place or (np.nan, np.nan)) for place in truth]) * (120, 160) + (0, 4.8))
+        raise AlignError("It saw somebody else.")
+
+    monkeypatch.setattr(detectors, "ways", lambda: {"planted": find})
+    picture = np.asarray(Image.open(folder / "ben.png")).copy()
+    picture[0] = 240
+    Image.fromarray(picture).save(folder / "ben.png")
+    out = folder / "figures.json"
+    assert run(main, ["subjects", str(folder), "--alone", "--json", str(out)]) == 0
+    told, printed = json.loads(out.read_text())["joints"], capsys.readouterr().out
+    assert told["pictures"] == 2 and told["accepted"] == 1 and set(told["of"]) == {"anna", "ben"} and "joints of 1 of 2" in printed
+    assert told["error"] == told["worst"] == pytest.approx(4.8 / (0.48 * 160), abs=1e-6) and "somebody else" in told["of"]["ben"]["why"]
+    nothing = Skeleton(np.full((18, 2), np.nan))
+    assert posed_beside(nothing, nothing, "").error is None
 
 
 @pytest.mark.parametrize("given", ["nowhere", "."])

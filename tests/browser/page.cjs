@@ -15,8 +15,8 @@ const SIZE = 128, PATIENCE = 180000;
 const seal = (name) => `#script_txt2img_seal_${name}`, unit = (name) => `#txt2img_controlnet_ControlNet-0_${name}`;
 const file = (name) => path.join(folder, name);
 const stage = ".seal-stage[data-tab=txt2img]";
-// gradio 3 paints on a picture in its own way, gradio 4 with a brush of ours; each has its name for the button that clears a slot.
-const drawable = `${seal("reference")} :is(canvas[key=interface], canvas.seal-paint)`;
+const tool = (does) => `${seal("preview")} .seal-tools button[data-does=${does}]`;
+// Each gradio has its name for the button that clears a slot.
 const cleared = (name) => `${seal(name)} :is(button[aria-label=Clear], button[aria-label="Remove Image"])`;
 const results = {}, errors = [];
 let p;
@@ -62,14 +62,17 @@ async function open(theme = "light") {
 const unfold = () => p.click(`${seal("accordion")} .label-wrap span`);
 const give = (slot, name) => p.setInputFiles(`${slot} input[type=file]`, file(name));
 
-async function paint() {
-    await p.locator(drawable).scrollIntoViewIfNeeded();
-    const box = await p.locator(drawable).boundingBox();
-    const at = (x, y) => [box.x + box.width * x, box.y + box.height * y];
-    await p.mouse.move(...at(0.5, 0.3));
+// The preview shows the square reference as it lies in the square canvas: shares of one are shares of the other.
+async function paint(does = "add", line = [[0.5, 0.3], [0.5, 0.8]]) {
+    await p.locator(tool(does)).first().click();
+    await p.locator(stage).scrollIntoViewIfNeeded();
+    const box = await p.locator(`${stage} canvas`).boundingBox();
+    const at = ([x, y]) => [box.x + box.width * x, box.y + box.height * y];
+    await p.mouse.move(...at(line[0]));
     await p.mouse.down();
-    for (const y of [0.4, 0.5, 0.6, 0.7, 0.8]) await p.mouse.move(...at(0.5, y), {steps: 3});
+    for (const point of line.slice(1)) await p.mouse.move(...at(point), {steps: 12});
     await p.mouse.up();
+    await p.locator(tool(does)).first().click(); // and the mouse moves the figure again
 }
 
 async function size() {
@@ -133,9 +136,10 @@ async function draw() {
         return {on: await p.isChecked(`${seal("accordion")}-visible-checkbox`), told: await told()};
     });
     await step("reference", async () => {
+        const began = Date.now();
         await give(seal("reference"), "reference.png");
-        const seen = await until(() => p.isVisible(`${stage}.seal-seen canvas`));
-        return {seen, told: await told(), read: await p.isEnabled(seal("info"))};
+        const seen = await p.waitForSelector(`${stage}.seal-seen canvas`, {state: "visible"}).then(() => true);
+        return {seen, after: Date.now() - began, told: await told(), read: await p.isEnabled(seal("info"))};
     });
     await step("words", async () => {
         await p.click(seal("copy"));
@@ -146,12 +150,20 @@ async function draw() {
         return {copied, gone: await p.textContent(`${seal("words")} del`), come: await p.textContent(`${seal("words")} ins`)};
     });
     await step("mask", async () => {
-        await give(seal("mask").replace("mask", "reference"), "busy.png");
-        await until(async () => (await told()).includes("draw a mask"));
-        const unsure = await told(), before = await looks();
-        await paint();
-        const overlay = await until(async () => await looks() !== before && !(await told()).includes("draw a mask"));
-        return {unsure, overlay, told: await told()};
+        const before = await told();
+        await give(seal("reference"), "busy.png");
+        await until(async () => await told() !== before);
+        const unsure = await told(), outlined = await looks();
+        await paint("add");
+        const overlay = await until(async () => await looks() !== outlined && (await told()).includes("you gave"));
+        const strokes = async () => JSON.parse(await p.inputValue(`${seal("strokes")} :is(textarea, input)`) || "[]");
+        const painted = await strokes();
+        await paint("away", [[0.1, 0.1], [0.1, 0.9]]);
+        await until(async () => (await strokes()).length === 2);
+        await p.locator(tool("undo")).first().click();
+        await until(async () => (await strokes()).length === 1);
+        await p.locator(seal("preview")).first().screenshot({path: file("painted.png")});
+        return {unsure, overlay, painted, left: await strokes(), told: await told()};
     });
     await step("pose", async () => {
         await give(seal("reference_pose"), "reference.png");
@@ -242,9 +254,10 @@ async function draw() {
         const free = await until(async () => !await p.isVisible(`${seal("reference")} img, ${seal("reference_pose")} img`));
         await give(seal("reference"), "busy.png"); // and what is painted now counts as well as before the paste
         await until(() => p.isVisible(`${seal("reference")} img`));
-        await until(async () => (await told()).includes("draw a mask"));
+        await until(() => p.isVisible(`${stage}.seal-seen canvas`));
+        await sleep(1000);
         await paint();
-        const painted = await until(async () => !(await told()).includes("draw a mask"));
+        const painted = await until(async () => (await told()).includes("you gave"));
         await sleep(1500);
         const {info, log} = await draw();
         return {aside, free, painted, info, log};

@@ -13,7 +13,7 @@ from bench.world.pose import sample_poses
 from bench.world.render import render
 from seal_ext.core.background import before_background
 from seal_ext.core.grabcut import from_probability, from_stroke, guessed
-from seal_ext.core.mask import main_body, overlap, subject_of
+from seal_ext.core.mask import as_guess, main_body, overlap, subject_of
 from seal_ext.core.pixels import AlignError
 from seal_ext.core.segmenting import segmented
 
@@ -198,14 +198,29 @@ def test_a_rough_stroke_is_a_hint():
     stroke = cv2.line(np.zeros(truth.shape, np.uint8), (160, 80), (150, 215), 1, 5) > 0
     found = from_stroke(picture, stroke)
     assert found.source == "drawn" and overlap(found.mask, truth) > 0.95 and found.mask[stroke].all()
-    assert overlap(from_stroke(picture, stroke, start=truth | other).mask, truth) > 0.95  # what no stroke touches is not the character
+    assert (
+        overlap(from_stroke(picture, stroke, start=subject_of(truth | other, "test")).mask, truth) > 0.95
+    )  # what no stroke touches is not the character
     joined = truth | blob((90, 60, 120, 80), size=truth.shape)
     picture[joined & ~truth] = (220, 60, 40)
     away = blob((92, 64, 116, 76), size=truth.shape)
-    kept = from_stroke(picture, stroke, away, start=joined)
-    assert kept.mask[away].mean() < 0.05 and overlap(kept.mask, truth) > 0.9
+    for added in (stroke, np.zeros_like(stroke)):  # whether or not something is added, too
+        kept = from_stroke(picture, added, away, start=subject_of(joined, "test"))
+        assert kept.mask[away].mean() < 0.05 and overlap(kept.mask, truth) > 0.9
     with pytest.raises(AlignError, match="paint"):
         from_stroke(picture, np.zeros_like(stroke))
+
+
+def test_a_stroke_adds_to_an_outline_that_was_sure_and_replaces_a_guess_that_was_wrong():
+    picture, truth = scene()
+    tool = blob((195, 130, 290, 140), size=truth.shape)  # held out from the body
+    picture[tool & ~truth] = (230, 220, 40)
+    stroke = cv2.line(np.zeros(truth.shape, np.uint8), (185, 135), (285, 135), 1, 5) > 0
+    body = subject_of(truth, "test")
+    assert truth[stroke].any() and overlap(from_stroke(picture, stroke, start=body).mask, truth | tool) > 0.9
+    wrong = as_guess(subject_of(blob((10, 10, 60, 60), size=truth.shape), "test"), 0.4)
+    down = cv2.line(np.zeros(truth.shape, np.uint8), (160, 80), (150, 215), 1, 5) > 0
+    assert not from_stroke(picture, down, start=wrong).mask[12:58, 12:58].any()
 
 
 def test_room_around_a_large_figure_costs_little():

@@ -133,6 +133,12 @@ class WebUI:
             (kinds / "kinds.py").write_bytes((HERE / "kinds.py").read_bytes())
         write_ip_adapter(models / "tiny-sd1.safetensors", models.parent / "ControlNet")
 
+    def data_of(self, package: str, file: str = "") -> Path:
+        """Where a file of a package is that this WebUI has; a place where nothing is if it has none."""
+        asked = f"import importlib.util as u; found = u.find_spec({package!r}); print(found.submodule_search_locations[0] if found else '')"
+        folder = subprocess.run([self._python(), "-c", asked], capture_output=True, text=True, check=True).stdout.strip()
+        return Path(folder or "nowhere") / file
+
     def _python(self) -> Path:
         own = [self.path / "venv" / "bin" / "python", self.path / "venv" / "Scripts" / "python.exe"]
         return next((python for python in own if python.exists()), Path(os.environ.get("SEAL_WEBUI_PYTHON", "python")))

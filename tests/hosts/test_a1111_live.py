@@ -6,7 +6,9 @@ import live_webui as live
 import numpy as np
 import pytest
 from live_webui import DOG, HIRES, apart, seal
+from PIL import Image
 
+from seal_ext.detectors import NO_POSE
 from seal_ext.settings import BY_NAME
 from tests.skeletons import STANDING, painted
 
@@ -148,6 +150,30 @@ def test_a_references_pose_guides_limbs(webui, unit):
                                 for given in (seal(limbs=1.0), posed, posed | {"limbs": 0.0}))  # fmt: skip
         assert apart(alone, guided) > 1 and ("the limbs both show" in " ".join(live.complaints(webui))) == align
         assert align or apart(alone, rests) == 0  # nothing else follows from a pose, but how large the structure becomes
+
+
+@pytest.fixture
+def photo(webui):
+    """A photograph of a person, from a package that this WebUI needs."""
+    found = webui.data_of("skimage") / "data" / "astronaut.png"
+    if not found.is_file() or not webui.data_of("mediapipe", "modules/pose_landmark/pose_landmark_full.tflite").is_file():
+        pytest.skip("this WebUI has no mediapipe with its body model, or no photograph to try it on")
+    return live.encoded(Image.open(found).resize((256, 256)))
+
+
+def test_the_reference_s_joints_come_by_themselves(webui, unit, photo):
+    """From mediapipe, for a ready-made map, where ControlNet's detectors have no files; and where there are none, that is said."""
+    skeleton = live.encoded(painted(scale=0.5, shift=(0.1, 0.2)))
+    unit |= {"image": skeleton}
+    given = seal(reference=photo, align=False)
+    guided, unguided = (webui.draw(given | {"limbs": limbs}, units=[unit])[0] for limbs in (1.0, 0.0))
+    assert apart(guided, unguided) > 1
+    webui.draw(seal(reference=photo), units=[unit])
+    assert NO_POSE not in " ".join(live.complaints(webui))
+    told = webui.call("/seal/v1/align", {"reference": photo, "structure": skeleton, "width": 128, "height": 128})
+    assert NO_POSE not in " ".join(told["reasons"])
+    webui.draw(seal(), units=[unit])  # a drawn figure, not a person
+    assert NO_POSE in " ".join(live.complaints(webui))
 
 
 def test_controlnet_in_hires_and_with_long_prompts(webui, unit):

@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 
 from seal_ext.core.mask import everything, subject_of
+from seal_ext.core.proportions import flesh
+from seal_ext.core.skeleton import read_skeleton
+from seal_ext.detectors import NO_POSE, forget
 from seal_ext.reference import Reference
 from seal_ext.settings import Settings
 from tests.skeletons import STANDING, painted
@@ -128,7 +131,7 @@ def test_a_reference_without_a_known_subject_moves_nothing(controlnet):
     given = Unit(image=figure(4, 10, 12, 30))
     run = seal([given], mask=figure(0, 0, 0, 0))
     run.align(controlnet)
-    assert run.p.script_args[1] is given and any("draw a mask" in note for note in run.notes) and not run.found.aligned
+    assert run.p.script_args[1] is given and any("utline the character" in note for note in run.notes) and not run.found.aligned
     assert run.found.figures[0][10:30, 4:12].all() and not run.found.figures[0][:, 32:].any()  # it says where the figure will be
 
 
@@ -159,20 +162,144 @@ def test_joints_of_references_and_of_a_ready_made_map(controlnet, align):
     assert (run.p.script_args[1].image.shape == SKELETON.shape) and (run.p.script_args[1].image is SKELETON) != align
 
 
-def test_a_given_pose_wins_over_a_detected_one(controlnet, monkeypatch):
-    def detected(rgb, **how):
-        return SimpleNamespace(value=SKELETON if rgb.max() else rgb)
+BODY = read_skeleton(SKELETON).moved((0.5, 0.5))  # in the pixels of the references here
+SHAPE = np.repeat(flesh(BODY, 64, 64)[..., None] * np.uint8(255), 3, 2)  # … and what it looks like
 
-    monkeypatch.setattr(Unit, "cls_get_preprocessor", staticmethod(lambda name: SimpleNamespace(returns_image=True, cached_call=detected)))
-    photo = figure(4, 10, 12, 30)
-    run = seal([Unit(module="openpose", image=photo)], poses=[None, POSES[0]])
+
+@pytest.fixture
+def detectors(tmp_path, monkeypatch):
+    """The detectors that ControlNet has: their files, what each of them draws, and on what pictures which of them was asked."""
+    (tmp_path / "openpose").mkdir()
+    monkeypatch.setitem(sys.modules, "annotator.annotator_path", SimpleNamespace(models_path=str(tmp_path)))
+    monkeypatch.setattr("seal_ext.detectors.ways", dict)  # whatever is installed here
+    known = SimpleNamespace(draws={}, asked=[])
+
+    def preprocessor(name):
+        def asked(rgb, **how):
+            known.asked.append(name)
+            return SimpleNamespace(value=known.draws[name](rgb))
+
+        return SimpleNamespace(returns_image=True, cached_call=asked)
+
+    def give(name, files, draw=lambda rgb: SKELETON):
+        known.draws[name] = draw
+        for file in files:
+            (tmp_path / "openpose" / file).touch()
+
+    known.give = give
+    monkeypatch.setattr(Unit, "cls_get_preprocessor", staticmethod(preprocessor))
+    forget()
+    yield known
+    forget()
+
+
+POSE, FULL = ("body_pose_model.pth", "hand_pose_model.pth", "facenet.pth"), ("yolox_l.onnx", "dw-ll_ucoco_384.onnx")
+
+
+@pytest.mark.parametrize("module", ["none", "openpose"])
+def test_a_skeleton_map_asks_for_the_reference_s_joints_once_a_picture(controlnet, detectors, module):
+    """Whether the unit's own preprocessor made the map or not."""
+    detectors.give("openpose", POSE)
+    for again in range(2):
+        detectors.asked.clear()
+        units = [Unit(module=module, model="control_openpose", image=np.asarray(painted())) for _ in range(2)]
+        run = seal(units, mask=SHAPE)
+        run.align(controlnet)
+        assert len(detectors.asked) == 2 * (module == "openpose") + (again == 0)
+        assert np.allclose(run.found.poses[0].points, BODY.points, atol=0.6, equal_nan=True) and not run.notes
+        assert box(run.p.script_args[1].image)[3] == pytest.approx(0.65 * 64, abs=3)  # the map's body lies on the reference's
+
+
+def test_what_has_no_files_or_is_not_needed_is_not_asked(controlnet, detectors):
+    detectors.give("openpose", POSE[:2])  # without its third file it would download that
+    detectors.give("dw_openpose_full", FULL[1:])
+    ready = Unit(model="control_openpose", image=SKELETON)
+    run = seal([ready], mask=SHAPE)
     run.align(controlnet)
+    assert not detectors.asked and not run.found.poses and any(NO_POSE in note for note in run.notes)
+    detectors.give("openpose", POSE)
+    for unit, more in ((Unit(image=figure(4, 10, 12, 30)), {}), (ready, {"poses": [POSES[0]]}), (ready, {"align": False, "limbs": 0.0}),
+                       (ready, {"mask": figure(0, 0, 0, 0)})):  # fmt: skip
+        run = seal([unit], **({"mask": SHAPE} | more))
+        run.align(controlnet)
+        assert not detectors.asked and len(run.found.poses) == ("poses" in more)
+
+
+def test_the_best_detector_is_asked_first_and_the_next_where_it_sees_somebody_else(controlnet, detectors):
+    detectors.give("openpose", POSE)
+    detectors.give("dw_openpose_full", FULL, lambda rgb: np.asarray(painted(scale=0.3, shift=(0.7, 0.0))))
+    run = seal([Unit(model="control_openpose", image=SKELETON)], mask=SHAPE)
+    run.align(controlnet)
+    assert detectors.asked == ["dw_openpose_full", "openpose"] and 0 in run.found.poses and not run.notes
+    detectors.draws["openpose"] = np.zeros_like
+    forget()
+    run = seal([Unit(model="control_openpose", image=SKELETON)], mask=SHAPE)
+    run.align(controlnet)
+    told = " ".join(run.notes)
+    assert not run.found.poses and NO_POSE in told and "The detector" in told and "openpose sees nobody" in told
+
+
+def test_of_several_bodies_the_one_on_the_character_counts(controlnet, detectors):
+    both = np.maximum(SKELETON, np.asarray(painted(scale=0.3, shift=(0.6, 0.02))))
+    detectors.give("openpose", POSE, lambda rgb: both)
+    run = seal([Unit(model="control_openpose", image=SKELETON)], mask=SHAPE)
+    run.align(controlnet)
+    assert np.allclose(run.found.poses[0].points, BODY.points, atol=0.6, equal_nan=True)
+
+
+def test_a_detector_that_fails_is_told_once_a_generation(controlnet, detectors):
+    detectors.give("openpose", POSE, lambda rgb: 1 / 0)
+    run = seal([Unit(model="control_openpose", image=SKELETON), Unit(image=SKELETON)], mask=SHAPE)
+    run.align(controlnet)
+    assert detectors.asked == ["openpose"] and not run.found.poses
+    told = " ".join(run.notes)
+    assert told.count("openpose failed on the reference (ZeroDivisionError") == told.count(NO_POSE) == 1
+
+
+def test_a_given_pose_wins_over_a_detected_one(controlnet, detectors):
+    detectors.give("openpose", POSE)
+    run = seal([Unit(model="control_openpose", image=SKELETON)], mask=SHAPE, poses=[None, POSES[0]])
+    run.align(controlnet)
+    assert detectors.asked == ["openpose"]
     assert np.allclose(run.found.poses[0].points[1] / 64, (0.5 * STANDING[1][0] + 0.1, 0.5 * STANDING[1][1] + 0.2), atol=0.03)
     assert np.allclose(run.found.poses[1].points[1] / 64, STANDING[1], atol=0.03)
-    run = seal([Unit(module="openpose", image=photo)], mask=figure(0, 0, 0, 0))
-    run.references = [replace(run.references[0], subject=subject_of(figure(24, 12, 40, 52).max(2) > 0, "drawn"))]
+
+
+def test_further_references_are_asked_for_their_limbs_and_told_apart(controlnet, detectors):
+    detectors.give("openpose", POSE, lambda rgb: SKELETON if rgb[0, 0, 0] == 0 else np.zeros_like(SKELETON))
+    run = seal([Unit(model="control_openpose", image=SKELETON)], mask=SHAPE, poses=[None, None])
+    run.references[1] = replace(run.references[1], pixels=255 - run.references[1].pixels)
     run.align(controlnet)
-    assert run.found.joints is not None and not run.found.poses and any(controlnet.NO_POSE in note for note in run.notes)
+    (note,) = run.notes
+    assert set(run.found.poses) == {0} and note.startswith("Reference 2: ") and len(detectors.asked) == 2
+
+
+def test_a_look_does_not_wait_for_a_detector_that_has_not_seen_the_picture(controlnet, detectors):
+    detectors.give("openpose", POSE)
+    run, unit = seal([], mask=SHAPE), Unit(model="control_openpose", image=SKELETON)
+    for now, asked in ((False, 0), (True, 1), (False, 1)):
+        found = controlnet.there().find(unit, run.references[0], run.settings, (64, 64), now=now)
+        assert len(detectors.asked) == asked and (found.subject.skeleton is not None) == bool(asked)
+        assert any("Update preview" in reason for reason in found.alignment.reasons) != bool(asked)
+
+
+def test_an_animal_is_measured_by_its_sticks(controlnet, detectors):
+    sticks = figure(0, 0, 0, 0)
+    for corners in (((20, 24), (44, 26)), ((20, 24), (22, 44)), ((42, 24), (44, 44))):
+        (left, top), (right, bottom) = corners
+        sticks[top:bottom, left:right] = (255, 150, 50)
+    unit = Unit(model="control_animal_openpose", image=np.roll(sticks, (10, -15), (0, 1)))
+    coat = figure(14, 16, 50, 50)
+    run = seal([unit], mask=coat)
+    run.align(controlnet)
+    assert not detectors.asked and any("animal_openpose is not here" in note for note in run.notes)
+    detectors.give("openpose", POSE)  # for people
+    detectors.give("animal_openpose", ("yolox_l.onnx", "rtmpose-m_simcc-ap10k_pt-aic-coco_210e-256x256-7a041aa1_20230206.onnx"),
+                   lambda rgb: sticks)  # fmt: skip
+    run = seal([unit], mask=coat)
+    run.align(controlnet)
+    assert detectors.asked == ["animal_openpose"] and not any("animal" in note for note in run.notes)
+    assert np.abs(np.subtract(box(run.p.script_args[1].image), (20, 24, 44, 44))).max() <= 1
 
 
 def test_only_ticked_units_move(controlnet):

@@ -278,7 +278,7 @@ OURS = (
     "api",
     "request",
     "ui.webui",
-    *(f"hosts.webui.{name}" for name in ("controlnet.align", "session", "options", "process_state", "xyz")),
+    *(f"hosts.webui.{name}" for name in ("controlnet.align", "asking", "session", "options", "process_state", "xyz")),
 )
 
 

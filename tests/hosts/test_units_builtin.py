@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.hosts.test_controlnet import box, figure, seal
+from seal_ext.detectors import NO_POSE, forget
+from tests.hosts.test_controlnet import FULL, SHAPE, SKELETON, box, figure, seal
 
 SMALL = figure(4, 10, 12, 30)
 WHERE = (24, 12, 40, 52)  # what `seal` has for a reference stands there
@@ -253,3 +254,28 @@ def test_reference_units_leave_delta_bridge_alone(host):
     """Here such a unit asks which rows are whose."""
     run, _ = moved(host, host.unit.shown(SMALL, module="reference_only", model="None"))
     assert not run.found.bridge_refused
+
+
+def test_its_detectors_are_asked_for_the_reference_s_joints(host, tmp_path, monkeypatch):
+    """Once a picture, also for a ready-made map, where their files are."""
+    (tmp_path / "openpose").mkdir()
+    monkeypatch.setitem(sys.modules, "annotator.annotator_path", SimpleNamespace(models_path=str(tmp_path)))
+    monkeypatch.setattr("seal_ext.detectors.ways", dict)  # whatever is installed here
+    forget()
+
+    class Draws(Preprocessor):
+        def __call__(self, input_image, resolution, **more):
+            self.asked.append(resolution)
+            return SKELETON
+
+    detector = host.preprocessors["dw_openpose_full"] = Draws()
+    for files, asked, found in ((FULL[:1], 0, False), (FULL, 1, True), (FULL, 1, True)):
+        for file in files:
+            (tmp_path / "openpose" / file).touch()
+        run = seal([host.unit.shown(SKELETON, model="control_openpose [1234abcd]")], mask=SHAPE)
+        run.align(host.adapter)
+        assert len(detector.asked) == asked and (0 in run.found.poses) == found and not host.reported
+        assert any(NO_POSE in note for note in run.notes) != found
+    assert detector.asked == [512]
+    assert list(host.adapter.detectors()) == ["dw_openpose_full"]  # what the routes ask, too
+    forget()

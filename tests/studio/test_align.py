@@ -43,7 +43,7 @@ def test_auto_takes_the_best_mask_there_is(figure):
 def test_without_any_hint_the_whole_picture_counts_and_it_is_said():
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
     seen = found(noise)
-    assert seen.mask.all() and not seen.known and "draw a mask" in seen.reasons[-1] and "--subject" in seen.reasons[-1]
+    assert seen.mask.all() and not seen.known and "utline the character" in seen.reasons[-1] and "--subject" in seen.reasons[-1]
     with pytest.raises(AlignError, match="--subject"):
         found(noise, source="attention")
 

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+from dataclasses import replace
 from html import escape
 from types import SimpleNamespace
 
@@ -12,8 +13,11 @@ from PIL import Image, ImageDraw
 
 from seal_ext.core.anchor_align import OFF, UNKNOWN, anchor_align
 from seal_ext.core.canvas import FILL, STRETCH
-from seal_ext.core.mask import subject_of
+from seal_ext.core.mask import CHECK, subject_of
 from seal_ext.core.pixels import AlignError
+from seal_ext.core.skeleton import Skeleton, colour_of
+from seal_ext.core.subject import AUTO
+from seal_ext.finds import FOUND
 from seal_ext.request import NAMES
 from seal_ext.settings import BY_NAME
 from seal_ext.ui.preview import FADED, NO_UNIT, look
@@ -48,10 +52,12 @@ class Host:
     def there(self):
         return self
 
-    def find(self, unit, reference, settings, canvas, detail):
+    def find(self, unit, reference, settings, canvas, detail, now):
+        self.now = now
         if unit.image is None:
             raise AlignError("it has no picture.")
-        return anchor_align(reference.standing, unit.image, canvas, STRETCH, FILL, None, detail, room=0.0, **settings.alignment())
+        subject = reference.standing if settings.align else None
+        return anchor_align(subject, unit.image, canvas, STRETCH, FILL, None, detail, room=0.0, **settings.alignment())
 
     def segmenting(self, reference):
         return {"controlnet": lambda rgb: subject_of(rgb[..., 0] > 190, "controlnet")}
@@ -74,7 +80,9 @@ def opened(url):
 def test_the_subject_is_opaque_and_the_rest_faded():
     seen = look(values(), (64, 64), [], Host())
     base = opened(json.loads(seen.picture)["base"])
-    assert base.shape == (512, 512, 4) and seen.told == (NO_UNIT,)
+    told = "SeAl told your character from the even background. SeAl is 100% sure of this outline."
+    assert base.shape == (512, 512, 4) and seen.told == (told, NO_UNIT)
+    assert not seen.warned and json.loads(seen.picture)["lies"] == [0, 0, 64, 64]
     assert base[256, 256, 3] == 255 and abs(int(base[20, 20, 3]) - FADED) <= 1
     assert np.abs(base[256, 256, :3].astype(int) - (200, 30, 40)).max() < 4
 
@@ -101,20 +109,69 @@ def test_boxes_and_map_are_in_the_canvas_without_the_hand():
 
 @pytest.mark.parametrize(("given", "units", "said"), [
     (dict(reference=None), [], "missing"), (dict(lam="much"), [], "(lam)"), (dict(mask_source="drawn"), [], "(mask_source)"),
-    ({}, [unit(None)], "stays where it is: it has no picture"), (dict(align=False), [unit()], OFF),
-    ({}, [unit(module="openpose")], "press Update preview"), (dict(mask_source="whole"), [unit()], UNKNOWN),
+    ({}, [unit(None)], "stays where it is: it has no picture"), ({}, [unit(module="openpose")], "press Update preview"),
+    (dict(strokes="[[]]"), [], "Strokes (strokes) is no list of strokes."),
 ])  # fmt: skip
 def test_what_is_not_seen_is_said(given, units, said):
     seen = look(values(**given), (64, 64), units, Host())
-    assert said in " ".join(seen.told) and escape(said.split("(")[0]) in seen.html
+    assert said in " ".join((*seen.warned, *seen.told)) and escape(said.split("(")[0]) in seen.html
     assert not json.loads(seen.picture).get("units") and [number for number, _ in seen.units] == json.loads(seen.picture)["shown"]
 
 
+@pytest.mark.parametrize(("given", "said"), [(dict(align=False), OFF), (dict(mask_source="whole"), UNKNOWN)])
+def test_a_unit_that_stays_is_seen_where_it_is(given, said):
+    seen = look(values(**given), (64, 64), [unit()], Host())
+    (stays,) = json.loads(seen.picture)["units"]
+    rows, columns = np.nonzero(opened(stays["map"])[..., 3])
+    assert stays["stays"] and "after" not in stays and " ".join(seen.told).count(said) == 1
+    assert np.abs(np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]) / 8 - (4, 10, 12, 30)).max() <= 1
+
+
+def test_what_has_to_be_looked_at_is_a_warning():
+    busy = Image.fromarray(np.random.default_rng(0).integers(0, 160, (8, 8, 3), np.uint8)).resize((64, 64), Image.Resampling.NEAREST)
+    ImageDraw.Draw(busy).rectangle([24, 12, 39, 51], fill=(220, 30, 40))
+    seen = look(values(busy, mask_source="grabcut"), (64, 64), [], Host())
+    assert any(CHECK in sentence for sentence in seen.warned) and seen.html.startswith('<p class="seal-said">')
+    chosen = look(values(busy, mask_source="whole"), (64, 64), [], Host())
+    assert not chosen.warned and "You chose the whole picture" in chosen.told[0]
+
+
+def test_strokes_correct_the_outline():
+    stroke = [{"away": False, "radius": 0.03, "points": [[0.5, 0.3], [0.5, 0.7]]}]
+    seen = look(values(strokes=json.dumps(stroke)), (64, 64), [], Host())
+    assert seen.told[0] == FOUND["drawn"] and opened(json.loads(seen.picture)["base"])[20, 20, 3] <= FADED + 1
+
+
+def test_every_way_has_its_sentence():
+    assert set(AUTO) - {"asked"} | {"drawn", "whole"} == set(FOUND)
+
+
 def test_a_thorough_look_runs_preprocessors():
-    assert json.loads(look(values(), (64, 64), [unit(module="openpose")], Host(), thorough=True).picture)["units"]
-    for thorough, there in ((False, False), (True, True)):  # so are ControlNet's segmenters
-        told = look(values(mask_source="controlnet"), (64, 64), [], Host(), thorough).told
-        assert ("no files of a segmentation" not in told[0]) == there
+    host = Host()
+    assert json.loads(look(values(), (64, 64), [unit(module="openpose")], host, thorough=True).picture)["units"] and host.now
+    assert json.loads(look(values(), (64, 64), [unit()], host).picture)["units"] and not host.now  # nor detectors that take seconds
+    for thorough, there in ((False, False), (True, True)):  # nor ControlNet's segmenters
+        seen = look(values(mask_source="controlnet"), (64, 64), [], Host(), thorough)
+        assert any("no files of a segmentation" in sentence for sentence in seen.warned) != there
+
+
+def test_the_reference_s_joints_are_drawn(monkeypatch):
+    """Thin, on what else the preview shows, whether they were given or found."""
+    plain = opened(json.loads(look(values(), (64, 64), [unit()], Host()).picture)["base"])
+    places = np.full((18, 2), np.nan)
+    places[1], places[8] = (32, 20), (32, 40)  # neck and hip
+    host, find = Host(), Host.find
+    monkeypatch.setattr(Host, "find", lambda self, unit, reference, *more, **now: find(
+        self, unit, replace(reference, pose=Skeleton(places)), *more, **now))  # fmt: skip
+    base = opened(json.loads(look(values(), (64, 64), [unit()], host).picture)["base"])
+    differs = (base != plain).any(2)
+    rows, columns = np.nonzero(differs)
+    assert (
+        0 < differs.mean() < 0.02
+        and abs(columns.mean() / 8 - 32) < 0.5
+        and np.abs(np.array([rows.min(), rows.max()]) / 8 - (20, 40)).max() < 1
+    )
+    assert tuple(base[240, 256]) == (*colour_of(6), 255)
 
 
 def test_units_without_a_tick_are_named_and_not_drawn():
@@ -124,24 +181,24 @@ def test_units_without_a_tick_are_named_and_not_drawn():
 
 
 def test_a_unit_that_follows_img2img_is_said_to():
-    assert "follows the picture of img2img" in look(values(), (64, 64), [unit(None)], Host(), img2img=True).told[0]
+    assert "follows the picture of img2img" in look(values(), (64, 64), [unit(None)], Host(), img2img=True).told[1]
 
 
 def test_an_error_is_reported_and_said():
     host = Host()
-    host.find = lambda *given: 1 / 0
-    assert "ZeroDivisionError" in look(values(), (64, 64), [unit()], host).told[0] and host.reports
+    host.find = lambda *given, **more: 1 / 0
+    assert "ZeroDivisionError" in look(values(), (64, 64), [unit()], host).told[1] and host.reports
 
 
 def test_units_of_an_unknown_controlnet_are_said():
     host = Host()
     host.there, host.strange = lambda: None, lambda units: "Nobody knows these."
-    assert look(values(), (64, 64), [unit()], host).told == ("Nobody knows these.",)
+    assert look(values(), (64, 64), [unit()], host).told[1:] == ("Nobody knows these.",)
 
 
 def test_switched_off_it_looks_at_nothing():
     seen = look(values("no picture", enabled=False), (64, 64), [unit()], Host())
-    assert not seen.told and "base" not in json.loads(seen.picture)
+    assert not seen.told and not seen.warned and "base" not in json.loads(seen.picture)
 
 
 def test_what_is_said_is_text():

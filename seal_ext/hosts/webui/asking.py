@@ -21,6 +21,7 @@ from seal_ext.core.mask import CHECK, Subject
 from seal_ext.core.pixels import AlignError
 from seal_ext.core.subject import Way
 from seal_ext.reference import Reference
+from seal_ext.request import keep
 
 from . import a1111, forge_model, process_state
 from .controlnet import segmentation
@@ -67,7 +68,9 @@ def by_hand(reference: Reference, prompt: str) -> Subject:
     if reference.drawn is not None:
         raise AlignError(DRAWN)
     found = _answer(reference, prompt, queued)
-    process_state.take(reference, replace(found, reasons=()))
+    counts = replace(found, reasons=())  # the user sees it now
+    process_state.take(reference, counts)
+    keep(reference, counts)
     return found
 
 

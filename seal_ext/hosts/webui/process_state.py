@@ -14,6 +14,7 @@ from seal_ext.core.cache import AppearanceCache, fingerprint
 from seal_ext.core.mask import Subject
 from seal_ext.core.pixels import Pixels
 from seal_ext.core.subject import Way
+from seal_ext.detectors import Detector
 from seal_ext.reference import Reference
 from seal_ext.store import Store
 
@@ -48,6 +49,7 @@ class Few(Generic[V]):
 
 cache = AppearanceCache(1024 * MEGABYTE)
 store: Store | None = None  # a host says where
+detectors: Callable[[], dict[str, Detector]] = dict  # of bodies, that the host has; it says which
 _latents = Few[Tensor](LATENTS)
 # Where the WebUI's networks see the subject. By the picture, the words and the checkpoint; by the picture alone what was found last; and
 # what the user asked for by hand.

@@ -20,6 +20,7 @@ from torch import Tensor
 from seal_ext.core.canvas import size_of
 from seal_ext.core.mask import Subject
 from seal_ext.core.overlay import mask_overlay
+from seal_ext.finds import doubts
 from seal_ext.layers import shadow, undo_all, wrap
 from seal_ext.reference import Reference
 from seal_ext.request import REFERENCE_KEY, Request, looked
@@ -51,8 +52,8 @@ class Session:
         self.passing: SamplingPass | None = None
         if self.settings.show_match and len(self.references) > 1:
             self.note("The match map can show only one reference. With several there is none.")
-        to_check = [one for one in self.subjects if one.guess or not one.known or one.source == "attention"]
-        for sentence in (reason for one in to_check for reason in one.reasons):
+        to_check = [one.reasons if one.source == "attention" else doubts(one) for one in self.subjects]
+        for sentence in (reason for reasons in to_check for reason in reasons):
             self.note(sentence)
 
     @property

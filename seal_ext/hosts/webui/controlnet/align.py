@@ -13,15 +13,16 @@ from typing import Any
 import numpy as np
 from modules import errors
 
-from seal_ext.core.anchor_align import Aligned, anchor_align
+from seal_ext.core.anchor_align import Aligned, anchor_align, shows_body
 from seal_ext.core.canvas import FILL
 from seal_ext.core.pixels import AlignError, Mask, Pixels
 from seal_ext.core.skeleton import Skeleton
+from seal_ext.detectors import Detector, posed
 from seal_ext.reference import Reference
 from seal_ext.settings import Settings
 from seal_ext.units import Units, is_ready
 
-from . import builtin, extension
+from . import bodies, builtin, extension
 
 # Units that show what something looks like and not where it is, by words in the names of their modules and models.
 APPEARANCE = ("reference", "ip-adapter", "ip_adapter", "ipadapter", "clip", "revision", "instant_id", "instantid", "face_id", "pulid",
@@ -32,7 +33,8 @@ KINDS = {
     "edges": ("canny", "lineart", "softedge", "hed", "pidinet", "scribble", "mlsd", "teed"),
 }
 NO_UNIT = "No ControlNet unit has a pose or another structure, so SeAl works from the prompt alone."
-NO_POSE = "The unit's preprocessor finds no body on the reference. You can give the pose yourself: *Reference's pose*."
+ANIMAL = "animal"  # in the names of what draws and reads the poses of animals
+RESOLUTION = 512  # at which a preprocessor looks at a reference
 STRANGE = "SeAl does not know the units of this ControlNet, so it leaves them alone."
 REFUSED = "Delta-Bridge is off, because it cannot work beside ControlNet's reference, inpainting and IP-Adapter units."
 Note = Callable[[str], None]
@@ -99,11 +101,18 @@ def there() -> ControlNet | None:
     return None if dialect is None else ControlNet(dialect)
 
 
-@dataclass(frozen=True)
+def detectors() -> dict[str, Detector]:
+    """The detectors of bodies that ControlNet has here with their files."""
+    controlnet = there()
+    return {} if controlnet is None else bodies.detectors(controlnet.draw)
+
+
+@dataclass(frozen=True, eq=False)
 class ControlNet:
-    """A ControlNet whose units can be read."""
+    """A ControlNet whose units can be read; made anew for a generation or a look, in which it asks for a reference's joints once."""
 
     dialect: Any  # the module `extension`, or `builtin`: both have the same functions
+    asked: dict[tuple[Reference, bool], Reference] = field(default_factory=dict)  # with their joints
 
     @property
     def external(self) -> Any:
@@ -131,8 +140,7 @@ class ControlNet:
                 unit = self.own(given)
                 aligned = self.find(unit, references[0], settings, canvas, detail, p)
                 if aligned.joints is not None:
-                    seen = ((i, self.posed(unit, one).skeleton) for i, one in enumerate(references) if i not in poses)
-                    poses |= {i: skeleton for i, skeleton in seen if skeleton is not None}
+                    poses |= self._poses(references, settings, note)
                 if aligned.moves:
                     changed[number] = self.dialect.ready(unit, np.ascontiguousarray(aligned.map))
                 found.append(aligned)
@@ -148,31 +156,47 @@ class ControlNet:
         joints = next((one.joints for one in found if one.joints is not None), None)
         return Structures(tuple(one.map for one in found if one.moves), figures, joints, poses), changed
 
+    def _poses(self, references: Sequence[Reference], settings: Settings, note: Note) -> dict[int, Skeleton]:
+        """The references' joints, which guide the match, by their numbers."""
+        poses = {}
+        for number, one in enumerate(references):
+            found, told = self.posed(one) if settings.limbs else (one, ())
+            if found.skeleton is not None:
+                poses[number] = found.skeleton
+            for sentence in told:
+                note(f"Reference {number + 1}: {sentence}")
+        return poses
+
     def find(
-        self, unit: Any, reference: Reference, settings: Settings, canvas: tuple[int, int], detail: float = 1.0, p: Any = None
-    ) -> Aligned:
-        """Looks at a unit and changes nothing. `p` is needed only where a unit may follow the picture of img2img."""
+        self, unit: Any, reference: Reference, settings: Settings, canvas: tuple[int, int], detail: float = 1.0, p: Any = None, *,
+        now: bool = True,
+    ) -> Aligned:  # fmt: skip
+        """Looks at a unit and changes nothing. `p` is needed only where a unit may follow the picture of img2img; `now`: see `posed`."""
         if not _is_single(unit):
             raise AlignError("SeAl can align only single pictures, and this unit has several.")
         rgb, mode = self._structure(p, unit)
-        kind, reference = kind_of(*_names(unit)), self.posed(unit, reference)
-        subject = reference.standing if settings.align else None
+        kind, subject = kind_of(*_names(unit)), None
+        found = self._map(unit, rgb, canvas, mode)
+        if settings.align:
+            animal = any(ANIMAL in name for name in _names(unit))
+            asked = animal or shows_body(found, kind)
+            reference, told = self.posed(reference, animal, now) if asked else (reference, ())
+            subject = replace(reference.standing, reasons=(*reference.standing.reasons, *told))
         if _only_masked(p) and not (subject and subject.known):
             raise AlignError("only the inpainted part is drawn, and SeAl does not know where the figure is in it.")
-        if subject is not None and reference.pose is None and _finds_bodies(unit):
-            subject = replace(subject, reasons=(*subject.reasons, NO_POSE))
-        found = self._map(unit, rgb, canvas, mode)
         return anchor_align(subject, found, canvas, mode, FILL, kind, detail, room=settings.room, **settings.alignment())
 
-    def posed(self, unit: Any, reference: Reference) -> Reference:
-        """The reference with its pose as it was given, else as the unit's preprocessor finds it: limbs compare better than heights."""
-        if reference.pose is not None or not _finds_bodies(unit):
-            return reference
-        try:
-            found = replace(reference, pose=self._map(unit, reference.rgb, reference.size[::-1], FILL))
-        except Exception:  # a detector that fails is like one that finds nobody: heights serve instead
-            return reference
-        return reference if found.skeleton is None else found
+    def posed(self, reference: Reference, animal: bool = False, now: bool = True) -> tuple[Reference, tuple[str, ...]]:
+        """The reference with its joints, and what is not told yet. `now`: whether detectors of ControlNet may look that take seconds."""
+        told: tuple[str, ...] = ()
+        if (reference, animal) not in self.asked:
+            found, told = bodies.posed_animal(reference, self.draw, now) if animal else posed(reference, bodies.detectors(self.draw, now))
+            self.asked[reference, animal] = found
+        return self.asked[reference, animal], told
+
+    def draw(self, module: str, rgb: Pixels) -> Pixels:
+        """What one of its preprocessors makes of a reference."""
+        return self._preprocessed(self.external.ControlNetUnit(module=module), rgb, RESOLUTION)
 
     def is_batchwise(self, unit: Any) -> bool:
         return bool(_get(unit, "enabled", False)) and any(word in _names(unit)[0] for word in self.dialect.BATCHWISE)
@@ -204,11 +228,14 @@ class ControlNet:
         """What the unit's preprocessor makes of the picture; the picture itself where it has none."""
         if is_ready(unit):
             return rgb
-        rgb, resolution = np.ascontiguousarray(rgb), unit.processor_res
+        resolution = unit.processor_res
         if unit.pixel_perfect:
             fitting = self.external.resize_mode_from_value(mode)
             resolution = self.external.pixel_perfect_resolution(rgb, target_H=canvas[1], target_W=canvas[0], resize_mode=fitting)
-        found = np.asarray(self.dialect.preprocessed(unit, rgb, resolution))
+        return self._preprocessed(unit, rgb, resolution)
+
+    def _preprocessed(self, unit: Any, rgb: Pixels, resolution: float) -> Pixels:
+        found = np.asarray(self.dialect.preprocessed(unit, np.ascontiguousarray(rgb), resolution))
         if found.dtype != np.uint8:
             found = found.clip(0, 255).astype(np.uint8)
         found = found[..., None] if found.ndim == 2 else found[..., :3]
@@ -219,10 +246,6 @@ def kind_of(module: str, model: str) -> str | None:
     """What the unit's map shows, where its names tell."""
     names = f"{module} {model}"
     return next((kind for kind, words in KINDS.items() if any(word in names for word in words)), None)
-
-
-def _finds_bodies(unit: Any) -> bool:
-    return not is_ready(unit) and kind_of(*_names(unit)) == "skeleton"
 
 
 def _is_single(unit: Any) -> bool:
