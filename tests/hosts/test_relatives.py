@@ -291,7 +291,7 @@ def wired(monkeypatch, page=None):
     if page is not None:
         packages |= {"modules.script_callbacks": dict.fromkeys(CALLBACKS, lambda function: None)}
         packages |= {"modules.ui_components": {"InputAccordion": None}, "seal_ext.ui.accordion": {"draw": page}}
-        names = dict.fromkeys(("on_cfg_denoiser", "on_cfg_denoised", "register", "add_section", "clear"))
+        names = dict.fromkeys(("on_cfg_denoiser", "on_cfg_denoised", "register", "add_section", "clear", "detectors"))
         packages |= {f"seal_ext.{name}": names | {"settle": lambda: None} for name in OURS}
     for name, content in packages.items():
         made = ModuleType(name)
