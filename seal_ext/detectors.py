@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +13,7 @@ from .core.detecting import Look, detected
 from .core.mask import Subject
 from .core.pixels import AlignError, Pixels
 from .core.skeleton import Skeleton
+from .latest import Latest
 from .reference import Reference
 from .segmenters import mediapipe_has
 
@@ -27,12 +26,10 @@ LANDMARKS = (0, 11, 12, 14, 16, 11, 13, 15, 24, 26, 28, 23, 25, 27, 5, 2, 8, 7)
 NECK, SHOULDERS = 1, [2, 5]
 NO_POSE = "SeAl finds no joints on the reference. You can give its pose yourself: *Reference's pose*."
 NONE_HERE = "No detector is here: neither one of ControlNet's with its files, nor mediapipe with its body model."
-KEPT = 32  # answers of detectors that are remembered
+KEPT = 32  # answers that are remembered
 
 Detector = Callable[[Pixels, Subject], Skeleton]  # the joints of the subject of RGB pixels; AlignError where it does not find them
-Answer = TypeVar("Answer")
-_answers: OrderedDict[Hashable, object] = OrderedDict()
-_lock = threading.Lock()
+answers = Latest[Any](KEPT)  # of detectors, by their names and the picture
 
 
 class Failed(AlignError):
@@ -65,31 +62,12 @@ def ways() -> dict[str, Detector]:
     return {"mediapipe": _mediapipe} if mediapipe_has(*MODELS) else {}
 
 
-def remembered(name: Hashable) -> bool:
-    return name in _answers
-
-
-def once(name: Hashable, make: Callable[[], Answer]) -> Answer:
-    """What a detector answered, asked once; what it raises is not kept."""
-    with _lock:
-        if name in _answers:
-            _answers.move_to_end(name)
-            return _answers[name]  # type: ignore[return-value]
-    answer = make()
-    with _lock:
-        _answers[name] = answer
-        while len(_answers) > KEPT:
-            _answers.popitem(last=False)
-    return answer
-
-
 def forget() -> None:
-    with _lock:
-        _answers.clear()
+    answers.clear()
 
 
 def _mediapipe(image: Pixels, subject: Subject) -> Skeleton:
-    answer = once(("mediapipe", fingerprint(image, subject.mask)), lambda: _looked(image, subject))
+    answer = answers.of(("mediapipe", fingerprint(image, subject.mask)), lambda: _looked(image, subject))
     if isinstance(answer, str):
         raise AlignError(answer)
     return answer

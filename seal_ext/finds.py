@@ -1,12 +1,9 @@
-"""Subjects that were found: what there is to say of them, and the latest, so that what a preview shows is what a run uses."""
+"""Subjects that were found: how long they are remembered, and what there is to say of them."""
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
-from collections.abc import Callable, Hashable
-
 from .core.mask import Subject
+from .latest import Latest
 
 # How the outline was found, by the names of find_subject's ways.
 FOUND = {
@@ -21,36 +18,12 @@ FOUND = {
     "whole": "You chose the whole picture, so its background counts, too.",
 }
 GIVEN = ("alpha", "drawn", "whole")  # by the user: there is nothing to be sure of
-MOST_BYTES = 1 << 26  # of masks; one of 64 megapixels is kept alone
+MOST, MOST_BYTES = 64, 1 << 26  # subjects, and bytes of their masks
 
 
-class Finds:
-    """The latest, by whatever tells them apart."""
-
-    def __init__(self, budget: int = MOST_BYTES):
-        self.budget = budget
-        self._known: OrderedDict[Hashable, Subject] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def of(self, key: Hashable, find: Callable[[], Subject]) -> Subject:
-        """What was found before, or what is found now; a failure is not kept."""
-        with self._lock:
-            if key in self._known:
-                self._known.move_to_end(key)
-                return self._known[key]
-        return self.put(key, find())
-
-    def put(self, key: Hashable, found: Subject) -> Subject:
-        with self._lock:
-            self._known[key] = found
-            self._known.move_to_end(key)
-            while len(self._known) > 1 and sum(one.mask.nbytes for one in self._known.values()) > self.budget:
-                self._known.popitem(last=False)
-        return found
-
-    def clear(self) -> None:
-        with self._lock:
-            self._known.clear()
+def finds() -> Latest[Subject]:
+    """A memory for subjects."""
+    return Latest(MOST, MOST_BYTES, lambda subject: subject.mask.nbytes)
 
 
 def outlined(subject: Subject) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from .core.mask import Subject
 from .core.pixels import AlignError
 from .core.subject import Way
 from .decoding import animated, check_together, decoded, recognised
-from .finds import Finds
+from .finds import finds
 from .reference import POSE_TEXT, Reference, drawn_on, pose_of
 from .settings import Settings, SettingsError
 from .strokes import MOST_TEXT, strokes_on
@@ -38,7 +38,7 @@ Taken = TypeVar("Taken")
 REFERENCE_KEY = "SeAl reference"
 STROKES = ("Strokes that correct the outline of the first reference, as JSON text: a list of objects with `points` (pairs in shares of its "
            "width and height), `radius` (a share of its longer side), and `away`: true where the character is not.")  # fmt: skip
-_finds = Finds()
+_finds = finds()  # so that what a preview shows is what a run uses, and nobody looks twice
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,6 +203,11 @@ def keep(reference: Reference, subject: Subject) -> None:
     """The user asked the model by hand: from here on that is the outline of this picture, and strokes correct it."""
     for source in ("auto", "attention"):
         _finds.put((reference.hash, source), subject)
+
+
+def forget() -> None:
+    """All that was found."""
+    _finds.clear()
 
 
 def looked(reference: Reference, source: str, ways: Mapping[str, Way] | None = None) -> Reference:

@@ -14,7 +14,8 @@ from PIL import Image, ImageDraw
 from seal_ext import decoding, request
 from seal_ext.core.cache import fingerprint
 from seal_ext.core.mask import overlap, subject_of
-from seal_ext.finds import Finds
+from seal_ext.finds import finds
+from seal_ext.latest import Latest
 from seal_ext.reference import Reference
 from seal_ext.request import NAMES, PICTURES, looked, parse
 from seal_ext.settings import BY_NAME, Settings, SettingsError
@@ -273,7 +274,7 @@ def test_what_are_no_strokes_is_refused(strokes):
 
 def test_a_picture_is_looked_at_once(monkeypatch):
     asked = []
-    monkeypatch.setattr(request, "_finds", Finds())
+    monkeypatch.setattr(request, "_finds", finds())
     monkeypatch.setattr(request.segmenters, "ways", lambda: {"mediapipe": lambda rgb: asked.append(1) or subject_of(truth, "mediapipe")})
     truth = np.zeros((60, 48), bool)
     truth[15:52, 16:33] = True
@@ -284,9 +285,11 @@ def test_a_picture_is_looked_at_once(monkeypatch):
 
 
 def test_few_masks_are_kept():
-    finds, masks = Finds(budget=250), [np.full((10, 10), True) for _ in range(3)]
-    kept = [finds.of(n, lambda mask=mask: subject_of(mask, "test")) for n, mask in enumerate(masks)]
-    assert finds.of(2, lambda: None) is kept[2] and finds.of(1, lambda: None) is kept[1]
-    assert finds.of(0, lambda: kept[2]) is kept[2]  # the oldest had gone
-    finds.clear()
-    assert finds.of(1, lambda: kept[0]) is kept[0]
+    kept = Latest(3, budget=250, size=lambda mask: mask.nbytes)
+    made = [kept.of(n, lambda: np.full((10, 10), True)) for n in range(3)]
+    assert kept.of(2, lambda: None) is made[2] and kept.of(1, lambda: None) is made[1] and 0 not in kept  # the oldest had to go
+    assert kept.put(3, np.full((40, 40), True)).size == 1600 and 1 not in kept and 3 in kept  # one that is too large is kept alone
+    few = Latest(2)
+    assert [few.put(n, n) for n in (1, 2)] and few.get(1) == 1 and few.put(3, 3) == 3 and 2 not in few and 1 in few
+    few.clear()
+    assert 1 not in few

@@ -12,7 +12,7 @@ from seal_ext import request as asked_for
 from seal_ext import segmenters
 from seal_ext.core.mask import CHECK, subject_of
 from seal_ext.core.pixels import AlignError
-from seal_ext.finds import Finds
+from seal_ext.finds import finds
 from seal_ext.hosts.webui import process_state
 from seal_ext.request import looked, parse
 from seal_ext.settings import SettingsError
@@ -27,7 +27,7 @@ MODELS = {"A1111": webui.Model, "Forge": forge_host.Model, "reForge": lambda: fo
 @pytest.fixture(params=MODELS)
 def model(request, monkeypatch):
     monkeypatch.setattr(segmenters, "ways", dict)
-    monkeypatch.setattr(asked_for, "_finds", Finds())
+    monkeypatch.setattr(asked_for, "_finds", finds())
     process_state.clear()
     torch.manual_seed(0)
     return MODELS[request.param]()

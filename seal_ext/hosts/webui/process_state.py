@@ -2,58 +2,33 @@
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from functools import partial
-from typing import Generic, TypeVar
 
 from torch import Tensor
 
+from seal_ext import request
 from seal_ext.core.cache import AppearanceCache, fingerprint
 from seal_ext.core.mask import Subject
 from seal_ext.core.pixels import Pixels
 from seal_ext.core.subject import Way
 from seal_ext.detectors import Detector
+from seal_ext.detectors import forget as forget_joints
+from seal_ext.finds import finds
+from seal_ext.latest import Latest
 from seal_ext.reference import Reference
 from seal_ext.store import Store
 
 MEGABYTE = 2**20
-LATENTS, SUBJECTS = 16, 8
-V = TypeVar("V")
-
-
-class Few(Generic[V]):
-    """The last few values by their names."""
-
-    def __init__(self, most: int):
-        self.most = most
-        self._kept: OrderedDict[Hashable, V] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, name: Hashable) -> V | None:
-        with self._lock:
-            return self._kept.get(name)
-
-    def put(self, name: Hashable, value: V) -> None:
-        with self._lock:
-            self._kept[name] = value
-            self._kept.move_to_end(name)
-            while len(self._kept) > self.most:
-                self._kept.popitem(last=False)
-
-    def clear(self) -> None:
-        with self._lock:
-            self._kept.clear()
-
+LATENTS = 16
 
 cache = AppearanceCache(1024 * MEGABYTE)
 store: Store | None = None  # a host says where
 detectors: Callable[[], dict[str, Detector]] = dict  # of bodies, that the host has; it says which
-_latents = Few[Tensor](LATENTS)
+_latents = Latest[Tensor](LATENTS)
 # Where the WebUI's networks see the subject. By the picture, the words and the checkpoint; by the picture alone what was found last; and
 # what the user asked for by hand.
-_found, _last, _by_hand = Few[Subject](SUBJECTS), Few[Subject](SUBJECTS), Few[Subject](SUBJECTS)
+_found, _last, _by_hand = finds(), finds(), finds()
 
 
 def remember(reference: Reference) -> str:
@@ -81,28 +56,21 @@ def recall(name: str) -> Reference | None:
 def clear() -> None:
     """Forget what U-Nets and autoencoders saw; the store stays."""
     cache.clear()
-    for few in (_latents, _found, _last, _by_hand):
-        few.clear()
+    for latest in (_latents, _found, _last, _by_hand):
+        latest.clear()
+    for forget in (request.forget, forget_joints):
+        forget()
 
 
 def latent(name: Hashable, make: Callable[[], Tensor]) -> Tensor:
     """A reference as its autoencoder encodes it, made once and kept in main memory."""
-    known = _latents.get(name)
-    if known is None:
-        known = make().cpu()
-        _latents.put(name, known)
-    return known
+    return _latents.of(name, lambda: make().cpu())
 
 
 def outlined(way: str, reference: Reference, *how: Hashable, make: Callable[[], Subject]) -> Subject:
     """The subject of a reference as the WebUI's networks see it in this way, asked once for each `how`."""
     picture = fingerprint(reference.pixels)
-    found = _found.get((way, picture, *how))
-    if found is None:
-        found = make()
-        _found.put((way, picture, *how), found)
-    _last.put((way, picture), found)
-    return found
+    return _last.put((way, picture), _found.of((way, picture, *how), make))
 
 
 def take(reference: Reference, subject: Subject) -> None:

@@ -18,7 +18,7 @@ from seal_ext.core.joints import refused
 from seal_ext.core.mask import Subject
 from seal_ext.core.pixels import AlignError, Pixels
 from seal_ext.core.skeleton import Skeleton, read_skeletons
-from seal_ext.detectors import NO_POSE, Detector, Failed, Later, once, remembered
+from seal_ext.detectors import NO_POSE, Detector, Failed, Later, answers
 from seal_ext.reference import Reference
 
 # The preprocessors, best first, and all files that each of them opens; what is missing it would download.
@@ -78,10 +78,10 @@ def _bodies(shown: Pixels, rgb: Pixels) -> list[Skeleton]:
 def _drawn(draw: Draw, now: bool, name: str, rgb: Pixels, read: Callable[[Pixels], Read]) -> Read:
     """What is read from the map that the preprocessor makes of the reference, once a picture."""
     key = (name, fingerprint(rgb))
-    if not now and not remembered(key):
+    if not now and key not in answers:
         raise Later(f"Press Update preview: ControlNet's {name} then looks for the reference's joints.")
     try:
-        return once(key, lambda: read(draw(name, rgb)))
+        return answers.of(key, lambda: read(draw(name, rgb)))
     except Exception as error:  # somebody else's code may fail in any way
         errors.report(f"ControlNet's {name} failed on SeAl's reference", exc_info=True)
         raise Failed(f"ControlNet's {name} failed on the reference ({type(error).__name__}: {str(error)[:200]}).") from error
