@@ -7,12 +7,14 @@ whole, and the guide does the rest, limb by limb.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .matching import joined, pieces
 from .skeleton import FLESH, KNEES_AND_ANKLES, L_HIP, NECK, NOSE, R_HIP, Skeleton, limb_lengths
 
 # A limb runs from joint to joint; the torso from the neck to between the hips.
@@ -23,6 +25,8 @@ NEAR = 0.2  # how exact the guide is, in torso lengths
 COARSE = 0.7  # … and in tokens at least
 FLOOR = 1e-3  # a place far from the expected one is this much less likely, but not impossible
 REACH = 2.0  # beyond so many radii from every limb the guide says nothing
+FLOAT = 4  # bytes
+PIECE = 64 * 2**20  # bytes that the guide's temporaries may take, which are as large for every limb as the guide itself
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,25 +65,85 @@ def _turned(points: np.ndarray, torso: np.ndarray | None) -> float:
     return across if abs(across) > abs(down) else down
 
 
-@torch.no_grad()
-def guide(picture: Body, reference: Body, grid: tuple[int, int], kept: Tensor) -> Tensor:
-    """How likely a token of the picture finds its like at a kept token of the reference: logarithms (tokens, kept) of shares whose mean
+class Guide:
+    """How likely a token of the picture finds its like at a kept token of its references: logarithms (tokens, kept) of shares whose mean
     is 1, so that the guide changes where a token looks and not how much it takes.
 
-    Both bodies in shares of the canvas, on which both pictures lie alike; `kept`: the numbers of the reference's tokens on the grid.
+    Of the bodies in shares of the canvas, on which all pictures lie alike, and for each reference the numbers of its tokens on the grid.
+    Only coordinates are kept: `guide[a:b]` is made for tokens a to b of the picture when somebody looks, until `keep` keeps the whole.
     """
-    shared = np.flatnonzero(picture.seen & reference.seen)
-    if not len(shared):
-        return torch.zeros(grid[0] * grid[1], len(kept))
-    place = _centres(grid)
-    expected, far = _expected(picture, reference, shared, place)  # (limb, tokens, 2), (limb, tokens)
-    exact = max(NEAR * reference.unit, COARSE / max(grid))
-    distance = torch.cdist(expected, place[kept.cpu()].expand(len(shared), -1, -1)) / exact
-    belongs = (-far.square()).softmax(0) * (far.amin(0) < REACH)
-    likely = (belongs[..., None] * (-0.5 * distance.square()).exp()).sum(0)
-    likely = likely.clamp(min=FLOOR)
-    said = (far.amin(0) < REACH)[:, None]
-    return torch.where(said, (likely / likely.mean(1, keepdim=True)).log(), torch.zeros(()))
+
+    def __init__(
+        self, picture: Body | None, references: Sequence[tuple[Body | None, Tensor]], grid: tuple[int, int], strength: float = 1.0,
+        device: torch.device | str = "cpu",
+    ):  # fmt: skip
+        self.shape = grid[0] * grid[1], sum(len(kept) for _, kept in references)
+        self.bytes = self.shape[0] * self.shape[1] * FLOAT
+        self._strength = strength
+        self._pairs = [_Pair.of(picture, body, grid, kept.to(device)) for body, kept in references]
+        self._whole: Tensor | None = None
+
+    @property
+    def whole(self) -> bool:
+        return self._whole is not None
+
+    def keep(self) -> None:
+        """Make it once, and keep all of it."""
+        self._whole = self[:]
+
+    @torch.no_grad()
+    def __getitem__(self, some: slice) -> Tensor:
+        if self._whole is not None:
+            return self._whole[some]
+        first, last, _ = some.indices(self.shape[0])
+        limbs = max(pair.limbs for pair in self._pairs)
+        step = pieces(PIECE, self.shape[1] * FLOAT * max(limbs, 1))
+        made = [self._made(slice(start, min(start + step, last))) for start in range(first, last, step)]
+        return joined(made, 0)
+
+    def _made(self, some: slice) -> Tensor:
+        return joined([pair.told(some) for pair in self._pairs], 1) * self._strength
+
+
+def guide(picture: Body, reference: Body, grid: tuple[int, int], kept: Tensor) -> Tensor:
+    """The whole guide between two bodies."""
+    return Guide(picture, [(reference, kept)], grid)[:]
+
+
+@dataclass(frozen=True, eq=False)
+class _Pair:
+    """Two bodies: for every limb that both show where the picture's tokens are on the reference, and how many radii outside the limb."""
+
+    expected: Tensor  # (limb, tokens, 2)
+    far: Tensor  # (limb, tokens)
+    places: Tensor  # (kept, 2)
+    exact: float
+
+    @classmethod
+    def of(cls, picture: Body | None, reference: Body | None, grid: tuple[int, int], kept: Tensor) -> _Pair:
+        place = _centres(grid)
+        shared = np.flatnonzero(picture.seen & reference.seen) if picture is not None and reference is not None else ()
+        if picture is None or reference is None or not len(shared):
+            expected, far, exact = torch.zeros(0, len(place), 2), torch.zeros(0, len(place)), 1.0
+        else:
+            expected, far = _expected(picture, reference, shared, place)
+            exact = max(NEAR * reference.unit, COARSE / max(grid))
+        return cls(expected.to(kept.device), far.to(kept.device), place.to(kept.device)[kept], exact)
+
+    @property
+    def limbs(self) -> int:
+        return len(self.far)
+
+    def told(self, some: slice) -> Tensor:
+        expected, far = self.expected[:, some], self.far[:, some]
+        if not self.limbs:
+            return far.new_zeros(far.shape[1], len(self.places))
+        distance = torch.cdist(expected, self.places.expand(self.limbs, -1, -1)) / self.exact
+        said = far.amin(0) < REACH
+        belongs = (-far.square()).softmax(0) * said
+        likely = (belongs[..., None] * (-0.5 * distance.square()).exp()).sum(0)
+        likely = likely.clamp(min=FLOOR)
+        return torch.where(said[:, None], (likely / likely.mean(1, keepdim=True)).log(), likely.new_zeros(()))
 
 
 def _centres(grid: tuple[int, int]) -> Tensor:

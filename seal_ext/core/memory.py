@@ -52,6 +52,10 @@ class Sent:
             # Only what is pinned travels by itself. It is pinned for the journey alone: torch never gives pinned memory back.
             self._there = {name: (x if stream is None else x.pin_memory()).to(device, non_blocking=True) for name, x in tensors.items()}
 
+    @property
+    def bytes(self) -> int:
+        return size(self._there.values())
+
     def arrived(self) -> dict[str, Tensor]:
         """The tensors, for what is computed from now on."""
         if self._stream is not None:
