@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from weakref import WeakSet
@@ -208,11 +208,15 @@ class AppearanceCache:
             self.budget = budget
             self._shrink()
 
-    def clear(self) -> None:
-        """Forget every reference. What a run draws with goes when the run ends."""
+    def forget(self, which: Callable[[Hashable], bool]) -> None:
+        """Forget the references with these keys. What a run draws with goes when the run ends."""
         with self._lock:
-            for key in list(self._entries):
+            for key in [key for key in self._entries if which(key)]:
                 self._forget(key)
+
+    def clear(self) -> None:
+        """Forget every reference."""
+        self.forget(lambda key: True)
 
     def stats(self) -> dict[str, int]:
         """Counts and sizes, for a page or an API to show."""

@@ -23,6 +23,7 @@ from torch import Tensor
 from .matching import (
     BUDGET,
     FEATURES,
+    FLOAT,
     THRESHOLDS,
     Appearance,
     Guides,
@@ -279,7 +280,8 @@ def _attend_all(q: Tensor, values: Tensor, taking: Taking, budget: int) -> Tenso
 
 def _attend_matched(q: Tensor, values: Tensor, taking: Taking, budget: int) -> Tensor:
     heads, dim, index = q.shape[1], q.shape[3], taking.matched.index
-    size = pieces(budget, q.shape[0] * heads * index.shape[-1] * dim * q.element_size())
+    told = 0 if taking.guide is None else len(taking.guide) * taking.appearance.tokens * FLOAT
+    size = pieces(budget, max(told, q.shape[0] * heads * index.shape[-1] * dim * q.element_size()))
     parts = []
     starts = range(0, q.shape[2], size)
     for start, some, chosen in zip(starts, q.split(size, dim=2), index.split(size, dim=2), strict=True):
@@ -288,8 +290,8 @@ def _attend_matched(q: Tensor, values: Tensor, taking: Taking, budget: int) -> T
         if taking.appearance.weight is not None:
             logits = logits + _log(weight_at(taking.appearance.weight, chosen), logits.dtype)
         if taking.guide is not None:
-            told = guided(taking.guide, slice(start, start + size), taking.appearance.tokens)
-            logits = logits + guide_at(told, chosen).to(logits.dtype)
+            guide = guided(taking.guide, slice(start, start + size), taking.appearance.tokens)
+            logits = logits + guide_at(guide, chosen).to(logits.dtype)
         shares = logits.float().softmax(-1).to(q.dtype)
         parts.append((shares[..., None, :] @ _taken(values, chosen, heads))[..., 0, :])
     return joined(parts, 2)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .matching import joined, pieces
+from .matching import FLOAT, joined, pieces
 from .skeleton import FLESH, KNEES_AND_ANKLES, L_HIP, NECK, NOSE, R_HIP, Skeleton, limb_lengths
 
 # A limb runs from joint to joint; the torso from the neck to between the hips.
@@ -25,7 +25,6 @@ NEAR = 0.2  # how exact the guide is, in torso lengths
 COARSE = 0.7  # … and in tokens at least
 FLOOR = 1e-3  # a place far from the expected one is this much less likely, but not impossible
 REACH = 2.0  # beyond so many radii from every limb the guide says nothing
-FLOAT = 4  # bytes
 PIECE = 64 * 2**20  # bytes that the guide's temporaries may take, which are as large for every limb as the guide itself
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 FEATURES = ("hidden", "qk", "qk_per_head")
 THRESHOLDS = ("cosine", "quantile")
+FLOAT = 4  # bytes
 BUDGET = 256 * 2**20  # bytes that one matrix of similarities or attention weights may take
 
 _FORBIDDEN = -4.0  # added to a cosine, stays below every allowed one, also below those of a weak reference
@@ -160,16 +161,17 @@ def match(
     kind = _matching_dtype(query)
     key = key.to(kind).transpose(-1, -2)
     handicap = None if weight is None else torch.where(weight > 0, weight - 1, _FORBIDDEN)[:, None, None].to(kind)
-    size = pieces(budget, query.shape[0] * query.shape[1] * key.shape[-1] * (4 if kind == torch.float32 else 2))
+    size = pieces(budget, query.shape[0] * query.shape[1] * key.shape[-1] * FLOAT)
     starts = range(0, query.shape[2], size)
     found = []
     for start, part in zip(starts, query.split(size, dim=2), strict=True):
         some = slice(start, start + part.shape[2])
-        extra = None
+        extra, said = [] if handicap is None else [handicap], None
         if guide is not None:
-            extra = worth * (_of_list(guide, some, tokens) if shared else guided(guide, some, key.shape[-1]))
-        value, index = _ranked(part.to(kind), key, [handicap, None if extra is None else extra[:, None].to(kind)], min(top_k, key.shape[-1]))
-        found.append((value, index, value if extra is None else guide_at(extra, index[..., :1])[..., 0]))
+            said = worth * (_of_list(guide, some, tokens) if shared else guided(guide, some, key.shape[-1]))
+            extra.append(said[:, None].to(kind))
+        value, index = _ranked(part.to(kind), key, extra, min(top_k, key.shape[-1]))
+        found.append((value, index, value if said is None else guide_at(said, index[..., :1])[..., 0]))
     rank, index, told = (joined(parts, 2) for parts in zip(*found, strict=True))
     if shared:
         index = rearrange(index, "1 groups (rows tokens) k -> rows groups tokens k", rows=rows)
@@ -203,11 +205,10 @@ def guide_at(guide: Tensor, index: Tensor) -> Tensor:
     return guide[:, None].expand(index.shape[0], index.shape[1], -1, -1).gather(3, index)
 
 
-def _ranked(query: Tensor, key: Tensor, extra: Sequence[Tensor | None], k: int) -> tuple[Tensor, Tensor]:
+def _ranked(query: Tensor, key: Tensor, extra: Sequence[Tensor], k: int) -> tuple[Tensor, Tensor]:
     rank = query @ key  # (references, groups, some tokens, tokens of the reference)
     for more in extra:
-        if more is not None:
-            rank += more
+        rank += more
     value, index = rank.max(-1, keepdim=True) if k == 1 else rank.topk(k, dim=-1)
     return value[..., 0].float(), index
 
