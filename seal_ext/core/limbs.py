@@ -121,13 +121,12 @@ class _Pair:
     @classmethod
     def of(cls, picture: Body | None, reference: Body | None, grid: tuple[int, int], kept: Tensor) -> _Pair:
         place = _centres(grid)
-        shared = np.flatnonzero(picture.seen & reference.seen) if picture is not None and reference is not None else ()
+        places = place.to(kept.device)[kept]
+        shared = np.flatnonzero(picture.seen & reference.seen) if picture and reference else np.zeros(0, int)
         if picture is None or reference is None or not len(shared):
-            expected, far, exact = torch.zeros(0, len(place), 2), torch.zeros(0, len(place)), 1.0
-        else:
-            expected, far = _expected(picture, reference, shared, place)
-            exact = max(NEAR * reference.unit, COARSE / max(grid))
-        return cls(expected.to(kept.device), far.to(kept.device), place.to(kept.device)[kept], exact)
+            return cls(place.new_zeros(0, len(place), 2).to(kept.device), place.new_zeros(0, len(place)).to(kept.device), places, 1.0)
+        expected, far = _expected(picture, reference, shared, place)
+        return cls(expected.to(kept.device), far.to(kept.device), places, max(NEAR * reference.unit, COARSE / max(grid)))
 
     @property
     def limbs(self) -> int:

@@ -80,7 +80,8 @@ class Run:
         if len(self.references) < len(images) and (alone or len(set(map(self._key, images))) > 1):
             self.references = self.references * len(images)  # each image reads for itself, since it reads with other words or other noise
         reading = Reading(settings, self.references, self._cache, self._key, self.levels, self._seeds, self.layers, self.note, self)
-        self.entries = reading.entries(host)
+        with self._ending_where_memory_does():
+            self.entries = reading.entries(host)
 
     def note(self, sentence: str) -> None:
         """Something the user should read, once."""
@@ -98,11 +99,15 @@ class Run:
         self.now = Step(self, t, tuple(rows), latent, hires)
         if self.gate and self.now.progress.gamma > self.settings.lam_start and self.lam(self.now.progress) == 0:
             self.gate.freeze()
+        with self._ending_where_memory_does(), self.layers.answering(self.now.answer):
+            yield self.now
+
+    @contextmanager
+    def _ending_where_memory_does(self) -> Iterator[None]:
         try:
-            with self.layers.answering(self.now.answer):
-                yield self.now
+            yield
         except Exception as error:
-            if ran_out(error):  # whoever asked for it: others' memory goes first
+            if ran_out(error):  # whoever asked for it: others' pictures go on, and ours can be read again
                 self.ran_out()
             raise
 
