@@ -67,6 +67,7 @@ class Entry:
         self.whole = len(timesteps)  # how many there are where memory is not short
         self.wanted = tuple(timesteps)  # fewer when memory was short; always those from the middle to the clean end
         self.off = ""  # why nothing is kept, in a sentence for the user
+        self.scarce = False  # whether memory itself ran out while it was read, and not the budget
         self.bytes = 0
         self.place = place
         self.lies: torch.device | None = None  # known with the first tensors
@@ -75,7 +76,7 @@ class Entry:
 
     def at(self, t: float, layer: str, like: Tensor) -> dict[str, Tensor]:
         """The layer's tensors at the nearest timestep kept, on the device and in the dtype of a live tensor."""
-        return {name: x.to(like.device, non_blocking=True) for name, x in self.kept(self.nearest(t), layer, like.dtype).items()}
+        return {name: x.to(like.device) for name, x in self.kept(self.nearest(t), layer, like.dtype).items()}
 
     def nearest(self, t: float) -> float:
         """The timestep kept that is nearest to this one."""
@@ -158,7 +159,10 @@ class AppearanceCache:
         with self._lock:
             self._sweep()
             entry = self._entries.get(key)
-            if entry is None or (entry.thinned and not entry.users and self._bytes + entry.lacking <= self.budget):
+            if entry is not None and self._could_have_more(entry):
+                self._forget(key)
+                entry = None
+            if entry is None:
                 self.counts.misses += 1
                 return None
             self.counts.hits += 1
@@ -226,6 +230,9 @@ class AppearanceCache:
             beside = sum(entry.bytes for entry in held if entry.lies not in (None, ORDINARY))
             return {**vars(self.counts), "entries": len(self._entries), "bytes": self._bytes, "on_device": beside, "budget": self.budget}
 
+    def _could_have_more(self, entry: Entry) -> bool:
+        return entry.thinned and not entry.scarce and not entry.users and self._bytes + entry.lacking <= self.budget
+
     def _store(self, entry: Entry, t: float, layer: str, tensors: dict[str, Tensor]) -> None:
         with self._lock:
             need = size(tensors.values())
@@ -247,6 +254,7 @@ class AppearanceCache:
             if not ran_out(error):
                 raise
         if entry.place != "auto" or entry.lies == ORDINARY:
+            entry.scarce = True
             return False
         entry._move(ORDINARY)  # the card is full, and nobody asked for just this card
         return self._try_to_keep(entry, t, layer, tensors)

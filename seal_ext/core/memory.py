@@ -48,9 +48,11 @@ class Sent:
 
     def __init__(self, tensors: dict[str, Tensor], device: torch.device, stream: torch.cuda.Stream | None):
         self._stream = stream
+        self._there: dict[str, Tensor] = {}
         with nullcontext() if stream is None else torch.cuda.stream(stream):
-            # Only what is pinned travels by itself. It is pinned for the journey alone: torch never gives pinned memory back.
-            self._there = {name: (x if stream is None else x.pin_memory()).to(device, non_blocking=True) for name, x in tensors.items()}
+            for name, x in tensors.items():
+                # Only what is pinned travels by itself. It is pinned for the journey alone: torch never gives pinned memory back.
+                self._there[name] = x.to(device) if stream is None else x.pin_memory().to(device, non_blocking=True)
 
     @property
     def bytes(self) -> int:

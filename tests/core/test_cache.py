@@ -135,10 +135,23 @@ def test_what_became_thinner_is_read_again_where_there_is_room():
     fill(cache, "old")
     fill(cache, "new")
     assert cache.find("old").thinned
-    cache.resize(3 * ENTRY)
+    cache.resize(2 * ENTRY)
     assert cache.find("old") is None and cache.find("new") is not None
     fill(cache, "old")
-    assert cache.find("old").timesteps == STEPS and cache.bytes == held(cache) == 2 * ENTRY
+    assert cache.find("old").timesteps == cache.find("new").timesteps == STEPS and cache.bytes == held(cache) == 2 * ENTRY
+
+
+def test_what_became_thinner_because_memory_ran_out_is_not_read_again_and_again(monkeypatch):
+    cache, own = AppearanceCache(3 * ENTRY), AppearanceCache._own
+
+    def scarce(self, tensor):
+        if self.bytes > ENTRY // 2:
+            raise MemoryError
+        return own(self, tensor)
+
+    monkeypatch.setattr(AppearanceCache, "_own", scarce)
+    entry = fill(cache, "a")
+    assert entry.thinned and cache.find("a") is entry
 
 
 CARD, ELSEWHERE = torch.device("cpu"), torch.device("meta")  # stand for a card and for ordinary memory
