@@ -95,10 +95,11 @@ def draw(accordion, tab="txt2img"):
 
 def test_every_argument_has_its_component_in_order(accordion):
     drawn = draw(accordion)
-    assert [component.elem_id for component in drawn.components][FIRST:-1] == [f"script_txt2img_seal_{name}" for name in NAMES[FIRST:-1]]
-    assert [component.value for component in drawn.components][FIRST:-1] == [BY_NAME[name].default for name in NAMES[FIRST:-1]]
+    rest = [(name, part) for name, part in zip(NAMES, drawn.components, strict=True) if name in BY_NAME and name != "enabled"]
+    assert [part.elem_id for _, part in rest] == [f"script_txt2img_seal_{name}" for name, _ in rest] and len(rest) == len(BY_NAME) - 1
+    assert [part.value for _, part in rest] == [BY_NAME[name].default for name, _ in rest]
     assert drawn.components[0].label == accordion.TITLE and drawn.components[0].value is False
-    assert all(drawn.parts[name].told["info"] == BY_NAME[name].help for name in NAMES[FIRST:-1])
+    assert all(part.told["info"] == BY_NAME[name].help for name, part in rest)
 
 
 def test_ids_and_labels_are_each_there_once(accordion):
@@ -123,7 +124,7 @@ def test_drawing_it_again_is_the_same(accordion):
 LAYOUT = """mask_source preset strength appearance_prompt align anchor advanced
 group_infusion infusion start end feature threshold tau_early tau_late delta_early delta_late shape clamp rivals on_figure room limbs
 softness top_k form blocks uncond_rows hires hires_factor inner
-group_reference_pass noise seed_policy t_app cache_mb
+group_reference_pass noise seed_policy t_app cache_mb cache_place
 group_delta-bridge bridge lam lam_start lam_end lam_shape filter radius repeats gate gate_strength gate_low gate_high
 group_anchoralign alike margin hand_x hand_y hand_scale units
 group_more_pictures show_aligned show_match show_disagreement show_mask
@@ -150,7 +151,8 @@ def test_a_paste_fills_everything(accordion, store):
     given = [filled[id(part)] for part in drawn.components]
     given = [one["value"] if isinstance(one, dict) else one for one in given]
     # Forge's API makes a list of whatever stands there, as it is in the component itself: also of an update.
-    assert list(filled[id(drawn.parts["more"])]) == given[-1] and all(isinstance(one, Image.Image) for one in given[-1])
+    more = given[NAMES.index("more")]
+    assert list(filled[id(drawn.parts["more"])]) == more and all(isinstance(one, Image.Image) for one in more)
     again = parse(given)
     assert again.settings == settings and [one.hash for one in again.references] == [one.hash for one in asked]
     assert filled[id(drawn.parts["further"])]["visible"] and filled[id(drawn.parts["lost"])]["value"] == ""
@@ -181,7 +183,7 @@ def test_a_further_reference_takes_all_along_that_came_with_it(accordion, brush)
     given = ({"image": picture, "mask": mask}, None) if brush else (picture, mask)
     more, shown, *slots, said = accordion._added(None, *given, pose)
     assert slots == [None] * len(PICTURES) and shown["visible"] and said == ""
-    laid = parse([True, picture, None, None, *(BY_NAME[name].default for name in NAMES[FIRST:-1]), more]).references[1]
+    laid = parse([True, picture, None, None, *(BY_NAME[name].default for name in NAMES[FIRST : NAMES.index("more")]), more]).references[1]
     assert np.array_equal(laid.alpha > 127, DRAWN) and np.array_equal(laid.pose, POSE)
     assert len(accordion._added(more, picture, None, None)[0]) == 2
     for refused, why in (((None, mask, pose), accordion.preview.EMPTY), ((Image.new("RGB", (4, 4)), None, None), "16 pixels"),

@@ -80,7 +80,7 @@ def test_a_recorded_list_means_what_it_meant():
 
 def test_the_page_has_further_pictures_at_the_end():
     def listed(reference, mask=None, more=()):
-        return parse([True, reference, mask, None, *(BY_NAME[name].default for name in NAMES[4:-1]), more])
+        return parse([True, reference, mask, None, *(BY_NAME[name].default for name in NAMES[4 : NAMES.index("more")]), more])
 
     assert [asked.hash for asked in listed(PICTURE, more=[PICTURE]).references] == [Reference(NOISE).hash] * 2
     assert len(listed(None, more=[PICTURE]).references) == 1

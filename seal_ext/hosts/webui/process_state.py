@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable
 
-from seal_ext.core.cache import AppearanceCache
+from seal_ext.core.cache import AppearanceCache, AppearanceKey
 from seal_ext.reference import Reference
 from seal_ext.store import Store
 
 MEGABYTE = 2**20
 LATENTS = 16
+A_WHILE = 3  # generations without SeAl
 
 cache = AppearanceCache(1024 * MEGABYTE)
 store: Store | None = None  # a host says where
 _latents: OrderedDict[Hashable, object] = OrderedDict()
 _lock = threading.Lock()
+_without = 0  # how many generations in a row there were without SeAl
 
 
 def remember(reference: Reference) -> str:
@@ -46,6 +48,19 @@ def clear() -> None:
     cache.clear()
     with _lock:
         _latents.clear()
+
+
+def clear_but(weights: Collection[str]) -> None:
+    """Forget what U-Nets with other weights saw."""
+    cache.forget(lambda key: isinstance(key, AppearanceKey) and key.weights not in weights)
+
+
+def generation(with_seal: bool) -> None:
+    """A generation begins. If SeAl has been off for a while, what it keeps in memory goes."""
+    global _without
+    _without = 0 if with_seal else _without + 1
+    if _without == A_WHILE:
+        clear()
 
 
 def latent(name: Hashable, make: Callable):
