@@ -68,6 +68,8 @@ class SealScript(scripts.Script):
                     p.comment(note)
                 begun = session.begin(p, asked)
                 begun.align(controlnet.align_units(p, begun.references, begun.settings, begun.note))
+            else:
+                session.without(p)
         except SettingsError as refusal:
             session.end(p)
             session.refuse(p, str(refusal))
@@ -111,7 +113,9 @@ if not lacking:
         script_callbacks.on_before_ui(xyz.register)
         script_callbacks.on_ui_settings(options.add_section)
         script_callbacks.on_app_started(add_routes)
+        script_callbacks.on_model_loaded(session.on_model_loaded)
         script_callbacks.on_script_unloaded(process_state.clear)
+        script_callbacks.on_script_unloaded(session.hear_unloading())
         options.settle()
         process_state.detectors = controlnet.detectors
     except AttributeError as error:

@@ -21,6 +21,9 @@ class Latest(Generic[V]):
     def __contains__(self, name: Hashable) -> bool:
         return name in self._kept
 
+    def __len__(self) -> int:
+        return len(self._kept)
+
     def get(self, name: Hashable) -> V | None:
         with self._lock:
             if name in self._kept:

@@ -30,7 +30,7 @@ NAMES = (
     "softness", "top_k", "form", "blocks", "uncond_rows", "hires", "hires_factor", "inner", "noise", "seed_policy", "t_app", "cache_mb",
     "bridge", "lam", "lam_start", "lam_end", "lam_shape", "filter", "radius", "repeats", "gate", "gate_strength", "gate_low", "gate_high",
     "align", "anchor", "units", "alike", "margin", "hand_x", "hand_y", "hand_scale", "mask_source", "show_aligned", "show_match",
-    "show_disagreement", "show_mask", "more", "which", "strokes"
+    "show_disagreement", "show_mask", "more", "cache_place", "which", "strokes"
 )  # fmt: skip
 MOST_REFERENCES = 8
 Given = TypeVar("Given", bound=Sequence[Any])

@@ -30,11 +30,24 @@ class TrueGuide:
     reference: Parts
     picture: Parts
 
-    def guide(self, reference: Body | None, grid: tuple[int, int], kept: Tensor) -> Tensor:
+    def pair(self, reference: Body | None, grid: tuple[int, int], kept: Tensor) -> _Truth:
         truth = correspondence(self.reference, self.picture, *grid)
         cells = torch.tensor([grid[1], grid[0]])
-        distance = torch.cdist(truth.point.reshape(-1, 2).float(), (centres(grid) * cells)[kept.cpu()]) / EXACT
-        return logarithms((-0.5 * distance.square()).exp(), truth.visible.flatten())
+        return _Truth(truth.point.reshape(-1, 2).float(), truth.visible.flatten(), (centres(grid) * cells)[kept.cpu()])
+
+
+@dataclass(frozen=True, eq=False)
+class _Truth:
+    """Where each token of the picture truly is on the reference, in cells."""
+
+    point: Tensor
+    visible: Tensor
+    places: Tensor  # of the tokens that are kept
+    limbs: int = 1
+
+    def told(self, some: slice) -> Tensor:
+        distance = torch.cdist(self.point[some], self.places) / EXACT
+        return logarithms((-0.5 * distance.square()).exp(), self.visible[some])
 
 
 def true_guides(task: Task, moved: Camera) -> list[TrueGuide]:

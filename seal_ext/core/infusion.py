@@ -20,7 +20,23 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from .matching import BUDGET, FEATURES, THRESHOLDS, Appearance, Match, feature_of, gate, guide_at, joined, match, pieces, weight_at
+from .matching import (
+    BUDGET,
+    FEATURES,
+    FLOAT,
+    THRESHOLDS,
+    Appearance,
+    Guides,
+    Match,
+    feature_of,
+    gate,
+    guide_at,
+    guided,
+    joined,
+    match,
+    pieces,
+    weight_at,
+)
 
 FORMS = ("output", "kv", "joint")
 PER_NAT = 0.1  # how much cosine one unit of the guide's logarithm is worth in a match
@@ -73,7 +89,7 @@ class Asking:
     hidden: Tensor | None = None  # the layer's input (rows, tokens, channels), when the match is on hidden states
     yields: Tensor | None = None  # (rows, tokens) in 0 … 1: what the figure and the Δ-gate (1 − map) leave of the infusion
     watch: Watch | None = None  # is shown the match and the amounts
-    guide: Tensor | None = None  # (rows or 1, tokens, tokens of the reference): logarithms, what else makes a pair likely
+    guide: Guides | None = None  # of each row or one for all (tokens, tokens of the reference): logarithms, what else makes a pair likely
 
 
 @dataclass(frozen=True)
@@ -84,7 +100,7 @@ class Taking:
     appearance: Appearance  # as those rows see it
     matched: Match
     amount: Tensor  # δM: (rows that take part, groups, tokens)
-    guide: Tensor | None = None
+    guide: Guides | None = None
 
 
 @torch.no_grad()
@@ -92,19 +108,32 @@ def attention(q: Tensor, k: Tensor, v: Tensor, asking: Asking, appearance: Appea
     """A layer's attention (rows, heads, tokens, dim) with the reference infused."""
     taking = take(q, asking, appearance, how)
     if taking is None:
-        return F.scaled_dot_product_attention(q, k, v)
+        return plain(q, k, v, how.budget)
     if how.form == "output":
-        base, seen = F.scaled_dot_product_attention(q, k, v), attend(q[taking.rows], taking.appearance.v, taking, how)
+        base, seen = plain(q, k, v, how.budget), attend(q[taking.rows], taking.appearance.v, taking, how)
         return _put(base, taking.rows, blend(base[taking.rows], seen, taking.amount[..., None]))
     rows = taking.rows
     seen = (_joint if how.form == "joint" else _kv)(q[rows], k[rows], v[rows], taking, how)
-    return seen if len(seen) == len(q) else _put(F.scaled_dot_product_attention(q, k, v), rows, seen)
+    return seen if len(seen) == len(q) else _put(plain(q, k, v, how.budget), rows, seen)
 
 
 @torch.no_grad()
 def change(q: Tensor, k: Tensor, v: Tensor, asking: Asking, appearance: Appearance, how: Infusion) -> Tensor:
     """What the reference changes of a layer's attention, for layers whose attention somebody else computes, in whatever way."""
-    return attention(q, k, v, asking, appearance, how) - F.scaled_dot_product_attention(q, k, v)
+    return attention(q, k, v, asking, appearance, how) - plain(q, k, v, how.budget)
+
+
+def plain(q: Tensor, k: Tensor, v: Tensor, budget: int = BUDGET, beside: Callable[[slice], Tensor | None] = lambda some: None) -> Tensor:
+    """Attention (rows, heads, tokens, dim) of as many tokens at a time as the budget allows; `beside`: what is added to their logits.
+
+    The fused kernels never hold the whole matrix, but the plain one does, for every head, and which one runs is torch's choice.
+    """
+    rows, heads = q.shape[:2]
+    size = pieces(budget, rows * heads * k.shape[2] * q.element_size())
+    parts = []
+    for start, part in zip(range(0, q.shape[2], size), q.split(size, 2), strict=True):
+        parts.append(F.scaled_dot_product_attention(part, k, v, attn_mask=beside(slice(start, start + size))))
+    return joined(parts, 2)
 
 
 @torch.no_grad()
@@ -134,9 +163,10 @@ def take(q: Tensor, asking: Asking, appearance: Appearance, how: Infusion) -> Ta
         return None
     appearance = appearance.of(rows).to(q)
     query = feature_of(how.feature, q[rows], None if asking.hidden is None else asking.hidden[rows])
-    guide = asking.guide if asking.guide is None or len(asking.guide) == 1 else asking.guide[rows]
-    told = None if guide is None else guide * PER_NAT
-    matched = match(query, appearance.feature, max(how.top_k, 1), appearance.weight, how.budget, told)
+    guide = asking.guide
+    if guide is not None and len(guide) > 1:
+        guide = guide[rows] if isinstance(rows, slice) else [guide[row] for row in rows]
+    matched = match(query, appearance.feature, max(how.top_k, 1), appearance.weight, how.budget, guide, PER_NAT)
     rival = None if appearance.rivals is None else match(query, appearance.rivals, budget=how.budget)
     settled = amount(matched, rival, asking, appearance, how)
     if asking.watch is not None:
@@ -202,12 +232,7 @@ def _joint(q: Tensor, k: Tensor, v: Tensor, taking: Taking, how: Infusion) -> Te
     """One softmax over the picture's own tokens and the reference's."""
     rows, appearance = q.shape[0], taking.appearance
     keys, values = (torch.cat([own, theirs.expand(rows, -1, -1, -1)], 2) for own, theirs in ((k, appearance.k), (v, appearance.v)))
-    size = pieces(how.budget, rows * taking.amount.shape[1] * keys.shape[2] * q.element_size())
-    seen = []
-    for start, some in zip(range(0, q.shape[2], size), q.split(size, 2), strict=True):
-        beside = F.pad(_said(taking, slice(start, start + size), how, q.dtype), (k.shape[2], 0))
-        seen.append(F.scaled_dot_product_attention(some, keys, values, attn_mask=beside))
-    return joined(seen, 2)
+    return plain(q, keys, values, how.budget, lambda some: F.pad(_said(taking, some, how, q.dtype), (k.shape[2], 0)))
 
 
 def _kv(q: Tensor, k: Tensor, v: Tensor, taking: Taking, how: Infusion) -> Tensor:
@@ -215,7 +240,7 @@ def _kv(q: Tensor, k: Tensor, v: Tensor, taking: Taking, how: Infusion) -> Tenso
     share = taking.amount[..., None]
     pairs = ((k, taking.appearance.k), (v, taking.appearance.v))
     keys, values = (blend(own, attend(q, theirs, taking, how), share) for own, theirs in pairs)
-    return F.scaled_dot_product_attention(q, keys, values)
+    return plain(q, keys, values, how.budget)
 
 
 def _said(taking: Taking, some: slice, how: Infusion, dtype: torch.dtype) -> Tensor:
@@ -227,7 +252,7 @@ def _said(taking: Taking, some: slice, how: Infusion, dtype: torch.dtype) -> Ten
         said = torch.full_like(said, _NOTHING).scatter(-1, index, said[..., :1].expand_as(index))
     if appearance.weight is not None:
         said = said + _log(appearance.weight, dtype)[:, None, None]
-    return said if taking.guide is None else said + taking.guide[:, None, some].to(dtype)
+    return said if taking.guide is None else said + guided(taking.guide, some, appearance.tokens)[:, None].to(dtype)
 
 
 # ---- A_app
@@ -243,22 +268,20 @@ def attend(q: Tensor, values: Tensor, taking: Taking, how: Infusion) -> Tensor:
 
 
 def _attend_all(q: Tensor, values: Tensor, taking: Taking, budget: int) -> Tensor:
-    (rows, heads), appearance = q.shape[:2], taking.appearance
-    keys, values = appearance.k.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1)
+    rows, appearance = q.shape[0], taking.appearance
     bias = None if appearance.weight is None else _log(appearance.weight, q.dtype)[:, None, None]
-    # The fused kernels never hold the whole matrix, but the plain one does, and which one runs is torch's choice.
-    size = pieces(budget, rows * heads * appearance.tokens * q.element_size())
-    parts = []
-    for start, part in zip(range(0, q.shape[2], size), q.split(size, dim=2), strict=True):
-        told = None if taking.guide is None else taking.guide[:, None, start : start + size].to(q.dtype)
-        mask = told if bias is None else bias if told is None else bias + told
-        parts.append(F.scaled_dot_product_attention(part, keys, values, attn_mask=mask))
-    return joined(parts, 2)
+
+    def beside(some: slice) -> Tensor | None:
+        told = None if taking.guide is None else guided(taking.guide, some, appearance.tokens)[:, None].to(q.dtype)
+        return told if bias is None else bias if told is None else bias + told
+
+    return plain(q, appearance.k.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), budget, beside)
 
 
 def _attend_matched(q: Tensor, values: Tensor, taking: Taking, budget: int) -> Tensor:
     heads, dim, index = q.shape[1], q.shape[3], taking.matched.index
-    size = pieces(budget, q.shape[0] * heads * index.shape[-1] * dim * q.element_size())
+    told = 0 if taking.guide is None else len(taking.guide) * taking.appearance.tokens * FLOAT
+    size = pieces(budget, max(told, q.shape[0] * heads * index.shape[-1] * dim * q.element_size()))
     parts = []
     starts = range(0, q.shape[2], size)
     for start, some, chosen in zip(starts, q.split(size, dim=2), index.split(size, dim=2), strict=True):
@@ -267,7 +290,8 @@ def _attend_matched(q: Tensor, values: Tensor, taking: Taking, budget: int) -> T
         if taking.appearance.weight is not None:
             logits = logits + _log(weight_at(taking.appearance.weight, chosen), logits.dtype)
         if taking.guide is not None:
-            logits = logits + guide_at(taking.guide[:, start : start + size], chosen).to(logits.dtype)
+            guide = guided(taking.guide, slice(start, start + size), taking.appearance.tokens)
+            logits = logits + guide_at(guide, chosen).to(logits.dtype)
         shares = logits.float().softmax(-1).to(q.dtype)
         parts.append((shares[..., None, :] @ _taken(values, chosen, heads))[..., 0, :])
     return joined(parts, 2)

@@ -7,12 +7,15 @@ whole, and the guide does the rest, limb by limb.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .matching import FLOAT, joined, pieces
 from .proportions import FLESH, limb_lengths
 from .skeleton import KNEES_AND_ANKLES, L_HIP, NECK, NOSE, R_HIP, Skeleton
 
@@ -24,6 +27,7 @@ NEAR = 0.2  # how exact the guide is, in torso lengths
 COARSE = 0.7  # … and in tokens at least
 FLOOR = 1e-3  # a place far from the expected one is this much less likely, but not impossible
 REACH = 2.0  # beyond so many radii from every limb the guide says nothing
+PIECE = 64 * 2**20  # bytes that the guide's temporaries may take, which are as large for every limb as the guide itself
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,29 +54,32 @@ class Body:
             return None
         return cls(np.nan_to_num(start), np.nan_to_num(along), seen, float(unit), _turned(points, along[TORSO] if seen[TORSO] else None))
 
-    @torch.no_grad()
-    def guide(self, reference: Body | None, grid: tuple[int, int], kept: Tensor) -> Tensor:
-        """How likely a token of this body's picture finds its like at a kept token of the reference: logarithms (tokens, kept) of shares
-        whose mean is 1, so that the guide changes where a token looks and not how much it takes.
-
-        Both bodies in shares of the canvas, on which both pictures lie alike; `kept`: the numbers of the reference's tokens on the grid.
-        """
-        shared = np.flatnonzero(self.seen & reference.seen if reference is not None else False)
-        if reference is None or not len(shared):
-            return torch.zeros(grid[0] * grid[1], len(kept))
+    def pair(self, reference: Body | None, grid: tuple[int, int], kept: Tensor) -> Pair:
+        """What a guide says of this body's picture and one reference, of which the tokens with these numbers are kept."""
         place = centres(grid)
-        expected, far = _expected(self, reference, shared, place)  # (limb, tokens, 2), (limb, tokens)
+        shared = np.flatnonzero(self.seen & reference.seen) if reference is not None else np.zeros(0, int)
+        if reference is None or not len(shared):
+            return Nothing(len(kept), kept.device)
+        expected, far = _expected(self, reference, shared, place)
         exact = max(NEAR * reference.unit, COARSE / max(grid))
-        distance = torch.cdist(expected, place[kept.cpu()].expand(len(shared), -1, -1)) / exact
-        belongs = (-far.square()).softmax(0) * (far.amin(0) < REACH)
-        likely = (belongs[..., None] * (-0.5 * distance.square()).exp()).sum(0)
-        return logarithms(likely, far.amin(0) < REACH)
+        return _Limbs(expected.to(kept.device), far.to(kept.device), place.to(kept.device)[kept], exact)
+
+
+class Pair(Protocol):
+    """What a guide says of a picture and one reference."""
+
+    @property
+    def limbs(self) -> int:
+        """How many tensors as large as what is told are needed to tell it."""
+
+    def told(self, some: slice) -> Tensor:
+        """Of these tokens of the picture and the reference's kept ones: logarithms (tokens, kept)."""
 
 
 def logarithms(likely: Tensor, said: Tensor) -> Tensor:
     """What is likely (tokens, kept) as a guide; where nothing is said of a token, it looks everywhere."""
     likely = likely.clamp(min=FLOOR)
-    return torch.where(said[:, None], (likely / likely.mean(1, keepdim=True)).log(), torch.zeros(()))
+    return torch.where(said[:, None], (likely / likely.mean(1, keepdim=True)).log(), likely.new_zeros(()))
 
 
 def _turned(points: np.ndarray, torso: np.ndarray | None) -> float:
@@ -84,6 +91,81 @@ def _turned(points: np.ndarray, torso: np.ndarray | None) -> float:
     legs = np.nan_to_num(points[list(KNEES_AND_ANKLES)] - middle).sum(0) / 4
     across, down = (float(torso[0] * side[1] - torso[1] * side[0]) for side in (right_less_left, legs))
     return across if abs(across) > abs(down) else down
+
+
+class Guide:
+    """How likely a token of the picture finds its like at a kept token of its references: logarithms (tokens, kept) of shares whose mean
+    is 1, so that the guide changes where a token looks and not how much it takes.
+
+    Of the bodies in shares of the canvas, on which all pictures lie alike, and for each reference the numbers of its tokens on the grid.
+    Only coordinates are kept: `guide[a:b]` is made for tokens a to b of the picture when somebody looks, until `keep` keeps the whole.
+    """
+
+    def __init__(
+        self, picture: Body | None, references: Sequence[tuple[Body | None, Tensor]], grid: tuple[int, int], strength: float = 1.0,
+        device: torch.device | str = "cpu",
+    ):  # fmt: skip
+        self.shape = grid[0] * grid[1], sum(len(kept) for _, kept in references)
+        self.bytes = self.shape[0] * self.shape[1] * FLOAT
+        self._strength = strength
+        each = ((body, kept.to(device)) for body, kept in references)
+        self._pairs = [Nothing(len(kept), kept.device) if picture is None else picture.pair(body, grid, kept) for body, kept in each]
+        self._whole: Tensor | None = None
+
+    @property
+    def whole(self) -> bool:
+        return self._whole is not None
+
+    def keep(self) -> None:
+        """Make it once, and keep all of it."""
+        self._whole = self[:]
+
+    @torch.no_grad()
+    def __getitem__(self, some: slice) -> Tensor:
+        if self._whole is not None:
+            return self._whole[some]
+        first, last, _ = some.indices(self.shape[0])
+        limbs = max(pair.limbs for pair in self._pairs)
+        step = pieces(PIECE, self.shape[1] * FLOAT * max(limbs, 1))
+        made = [self._made(slice(start, min(start + step, last))) for start in range(first, last, step)]
+        return joined(made, 0)
+
+    def _made(self, some: slice) -> Tensor:
+        return joined([pair.told(some) for pair in self._pairs], 1) * self._strength
+
+
+@dataclass(frozen=True, eq=False)
+class Nothing:
+    """Where joints are not known, each token looks everywhere."""
+
+    kept: int
+    device: torch.device
+    limbs: int = 0
+
+    def told(self, some: slice) -> Tensor:
+        return torch.zeros(some.stop - some.start, self.kept, device=self.device)
+
+
+@dataclass(frozen=True, eq=False)
+class _Limbs:
+    """Two bodies: for every limb that both show where the picture's tokens are on the reference, and how many radii outside the limb."""
+
+    expected: Tensor  # (limb, tokens, 2)
+    far: Tensor  # (limb, tokens)
+    places: Tensor  # (kept, 2)
+    exact: float
+
+    @property
+    def limbs(self) -> int:
+        return len(self.far)
+
+    def told(self, some: slice) -> Tensor:
+        expected, far = self.expected[:, some], self.far[:, some]
+        distance = torch.cdist(expected, self.places.expand(self.limbs, -1, -1)) / self.exact
+        said = far.amin(0) < REACH
+        belongs = (-far.square()).softmax(0) * said
+        likely = (belongs[..., None] * (-0.5 * distance.square()).exp()).sum(0)
+        return logarithms(likely, said)
 
 
 def centres(grid: tuple[int, int]) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -12,9 +13,19 @@ from torch import Tensor
 
 FEATURES = ("hidden", "qk", "qk_per_head")
 THRESHOLDS = ("cosine", "quantile")
+FLOAT = 4  # bytes
 BUDGET = 256 * 2**20  # bytes that one matrix of similarities or attention weights may take
 
 _FORBIDDEN = -4.0  # added to a cosine, stays below every allowed one, also below those of a weak reference
+
+
+class Sliced(Protocol):
+    """(tokens, tokens of the reference), of which some tokens are looked at together."""
+
+    def __getitem__(self, some: slice, /) -> Tensor: ...
+
+
+Guides = Tensor | Sequence[Sliced]  # one for each row, or one for all
 
 
 @dataclass(frozen=True)
@@ -133,14 +144,16 @@ def _longer(x: Tensor, tokens: int) -> Tensor:
 
 @torch.no_grad()
 def match(
-    query: Tensor, key: Tensor, top_k: int = 1, weight: Tensor | None = None, budget: int = BUDGET, guide: Tensor | None = None
-) -> Match:
+    query: Tensor, key: Tensor, top_k: int = 1, weight: Tensor | None = None, budget: int = BUDGET, guide: Guides | None = None,
+    worth: float = 1.0,
+) -> Match:  # fmt: skip
     """sim_i = max_j cos(q_i, k_app,j) and the top-k j.
 
     query: (rows, groups, tokens, width) and key: (references, groups, tokens of the reference, width), both of unit length;
     `references` is 1 when all rows share them. weight: (references, tokens of the reference) in 0 … 1; 0 never competes, and a
-    reference of weight w competes with its cosine less 1 − w, so that a weak one wins only where it fits much better. guide: (rows or 1,
-    tokens, tokens of the reference), what else speaks for a pair; it is added to the cosines that compete, not to the one that comes back.
+    reference of weight w competes with its cosine less 1 − w, so that a weak one wins only where it fits much better. guide: for each row
+    or for all (tokens, tokens of the reference), what else speaks for a pair; times its worth it is added to the cosines that compete, not
+    to the one that comes back.
     """
     rows, shared, tokens = query.shape[0], key.shape[0] == 1, query.shape[2]
     if shared:  # one long list of queries, instead of a copy of the keys for every row
@@ -148,29 +161,43 @@ def match(
     kind = _matching_dtype(query)
     key = key.to(kind).transpose(-1, -2)
     handicap = None if weight is None else torch.where(weight > 0, weight - 1, _FORBIDDEN)[:, None, None].to(kind)
-    size = pieces(budget, query.shape[0] * query.shape[1] * key.shape[-1] * (4 if kind == torch.float32 else 2))
+    size = pieces(budget, query.shape[0] * query.shape[1] * key.shape[-1] * FLOAT)
     starts = range(0, query.shape[2], size)
     found = []
     for start, part in zip(starts, query.split(size, dim=2), strict=True):
-        extra = [handicap, None if guide is None else _guided(guide, start, part.shape[2], tokens, shared).to(kind)]
-        found.append(_ranked(part.to(kind), key, extra, min(top_k, key.shape[-1])))
-    rank, index = joined([part[0] for part in found], 2), joined([part[1] for part in found], 2)
+        some = slice(start, start + part.shape[2])
+        extra, said = [] if handicap is None else [handicap], None
+        if guide is not None:
+            said = worth * (_of_list(guide, some, tokens) if shared else guided(guide, some, key.shape[-1]))
+            extra.append(said[:, None].to(kind))
+        value, index = _ranked(part.to(kind), key, extra, min(top_k, key.shape[-1]))
+        found.append((value, index, value if said is None else guide_at(said, index[..., :1])[..., 0]))
+    rank, index, told = (joined(parts, 2) for parts in zip(*found, strict=True))
     if shared:
         index = rearrange(index, "1 groups (rows tokens) k -> rows groups tokens k", rows=rows)
-        rank = rearrange(rank, "1 groups (rows tokens) -> rows groups tokens", rows=rows)
+        rank, told = (rearrange(x, "1 groups (rows tokens) -> rows groups tokens", rows=rows) for x in (rank, told))
     if weight is not None:
         rank = rank + 1 - weight_at(weight, index[..., :1])[..., 0]
     if guide is not None:
-        rank = rank - guide_at(guide, index[..., :1])[..., 0]
+        rank = rank - told
     return Match(rank.clamp(max=1), index)  # rounding may say 1.0000001, and τ = 1 has to close the gate
 
 
-def _guided(guide: Tensor, start: int, count: int, tokens: int, shared: bool) -> Tensor:
-    """The guide of some queries: of these tokens of every row, or of these places in the long list of all rows' tokens."""
-    if not shared:
-        return guide[:, None, start : start + count]
-    place = torch.arange(start, start + count, device=guide.device)
-    return guide[place // tokens if len(guide) > 1 else torch.zeros_like(place), place % tokens][None, None]
+def guided(guide: Guides, some: slice, tokens: int) -> Tensor:
+    """The guide of some tokens: (rows or 1, these tokens, so many tokens of the reference). Shorter lists of those are filled up."""
+    if len(guide) == 1:
+        return guide[0][some][None]
+    rows = [row[some] for row in guide]
+    return torch.stack([F.pad(row, (0, tokens - row.shape[1])) for row in rows])
+
+
+def _of_list(guide: Guides, some: slice, tokens: int) -> Tensor:
+    """The guide of some places in the long list of all rows' tokens: (1, these places, tokens of the reference)."""
+    parts = []
+    for row in range(some.start // tokens, (some.stop - 1) // tokens + 1):
+        first, last = max(some.start - row * tokens, 0), min(some.stop - row * tokens, tokens)
+        parts.append(guide[row if len(guide) > 1 else 0][first:last])
+    return joined(parts, 0)[None]
 
 
 def guide_at(guide: Tensor, index: Tensor) -> Tensor:
@@ -178,11 +205,10 @@ def guide_at(guide: Tensor, index: Tensor) -> Tensor:
     return guide[:, None].expand(index.shape[0], index.shape[1], -1, -1).gather(3, index)
 
 
-def _ranked(query: Tensor, key: Tensor, extra: Sequence[Tensor | None], k: int) -> tuple[Tensor, Tensor]:
+def _ranked(query: Tensor, key: Tensor, extra: Sequence[Tensor], k: int) -> tuple[Tensor, Tensor]:
     rank = query @ key  # (references, groups, some tokens, tokens of the reference)
     for more in extra:
-        if more is not None:
-            rank += more
+        rank += more
     value, index = rank.max(-1, keepdim=True) if k == 1 else rank.topk(k, dim=-1)
     return value[..., 0].float(), index
 

@@ -14,20 +14,24 @@ from torch import Tensor
 
 from seal_ext.core.cache import AppearanceCache, AppearanceKey, Entry
 from seal_ext.core.delta import DeltaGate, add_delta
-from seal_ext.core.limbs import Body
+from seal_ext.core.limbs import Body, Guide
+from seal_ext.core.memory import ran_out
 from seal_ext.core.schedule import Progress
 from seal_ext.layers import Layers
 from seal_ext.settings import Settings
 
+from .fetching import Fetching
 from .parts import APPEARANCE, CONDITIONAL, UNCONDITIONAL, Encoded, Host, Row
 from .reading import Reading
 from .step import Step, Watch
 
-__all__ = ["APPEARANCE", "CONDITIONAL", "UNCONDITIONAL", "Encoded", "Host", "Row", "Run", "Step", "Watch"]
+__all__ = ["APPEARANCE", "CONDITIONAL", "RAN_OUT", "UNCONDITIONAL", "Encoded", "Host", "Row", "Run", "Step", "Watch"]
 
 ROUNDING = 1e-4  # of the noise, whose size is 1: what predictions from the same words may differ by
 SAME_WORDS = ("Delta-Bridge had no effect: another extension gave the reference prompt the same words as the prompt. Describe the "
               "difference in that extension's own fields.")  # fmt: skip
+RAN_OUT = ("Memory ran out. SeAl has given back what it kept of references and takes no further part in this picture. Draw a smaller "
+           "picture, or set *Cache lies in* to `ordinary memory`.")  # fmt: skip
 
 
 class Run:
@@ -61,11 +65,13 @@ class Run:
         self.low_pass = settings.low_pass()
         self.gate = DeltaGate(settings.disagreement()) if settings.gate else None
         self.entries: list[list[tuple[Encoded, Entry]]] = []  # of every image: references and what the U-Net saw of them
-        self.guides: dict[tuple, Tensor] = {}  # the limb guides made so far
+        self.guides: dict[tuple, Guide] = {}  # the limb guides made so far
+        self.fetching = Fetching(self.levels)
         self.now: Step | None = None
         self.notes: list[str] = []  # plain sentences for the user
         self._moved: Tensor | None = None  # how large Δ was at most, beside the noise
         self.closed = False
+        self.short = False  # whether memory ran out
 
     def read_references(self, host: Host) -> None:
         """Fill the cache with what the U-Net sees of each reference at T_app."""
@@ -73,8 +79,9 @@ class Run:
         alone = settings.noise == "noised" and settings.seed_policy == "image"
         if len(self.references) < len(images) and (alone or len(set(map(self._key, images))) > 1):
             self.references = self.references * len(images)  # each image reads for itself, since it reads with other words or other noise
-        reading = Reading(settings, self.references, self._cache, self._key, self.levels, self._seeds, self.layers, self.note)
-        self.entries = reading.entries(host)
+        reading = Reading(settings, self.references, self._cache, self._key, self.levels, self._seeds, self.layers, self.note, self)
+        with self._ending_where_memory_does():
+            self.entries = reading.entries(host)
 
     def note(self, sentence: str) -> None:
         """Something the user should read, once."""
@@ -83,16 +90,33 @@ class Run:
 
     def bridging(self, t: float) -> float:
         """λ of a model call at timestep t. Where it is 0 the host need not add rows conditioned on c_app."""
-        return self.lam(Progress.at(t, self.levels))
+        return 0.0 if self.short else self.lam(Progress.at(t, self.levels))
 
     @contextmanager
     def step(self, t: float, rows: Sequence[Row], latent: tuple[int, int], hires: bool = False) -> Iterator[Step]:
         """A model call at timestep t, with these rows: inside, the layers are infused."""
+        self.fetching.begin((entry for group in self.entries for _, entry in group), t)
         self.now = Step(self, t, tuple(rows), latent, hires)
         if self.gate and self.now.progress.gamma > self.settings.lam_start and self.lam(self.now.progress) == 0:
             self.gate.freeze()
-        with self.layers.answering(self.now.answer):
+        with self._ending_where_memory_does(), self.layers.answering(self.now.answer):
             yield self.now
+
+    @contextmanager
+    def _ending_where_memory_does(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            if ran_out(error):  # whoever asked for it: others' pictures go on, and ours can be read again
+                self.ran_out()
+            raise
+
+    def ran_out(self) -> None:
+        """Give back all that is kept of references, and take no further part."""
+        self.short = True
+        self.note(RAN_OUT)
+        self._release()
+        self._cache.clear()
 
     def bridged(self, gen: Tensor, app: Tensor, lam: float, to_epsilon: float = 1.0) -> Tensor:
         """λ·LowPass(Δ) of one model call, to be added to the guided prediction; the Δ-gate learns from it.
@@ -110,5 +134,11 @@ class Run:
         """Let go of everything the run held; the cache keeps what it kept. The last notes are there afterwards."""
         if self._moved is not None and float(self._moved) < ROUNDING:
             self.note(SAME_WORDS)
-        self.entries, self.now, self._moved, self.closed = [], None, None, True
+        self.now, self._moved, self.closed = None, None, True
+        self._release()
+
+    def _release(self) -> None:
+        self.entries = []
         self.guides.clear()
+        self.fetching.end()
+        self._cache.let_go(self)

@@ -32,6 +32,7 @@ class Reading:
     seeds: Sequence[int]
     layers: Layers
     note: Callable[[str], None]
+    user: object = None  # who holds the entries from now on
 
     @torch.no_grad()
     def entries(self, host: Host) -> list[list[tuple[Encoded, Entry]]]:
@@ -40,10 +41,12 @@ class Reading:
         plan = [(image, number, reference) for image, group in enumerate(self.references) for number, reference in enumerate(group)]
         found: list[list[tuple[Encoded, Entry]]] = [[] for _ in self.references]
         for done, (image, number, reference) in enumerate(plan):
-            key = self._key(image, number, reference, steps)
-            entry = self.cache.find(key)
-            if entry is None:
-                with self.cache.filling(key, steps) as filling:
+            key, place = self._key(image, number, reference, steps), self.settings.cache_place
+            entry = self.cache.find(key, self.user)
+            if entry is not None:
+                self.cache.lay(entry, place, reference.latent.device)
+            else:
+                with self.cache.filling(key, steps, self.user, place) as filling:
                     for count, t in enumerate(steps):
                         host.tell(done * len(steps) + count, len(plan) * len(steps))
                         if filling.wants(t):
@@ -51,10 +54,10 @@ class Reading:
                 entry = filling.entry
             if entry.off:
                 self.note(entry.off)
-                continue
-            if entry.thinned:
-                self.note(THINNED)
-            found[image].append((reference, entry))
+            else:
+                found[image].append((reference, entry))
+        if any(entry.thinned for group in found for _, entry in group):  # perhaps only when a later one was read
+            self.note(THINNED)
         host.tell(len(plan) * len(steps), len(plan) * len(steps))
         return found
 
@@ -99,7 +102,8 @@ class _Keeping:
     def answer(self, call: AttentionCall) -> Tensor:
         if self.blocks.weight(call.site.part, call.site.index) > 0:
             k, v = call.kv()
-            kept = self._appearance(Appearance(k, v, feature_of(self.settings.feature, k, call.hidden)))
+            feature = feature_of(self.settings.feature, k, call.hidden).to(k.dtype)  # under autocast hidden states are in full precision
+            kept = self._appearance(Appearance(k, v, feature))
             parts = {"k": kept.k, "v": kept.v, "feature": kept.feature, "rivals": kept.rivals}
             self.filling.store(self.t, call.site.name, **{name: x for name, x in parts.items() if x is not None})
         return call.clean()

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from seal_ext.core.cache import Entry
-from seal_ext.core.infusion import Asking, attention, attention_after, change, negative_share
+from seal_ext.core.infusion import Asking, attention, attention_after, change, negative_share, plain
+from seal_ext.core.limbs import Guide
 from seal_ext.core.matching import Appearance, Match, row_by_row, subject_tokens, to_tokens, together, token_grid
+from seal_ext.core.memory import ran_out
 from seal_ext.core.schedule import Progress
 from seal_ext.layers import AttentionCall, Site
 
@@ -26,6 +27,7 @@ Watch = Callable[["Step", Site, Match, Tensor], None]
 SPLIT = "Another extension splits the picture's batch inside the U-Net. SeAl leaves those parts alone."
 MERGED = ("Tokens are merged (ToMe), or an extension changes how many tokens a layer has. There SeAl does not know what is where: *Only on "
           "the figure*, the Δ-gate and the limb guide do nothing.")  # fmt: skip
+GUIDES = 64 * 2**20  # bytes of limb guides that a run keeps whole; of larger ones it keeps coordinates
 
 
 @dataclass
@@ -37,7 +39,6 @@ class Step:
     rows: tuple[Row, ...]
     latent: tuple[int, int]
     hires: bool = False
-    appearances: dict[str, Appearance] = field(default_factory=dict)  # of the layers seen so far
     left: dict[tuple[int, int], Tensor] = field(default_factory=dict)  # what figure and Δ-gate leave, on the grids seen so far
 
     def __post_init__(self) -> None:
@@ -52,7 +53,7 @@ class Step:
 
     def weight(self, site: Site) -> float:
         """How strongly a site is infused in this call; 0: it is left alone."""
-        if self.infusion.idle or not any(self.weights) or site.kind != "self":
+        if self.infusion.idle or not any(self.weights) or site.kind != "self" or self.run.short:
             return 0.0
         return self.run.blocks.weight(site.part, site.index)
 
@@ -64,6 +65,9 @@ class Step:
         if len(call.hidden) != len(self.rows):
             self.run.note(SPLIT)
             return call.own()
+        return self._or_without(lambda: self._infused(call, weight), call.own)
+
+    def _infused(self, call: AttentionCall, weight: float) -> Tensor:
         how, q = replace(self.infusion, block=weight), call.q()
         given = self.asking(call.site, q, call.hidden), self.appearance(call.site, q), how
         if how.form == "output" and how.feature != "qk_per_head":
@@ -75,9 +79,9 @@ class Step:
             q, k, v = q.float(), k.float(), v.float()
         with call.exactly():
             seen = attention(q, k, v, *given).to(dtype)
-            plain = None if call.is_plain else F.scaled_dot_product_attention(q, k, v).to(dtype)
+            alone = None if call.is_plain else plain(q, k, v).to(dtype)
         # Where somebody else has a hand in the layer, his result stands, and what the reference changes of the host's is added.
-        return call.out(seen) if plain is None else call.own() + call.out(seen) - call.out(plain)
+        return call.out(seen) if alone is None else call.own() + call.out(seen) - call.out(alone)
 
     def upon(self, site: Site, base: Tensor, q: Tensor, k: Tensor, v: Tensor, hidden: Tensor) -> Tensor:
         """Another extension's attention (rows, heads, tokens, dim) of these q, k and v, and what the reference changes of the host's."""
@@ -85,7 +89,19 @@ class Step:
         if not weight or len(q) != len(self.rows):
             return base
         how = replace(self.infusion, block=weight)
-        return base + change(q, k, v, self.asking(site, q, hidden), self.appearance(site, q), how)
+        return self._or_without(
+            lambda: base + change(q, k, v, self.asking(site, q, hidden), self.appearance(site, q), how), lambda: base
+        )  # fmt: skip
+
+    def _or_without(self, infused: Callable[[], Tensor], alone: Callable[[], Tensor]) -> Tensor:
+        """A layer's result infused, or without SeAl from here on where there is not enough memory for it."""
+        try:
+            return infused()
+        except Exception as error:
+            if not ran_out(error):
+                raise
+        self.run.ran_out()
+        return alone()
 
     # ---- what a layer asks with, and what it finds
 
@@ -96,15 +112,12 @@ class Step:
 
     def appearance(self, site: Site, like: Tensor) -> Appearance:
         """What the U-Net saw at the nearest timestep read, as the rows of this call see it."""
-        kept = self.appearances.get(site.name)
-        if kept is None:
-            images = [self._of_image(entries, site, like) for entries in self.run.entries]
-            kept = images[0] if len(images) == 1 else row_by_row([images[row.image] for row in self.rows])
-            self.appearances[site.name] = kept
-        return kept
+        images = [self._of_image(entries, site, like) for entries in self.run.entries]
+        return images[0] if len(images) == 1 else row_by_row([images[row.image] for row in self.rows])
 
     def _of_image(self, entries: Sequence[tuple[Encoded, Entry]], site: Site, like: Tensor) -> Appearance:
-        return together([Appearance(**entry.at(self.t, site.name, like)).weighted(seen.weight) for seen, entry in entries])
+        fetched = ((seen, self.run.fetching.at(entry, self.t, site.name, like)) for seen, entry in entries)
+        return together([Appearance(**tensors).weighted(seen.weight) for seen, tensors in fetched])
 
     def _left(self, tokens: int) -> Tensor | None:
         """What the figure's place and the Δ-gate leave of the infusion, for every row's tokens."""
@@ -120,25 +133,24 @@ class Step:
             self.left[grid] = (rows[0] if len(rows) == 1 else rows[0] * rows[1]).expand(len(images), -1)
         return self.left[grid]
 
-    def _guide(self, q: Tensor) -> Tensor | None:
+    def _guide(self, q: Tensor) -> list[Guide] | None:
         """The limb guide of every row, or one for all; None where joints are not known."""
         run, grid = self.run, token_grid(q.shape[2], *self.latent)
         if grid is None or not run.settings.limbs or not any(run.bodies):
             return None
-        alone = len(run.entries) == len(run.bodies) == 1
-        images = (0,) if alone else tuple(row.image for row in self.rows)
-        if (grid, images) not in run.guides:
-            rows = [self._guide_of(image, grid) for image in images]
-            longest = max(row.shape[1] for row in rows)
-            told = torch.stack([F.pad(row, (0, longest - row.shape[1])) for row in rows])
-            run.guides[grid, images] = (told * run.settings.limbs).to(q.device)
-        return run.guides[grid, images]
+        guides = [self._guide_of(row.image, grid, q.device) for row in self.rows]
+        return guides if any(guide is not guides[0] for guide in guides) else guides[:1]
 
-    def _guide_of(self, image: int, grid: tuple[int, int]) -> Tensor:
-        run, parts = self.run, []
-        body = run.bodies[image if len(run.bodies) > 1 else 0]
-        for seen, _ in run.entries[image if len(run.entries) > 1 else 0]:
-            subject = torch.ones(math.prod(grid)) if seen.mask is None else subject_tokens(seen.mask[None], grid)[0]
-            kept = subject.nonzero()[:, 0].cpu()
-            parts.append(torch.zeros(math.prod(grid), len(kept)) if body is None else body.guide(seen.body, grid, kept))
-        return torch.cat(parts, 1)
+    def _guide_of(self, image: int, grid: tuple[int, int], device: torch.device) -> Guide:
+        run = self.run
+        body, group = image if len(run.bodies) > 1 else 0, image if len(run.entries) > 1 else 0
+        if (body, group, grid) not in run.guides:
+            references = []
+            for seen, _ in run.entries[group]:
+                subject = torch.ones(math.prod(grid)) if seen.mask is None else subject_tokens(seen.mask[None], grid)[0]
+                references.append((seen.body, subject.nonzero()[:, 0].cpu()))
+            made = Guide(run.bodies[body], references, grid, run.settings.limbs, device)
+            if sum(guide.bytes for guide in run.guides.values() if guide.whole) + made.bytes <= GUIDES:
+                made.keep()
+            run.guides[body, group, grid] = made
+        return run.guides[body, group, grid]

@@ -8,6 +8,7 @@ from seal_ext.core.blocks import Blocks
 from seal_ext.core.delta import FILTERS
 from seal_ext.core.infusion import FORMS
 from seal_ext.core.matching import FEATURES, THRESHOLDS
+from seal_ext.core.memory import PLACES
 from seal_ext.core.schedule import SHAPES, AppearanceSteps
 from seal_ext.units import Units
 
@@ -89,6 +90,9 @@ class Table:
     cache_mb: int = row(1024, READING, "Cache (MB)", "Memory for what was read of references. If it is too small, fewer steps of a "
         "reference are kept. While you leave this at its default, the WebUI's Settings and --seal-cache-mb decide.", low=0, high=65536,
         step=64, axis=False)
+    cache_place: str = row("auto", READING, "Cache lies in", "Where that memory is. `auto` takes the graphics card's while enough of it is "
+        "free, and ordinary memory otherwise. From there each step's part is brought to the card while the step before it runs. Pictures "
+        "are the same.", choices=PLACES, axis=False)
 
     bridge: bool = row(True, BRIDGE, "Delta-Bridge", "Steer towards what your prompt says and the reference prompt does not say.")
     lam: float = row(0.5, BRIDGE, "λ", "How strongly Delta-Bridge steers when it starts.", low=0.0, high=16.0, step=0.1)

@@ -9,6 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from seal_ext.core import cache as module
+from seal_ext.core import memory
 from seal_ext.core.cache import AppearanceCache, AppearanceKey, fingerprint
 
 STEPS = (900.0, 700.0, 500.0, 300.0, 100.0)
@@ -24,12 +26,12 @@ def live_bytes(*entries):
 
 
 def held(cache):
-    return live_bytes(*cache._entries.values(), *cache._filling.values())
+    return live_bytes(*cache._entries.values(), *cache._filling, *cache._forgotten)
 
 
-def fill(cache, key, steps=STEPS, size=PIECE):
+def fill(cache, key, steps=STEPS, size=PIECE, user=None, place="auto"):
     """What a host does: a U-Net pass at every timestep wanted."""
-    with cache.filling(key, steps) as filling:
+    with cache.filling(key, steps, user, place) as filling:
         for t in steps:
             if filling.wants(t):
                 filling.passed()
@@ -46,7 +48,8 @@ def test_a_reference_is_read_once_and_found_again():
     entry = cache.find("a")
     kept = entry.at(690, "up.0", torch.zeros(1))
     assert kept["k"][0] == 700 and kept["v"][0] == -700
-    assert cache.stats() == {"hits": 1, "misses": 1, "passes": 5, "thinned": 0, "evicted": 0, "entries": 1, "bytes": ENTRY, "budget": ENTRY}
+    sizes = {"entries": 1, "bytes": ENTRY, "on_device": 0, "budget": ENTRY}
+    assert cache.stats() == {"hits": 1, "misses": 1, "passes": 5, "thinned": 0, "evicted": 0, **sizes}
 
 
 @settings(max_examples=60, deadline=None)
@@ -87,6 +90,126 @@ def test_a_reference_too_large_keeps_fewer_steps_and_saves_their_passes():
     entry = fill(cache, "a")
     assert entry.thinned and entry.timesteps == (300.0,) and not entry.off
     assert cache.counts.passes < len(STEPS) and cache.find("a") is entry
+
+
+class Run:
+    """Who draws with entries."""
+
+
+def test_what_is_read_beside_what_is_held_thins_both_and_never_exceeds_the_budget():
+    cache, run = AppearanceCache(ENTRY * 3 // 2), Run()
+    fill(cache, "others")
+    entries = [fill(cache, "a", user=run), fill(cache, "b", user=run)]
+    assert cache.find("others") is None and {len(entry.timesteps) for entry in entries} == {2, 5}
+    entries += [fill(cache, key, user=run) for key in "cd"]
+    assert all(entry.timesteps and not entry.off for entry in entries) and cache.bytes == held(cache) <= cache.budget
+    more = [fill(cache, number, user=run) for number in range(20)]
+    assert more[-1].off and not more[-1].timesteps and all(entry.timesteps for entry in entries)  # what is drawn with stays
+    cache.let_go(run)
+    fill(cache, "next")
+    assert cache.find("next").timesteps == STEPS and cache.bytes == held(cache) == live_bytes(*cache._entries.values()) <= cache.budget
+
+
+@pytest.mark.parametrize("how", [lambda cache: cache.clear(), lambda cache: cache.resize(0), lambda cache: fill(cache, "a")])
+def test_what_a_run_draws_with_stays_and_counts_until_it_lets_go(how):
+    cache, run = AppearanceCache(3 * ENTRY), Run()
+    fill(cache, "a")
+    entry = cache.find("a", run)
+    how(cache)
+    assert entry.timesteps == STEPS and cache.bytes == held(cache) >= ENTRY
+    cache.let_go(run)
+    assert cache.bytes == held(cache) == (ENTRY if cache.find("a") else 0) and (cache.find("a") is entry or not entry.timesteps)
+
+
+def test_a_run_that_was_lost_holds_nothing():
+    cache, run = AppearanceCache(3 * ENTRY), Run()
+    fill(cache, "a", user=run)
+    cache.clear()
+    assert cache.stats()["bytes"] == ENTRY
+    del run
+    assert cache.stats()["bytes"] == held(cache) == 0
+
+
+def test_what_became_thinner_is_read_again_where_there_is_room():
+    cache = AppearanceCache(ENTRY * 3 // 2)
+    fill(cache, "old")
+    fill(cache, "new")
+    assert cache.find("old").thinned
+    cache.resize(2 * ENTRY)
+    assert cache.find("old") is None and cache.find("new") is not None
+    fill(cache, "old")
+    assert cache.find("old").timesteps == cache.find("new").timesteps == STEPS and cache.bytes == held(cache) == 2 * ENTRY
+
+
+def test_what_became_thinner_because_memory_ran_out_is_not_read_again_and_again(monkeypatch):
+    cache, own = AppearanceCache(3 * ENTRY), AppearanceCache._own
+
+    def scarce(self, tensor):
+        if self.bytes > ENTRY // 2:
+            raise MemoryError
+        return own(self, tensor)
+
+    monkeypatch.setattr(AppearanceCache, "_own", scarce)
+    entry = fill(cache, "a")
+    assert entry.thinned and cache.find("a") is entry
+
+
+CARD, ELSEWHERE = torch.device("cpu"), torch.device("meta")  # stand for a card and for ordinary memory
+
+
+@pytest.fixture
+def card(monkeypatch):
+    """A card of 100 bytes, of which so many are free."""
+    free = [100]
+    monkeypatch.setattr(memory, "free_and_whole", lambda device: (free[0], 100) if device == CARD else None)
+    for where in (memory, module):
+        monkeypatch.setattr(where, "ORDINARY", ELSEWHERE)
+    return free
+
+
+@pytest.mark.parametrize(
+    ("place", "free", "lies"),
+    [("auto", 100, CARD), ("auto", 60, CARD), ("auto", 50, ELSEWHERE), ("device", 0, CARD), ("ordinary memory", 100, ELSEWHERE)],
+)
+def test_a_reference_lies_where_it_is_told_to_or_where_there_is_room(card, place, free, lies):
+    card[0] = free
+    assert memory.settled(place, CARD, 20) == lies and memory.settled(place, ELSEWHERE, 20) == ELSEWHERE
+    cache, steps = AppearanceCache(20), (1.0,)
+    with cache.filling("a", steps, place=place) as filling:
+        filling.store(1.0, "mid.0", k=torch.zeros(5))
+    assert filling.entry.lies == filling.entry.kept(1.0, "mid.0", torch.float32)["k"].device == lies
+    assert cache.stats()["on_device"] == (20 if lies == CARD else 0) and cache.bytes == 20
+
+
+def test_a_found_reference_moves_where_it_is_wanted(card):
+    cache = AppearanceCache(20)
+    with cache.filling("a", (1.0,)) as filling:
+        filling.store(1.0, "mid.0", k=torch.zeros(5))
+    entry = filling.entry
+    cache.lay(entry, "auto", CARD)
+    assert entry.lies == CARD
+    card[0] = 30
+    cache.lay(entry, "auto", CARD)
+    assert entry.lies == ELSEWHERE == entry.kept(1.0, "mid.0", torch.float32)["k"].device and cache.bytes == 20
+    with pytest.raises(ValueError):
+        cache.lay(entry, "on the moon", CARD)
+
+
+def test_a_full_card_is_left_for_ordinary_memory_before_steps_go(card, monkeypatch):
+    def scarce(self, tensor):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(AppearanceCache, "_own", scarce)
+    steps = (2.0, 1.0)
+    entries = {}
+    for place in ("auto", "device"):
+        cache = AppearanceCache(40)
+        with cache.filling(place, steps, place=place) as filling:
+            for t in steps:
+                filling.store(t, "mid.0", k=torch.zeros(5))
+        entries[place] = filling.entry
+    assert entries["auto"].timesteps == steps and entries["auto"].lies == ELSEWHERE
+    assert entries["device"].off and entries["device"].lies == CARD
 
 
 def test_a_reference_that_never_fits_is_off_and_says_so():

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seal_ext.core.infusion import Asking, Infusion, attention, take
-from seal_ext.core.limbs import Body
+from seal_ext.core.limbs import Body, Guide
 from seal_ext.core.matching import Appearance, match
 from seal_ext.core.skeleton import Skeleton
 from tests.core.test_infusion import ALL, ROWS, TOKENS, Layer, open_gate
@@ -25,9 +25,13 @@ def skeleton(moved=None):
     return Skeleton(points)
 
 
+def guide(picture, reference, kept=EVERY):
+    return Guide(Body.of(picture), [(Body.of(reference), kept)], GRID)[:]
+
+
 def found(picture, reference, place):
     """Where a place of the picture looks first: (x, y)."""
-    told = Body.of(picture).guide(Body.of(reference), GRID, EVERY)
+    told = guide(picture, reference)
     x, y = (int(v * 16) for v in place)
     token = int(told[y * 16 + x].argmax())
     return np.array([(token % 16 + 0.5) / 16, (token // 16 + 0.5) / 16])
@@ -61,19 +65,19 @@ def test_a_mirrored_body_keeps_its_sides():
 
 
 def test_far_from_every_limb_and_without_common_limbs_it_says_nothing():
-    told = Body.of(skeleton()).guide(Body.of(skeleton()), GRID, EVERY)
+    told = guide(skeleton(), skeleton())
     assert (told[0] == 0).all()
     arm = np.full((18, 2), np.nan)
     arm[[2, 3, 4]] = [(0.2, 0.2), (0.3, 0.3), (0.4, 0.4)]
     leg = np.full((18, 2), np.nan)
     leg[[8, 9, 10]] = [(0.5, 0.5), (0.5, 0.7), (0.5, 0.9)]
-    assert (Body.of(Skeleton(arm)).guide(Body.of(Skeleton(leg)), GRID, EVERY) == 0).all()
+    assert (guide(Skeleton(arm), Skeleton(leg)) == 0).all()
     assert Body.of(Skeleton(np.full((18, 2), np.nan))) is None
 
 
 def test_it_only_moves_the_look_and_only_to_kept_tokens():
     kept = EVERY[40:200:3]
-    told = Body.of(skeleton()).guide(Body.of(skeleton({4: (0.2, 0.2)})), GRID, kept)
+    told = guide(skeleton(), skeleton({4: (0.2, 0.2)}), kept)
     assert told.shape == (256, len(kept))
     torch.testing.assert_close(told.exp().mean(1), torch.ones(256), rtol=1e-4, atol=1e-4)
 

@@ -371,3 +371,70 @@ def test_marks_of_a_control_net():
             and conditioning.alike(conditioning.unmarked(one), one)
             and not conditioning.alike(marked, one)
         )
+
+
+# ---- when what references take is given back
+
+
+def test_after_a_while_without_seal_nothing_is_kept(app, model):
+    draw(app, model, "a cat", {})
+    kept = process_state.cache.bytes
+    for _ in range(process_state.A_WHILE - 1):
+        app.without(webui.Processing(["a cat"]))
+    inner = webui.Processing(["a face"])
+    inner._ad_inner = True
+    app.without(inner)  # a part of the user's own picture
+    assert process_state.cache.bytes == kept > 0
+    draw(app, model, "a cat", {})
+    for _ in range(process_state.A_WHILE):
+        assert process_state.cache.bytes == kept
+        app.without(webui.Processing(["a cat"]))
+    assert process_state.cache.bytes == 0
+
+
+def test_another_model_and_none_give_all_back_but_a_refiner_does_not(app, named, model):
+    draw(app, model, "a cat", {})
+    p = webui.Processing(["a cat"])
+    begun = app.begin(p, parse([{"reference": reference()} | BASE]))
+    app.on_model_loaded(model)
+    assert process_state.cache.bytes
+    begun.close()
+    app.on_model_loaded(model)
+    assert process_state.cache.bytes == 0
+
+    unloaded = []
+    models = ModuleType("modules.sd_models")
+    models.unload_model_weights = own = lambda *args, **more: unloaded.append((args, more)) or "done"
+    sys.modules["modules.sd_models"] = models
+    try:
+        undo = app.hear_unloading()
+        draw(app, model, "a cat", {})
+        assert process_state.cache.bytes and models.unload_model_weights(1, info=2) == "done"
+        assert process_state.cache.bytes == 0 and unloaded == [((1,), {"info": 2})]
+        undo()
+        assert models.unload_model_weights is own
+    finally:
+        del sys.modules["modules.sd_models"]
+    app.hear_unloading()()  # a relative that unloads otherwise
+
+
+def test_what_other_weights_saw_goes_with_the_generation(app, model):
+    draw(app, model, "a cat", {})
+    (first,) = process_state.cache._entries
+    model.sd_checkpoint_info.sha256 = "2"
+    draw(app, model, "a cat", {})
+    (second,) = process_state.cache._entries
+    assert first.weights != second.weights
+
+
+def test_where_memory_runs_out_all_is_given_back_and_said(app, model, monkeypatch):
+    plain = draw(app, model, "a cat")[0]
+    draw(app, model, "a dog", {})
+
+    def scarce(*args):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(sys.modules["seal_ext.run.reading"], "reference_input", scarce)
+    drawn, p = draw(app, model, "a cat", {})
+    assert torch.equal(drawn, plain) and process_state.cache.bytes == 0 and not process_state._latents
+    assert len(p.comments) == 1 and "Memory ran out" in next(iter(p.comments))

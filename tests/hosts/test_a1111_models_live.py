@@ -22,7 +22,7 @@ def test_another_checkpoint_reads_the_reference_anew(webui):
     assert reads(webui) == 0
     with webui.using("tiny-sd1-other"):
         assert reads(webui, seed=2) > 0 and reads(webui, seed=3) == 0
-    assert reads(webui) == 0  # what the first one saw is still there
+    assert reads(webui) > 0  # what the first one saw was given back with it
 
 
 def test_a_lora_reads_the_reference_anew(webui):

@@ -273,7 +273,15 @@ class Part:
         pass
 
 
-CALLBACKS = ("on_cfg_denoiser", "on_cfg_denoised", "on_before_ui", "on_ui_settings", "on_app_started", "on_script_unloaded")
+CALLBACKS = (
+    "on_cfg_denoiser",
+    "on_cfg_denoised",
+    "on_before_ui",
+    "on_ui_settings",
+    "on_app_started",
+    "on_model_loaded",
+    "on_script_unloaded",
+)
 OURS = (
     "api",
     "request",
@@ -291,8 +299,9 @@ def wired(monkeypatch, page=None):
     if page is not None:
         packages |= {"modules.script_callbacks": dict.fromkeys(CALLBACKS, lambda function: None)}
         packages |= {"modules.ui_components": {"InputAccordion": None}, "seal_ext.ui.accordion": {"draw": page}}
-        names = dict.fromkeys(("on_cfg_denoiser", "on_cfg_denoised", "register", "add_section", "clear", "detectors"))
-        packages |= {f"seal_ext.{name}": names | {"settle": lambda: None} for name in OURS}
+        handlers = ("on_cfg_denoiser", "on_cfg_denoised", "on_model_loaded", "register", "add_section", "clear", "detectors")
+        names = dict.fromkeys(handlers) | {"settle": lambda: None, "hear_unloading": lambda: None}
+        packages |= {f"seal_ext.{name}": names for name in OURS}
     for name, content in packages.items():
         made = ModuleType(name)
         vars(made).update(content)
@@ -328,7 +337,8 @@ def test_what_a_call_says_in_the_words_of_before_is_said_under_the_picture(monke
     module.request, module.controlnet = SimpleNamespace(parse=parse), SimpleNamespace(align_units=lambda *given: None)
     module.xyz = SimpleNamespace(changed=lambda p, asked: asked)
     begun = SimpleNamespace(references=(), settings=None, note=None, align=lambda found: None)
-    module.session = SimpleNamespace(end=lambda p: None, begin=lambda p, asked: begun, for_inner_pass=lambda p, asked: asked)
+    ours = {"end": lambda p: None, "without": lambda p: None, "begin": lambda p, asked: begun, "for_inner_pass": lambda p, asked: asked}
+    module.session = SimpleNamespace(**ours)
     p = SimpleNamespace(comment=comments.append)
     module.SealScript().before_process(p, {"reference": picture, "preset": "faithful"})
     assert len(comments) == 1 and "Preset (preset)" in comments[0] and not reported

@@ -13,6 +13,7 @@ from modules import shared
 from modules.processing import txt2img_image_conditioning
 from torch import Tensor
 
+from seal_ext.core.memory import ORDINARY
 from seal_ext.layers import Site, clean, find_sites, shadow
 from seal_ext.settings import Settings
 
@@ -123,7 +124,10 @@ def swapped() -> bool:
 
 
 def room(unet: torch.nn.Module, size: tuple[int, int], settings: Settings, steps: int, readings: int = 1) -> int:
-    """How many bytes of the U-Net's memory the references may take in a pass: no more than the cache still has."""
+    """How many bytes of the U-Net's memory the references may take in a pass: no more than the cache still has.
+
+    What may lie in ordinary memory needs room for two steps there, the one that is drawn and the next.
+    """
     sites = {site.name: site for site in find_sites(unet)}
     blocks, shrunk, each = settings.block_weights(), 1, 0
     for name, module in unet.named_modules():
@@ -134,4 +138,6 @@ def room(unet: torch.nn.Module, size: tuple[int, int], settings: Settings, steps
             weight = next(module.to_k.parameters())
             each += 3 * tokens * len(weight) * weight.element_size()  # k, v and the feature to match on
     kept = len(settings.appearance_steps().select([float(step) for step in range(steps, 0, -1)]))
+    if settings.cache_place != "device" and torch.device(shared.device).type != ORDINARY.type:
+        return each * min(kept, 2) * readings
     return min(each * kept * readings, max(process_state.cache.budget - process_state.cache.bytes, 0))

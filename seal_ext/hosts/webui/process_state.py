@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable
 from functools import partial
 
 from torch import Tensor
 
 from seal_ext import request
-from seal_ext.core.cache import AppearanceCache, fingerprint
+from seal_ext.core.cache import AppearanceCache, AppearanceKey, fingerprint
 from seal_ext.core.mask import Subject
 from seal_ext.core.pixels import Pixels
 from seal_ext.core.subject import Way
@@ -21,6 +21,7 @@ from seal_ext.store import Store
 
 MEGABYTE = 2**20
 LATENTS = 16
+A_WHILE = 3  # generations without SeAl
 
 cache = AppearanceCache(1024 * MEGABYTE)
 store: Store | None = None  # a host says where
@@ -29,6 +30,7 @@ _latents = Latest[Tensor](LATENTS)
 # Where the WebUI's networks see the subject. By the picture, the words and the checkpoint; by the picture alone what was found last; and
 # what the user asked for by hand.
 _found, _last, _by_hand = finds(), finds(), finds()
+_without = 0  # how many generations in a row there were without SeAl
 
 
 def remember(reference: Reference) -> str:
@@ -53,13 +55,32 @@ def recall(name: str) -> Reference | None:
     return None if store is None else store.find(name)
 
 
-def clear() -> None:
-    """Forget what U-Nets and autoencoders saw; the store stays."""
+def release() -> None:
+    """Forget what U-Nets and autoencoders saw."""
     cache.clear()
-    for latest in (_latents, _found, _last, _by_hand):
+    _latents.clear()
+
+
+def clear() -> None:
+    """Forget all that was seen and found; the store stays."""
+    release()
+    for latest in (_found, _last, _by_hand):
         latest.clear()
     for forget in (request.forget, forget_joints):
         forget()
+
+
+def clear_but(weights: Collection[str]) -> None:
+    """Forget what U-Nets with other weights saw."""
+    cache.forget(lambda key: isinstance(key, AppearanceKey) and key.weights not in weights)
+
+
+def generation(with_seal: bool) -> None:
+    """A generation begins. If SeAl has been off for a while, what takes much memory goes."""
+    global _without
+    _without = 0 if with_seal else _without + 1
+    if _without == A_WHILE:
+        release()
 
 
 def latent(name: Hashable, make: Callable[[], Tensor]) -> Tensor:

@@ -8,9 +8,12 @@ end(p)                              postprocess, p.close() and the next begin: w
 
 from __future__ import annotations
 
+import functools
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 from modules import errors
@@ -19,16 +22,20 @@ from torch import Tensor
 
 from seal_ext.core.canvas import size_of
 from seal_ext.core.mask import Subject
+from seal_ext.core.memory import ran_out
 from seal_ext.core.overlay import mask_overlay
 from seal_ext.finds import doubts
-from seal_ext.layers import shadow, undo_all, wrap
+from seal_ext.layers import Undo, shadow, undo_all, wrap
 from seal_ext.reference import Reference
 from seal_ext.request import REFERENCE_KEY, Request, looked
+from seal_ext.run import RAN_OUT
 
 from . import a1111, asking, forge, process_state
 from .controlnet.align import Structures
 from .model import in_parts
 from .sampling_pass import ATTRIBUTE, Prepared, Refusal, SamplingPass, Shown
+
+_going_on: WeakSet[Session] = WeakSet()
 
 
 class Session:
@@ -50,6 +57,8 @@ class Session:
         self.size: tuple[int, int] | None = None  # of its latents, where the host says
         self.prepared: Prepared | None = None  # where the host wants that before it samples
         self.passing: SamplingPass | None = None
+        self.weights: set[str] = set()  # of the U-Nets that it has drawn with
+        _going_on.add(self)
         if self.settings.show_match and len(self.references) > 1:
             self.note("The match map can show only one reference. With several there is none.")
         to_check = [one.reasons if one.source == "attention" else doubts(one) for one in self.subjects]
@@ -115,6 +124,7 @@ class Session:
             self._close_pass()
         if self.passing is None:
             self.passing = host_pass()(self, params, levels)
+            self.weights.add(self.passing.model.weights())
             self.passing.start()
         self.passing.step(params)
 
@@ -128,7 +138,10 @@ class Session:
             # The host would swallow it: say so, and let the user have the picture.
             errors.report("SeAl stopped", exc_info=True)
             why = f"{type(error).__name__}: {str(error)[:200]}"
-            self.give_up(f"SeAl stopped because of an error ({why}). The rest of the picture is drawn without SeAl.")
+            said = f"SeAl stopped because of an error ({why}). The rest of the picture is drawn without SeAl."
+            self.give_up(RAN_OUT if ran_out(error) else said)
+            if ran_out(error):
+                process_state.release()
         return instead
 
     def denoised(self, params: Any) -> None:
@@ -172,8 +185,11 @@ class Session:
         if self.closed:
             return
         self.closed = True
+        _going_on.discard(self)
         try:
             self.end_pass()
+            if self.weights:
+                process_state.clear_but(self.weights)  # a generation may have several models; all others are gone by now
         finally:
             undo_all(self.undo)
 
@@ -186,6 +202,7 @@ def host_pass() -> type[SamplingPass]:
 def begin(p: Any, request: Request) -> Session:
     """A generation begins. Whatever an earlier one left behind ends here."""
     end(p)
+    process_state.generation(with_seal=True)
     session = Session(p, request)
     for reference in request.references:
         if sentence := process_state.remember(reference):
@@ -226,6 +243,12 @@ def for_inner_pass(p: Any, asked: Request) -> Request:
     return replace(asked, settings=replace(settings, enabled=settings.inner, align=False))
 
 
+def without(p: Any) -> None:
+    """A generation without SeAl begins, or a part of one that another extension draws on its own."""
+    if not getattr(p, "_ad_inner", False):
+        process_state.generation(with_seal=False)
+
+
 def of(p: Any) -> Session | None:
     """The generation that SeAl takes part in, if it does."""
     return getattr(p, ATTRIBUTE, None)
@@ -241,6 +264,27 @@ def on_cfg_denoised(params: Any) -> None:
     passing = vars(params.inner_model).get(ATTRIBUTE)
     if passing is not None:
         passing.session.denoised(params)
+
+
+def on_model_loaded(sd_model: Any) -> None:
+    """Another model than what U-Nets saw references with. Inside a generation it may be a refiner, and the first one comes back."""
+    if not _going_on:
+        process_state.release()
+
+
+def hear_unloading() -> Undo:
+    """Forget what U-Nets saw when the host unloads its model, of which it tells nobody; the answer undoes it."""
+    models = sys.modules.get("modules.sd_models")
+    own = getattr(models, "unload_model_weights", None)
+    if own is None:
+        return lambda: None
+
+    @functools.wraps(own)
+    def unloading(*args: Any, **kwargs: Any) -> Any:
+        process_state.release()
+        return own(*args, **kwargs)
+
+    return shadow(models, "unload_model_weights", unloading)
 
 
 def refuse(p: Any, sentence: str) -> None:
