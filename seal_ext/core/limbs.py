@@ -22,8 +22,8 @@ from .skeleton import FLESH, KNEES_AND_ANKLES, L_HIP, NECK, NOSE, R_HIP, Skeleto
 HIPS = -1
 BONES = ((NECK, HIPS), (NECK, NOSE), (8, 9), (9, 10), (11, 12), (12, 13), (2, 3), (3, 4), (5, 6), (6, 7))
 TORSO, HEAD = 0, 1
-NEAR = 0.2  # how exact the guide is, in torso lengths
-COARSE = 0.7  # … and in tokens at least
+NEAR = 0.12  # how exact the guide is, in torso lengths
+COARSE = 0.5  # … and in tokens at least
 FLOOR = 1e-3  # a place far from the expected one is this much less likely, but not impossible
 REACH = 2.0  # beyond so many radii from every limb the guide says nothing
 PIECE = 64 * 2**20  # bytes that the guide's temporaries may take, which are as large for every limb as the guide itself
