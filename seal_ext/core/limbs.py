@@ -104,11 +104,6 @@ class Guide:
         return joined([pair.told(some) for pair in self._pairs], 1) * self._strength
 
 
-def guide(picture: Body, reference: Body, grid: tuple[int, int], kept: Tensor) -> Tensor:
-    """The whole guide between two bodies."""
-    return Guide(picture, [(reference, kept)], grid)[:]
-
-
 @dataclass(frozen=True, eq=False)
 class _Pair:
     """Two bodies: for every limb that both show where the picture's tokens are on the reference, and how many radii outside the limb."""

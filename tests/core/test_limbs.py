@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seal_ext.core.infusion import Asking, Infusion, attention, take
-from seal_ext.core.limbs import Body, guide
+from seal_ext.core.limbs import Body, Guide
 from seal_ext.core.matching import Appearance, match
 from seal_ext.core.skeleton import Skeleton
 from tests.core.test_infusion import ALL, ROWS, TOKENS, Layer, open_gate
@@ -23,6 +23,10 @@ def skeleton(moved=None):
     for joint, place in (STANDING | (moved or {})).items():
         points[joint] = place
     return Skeleton(points)
+
+
+def guide(picture, reference, grid, kept):
+    return Guide(picture, [(reference, kept)], grid)[:]
 
 
 def found(picture, reference, place):
