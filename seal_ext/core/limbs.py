@@ -1,4 +1,4 @@
-"""The limb guide: where on the reference a place of the picture belongs, when the joints of both bodies are known.
+"""The limb guide: where on the reference a place of the picture belongs, by the joints of both bodies or by how far both figures reach.
 
 Attention finds the right garment, but when the pose has changed it cannot tell two similar stripes apart. Joints can. Every place lies
 somewhere along and beside a limb; the guide points to the same place of the same limb of the reference. AnchorAlign moves the body as a
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -21,6 +21,8 @@ from .skeleton import FLESH, Skeleton
 
 NEAR = 0.12  # how exact the guide is, in torso lengths
 COARSE = 0.5  # … and in tokens at least
+ROUGH = 0.15  # … and where only the figures' extents are known, in shares of the longer side
+MARGIN = 0.1  # so far outside the figure it still says something, in shares of its sides
 FLOOR = 1e-3  # a place far from the expected one is this much less likely, but not impossible
 REACH = 2.0  # beyond so many radii from every limb the guide says nothing
 PIECE = 64 * 2**20  # bytes that the guide's temporaries may take, which are as large for every limb as the guide itself
@@ -41,15 +43,64 @@ class Body:
         """Its limbs in tokens, which are as tall as wide: a share of a canvas is not."""
         return Frames.of(self.points * (grid[1], grid[0]))
 
-    def pair(self, reference: Body | None, grid: tuple[int, int], kept: Tensor) -> Pair:
-        """What a guide says of this body's picture and one reference, of which the tokens with these numbers are kept."""
+    def pair(self, reference: Body | None, grid: tuple[int, int], kept: Tensor) -> Pair | None:
+        """What a guide says of this body's picture and one reference, of which the tokens with these numbers are kept; None where they
+        share no limb."""
         ours, theirs = self.on(grid), reference and reference.on(grid)
         shared = np.flatnonzero(ours.seen & theirs.seen) if ours and theirs else np.zeros(0, int)
         if not ours or not theirs or not len(shared):
-            return Nothing(len(kept), kept.device)
+            return None
         place = centres(grid)
         expected, far = _expected(ours, theirs, shared, place)
         return _Limbs(expected.to(kept.device), far.to(kept.device), place.to(kept.device)[kept], max(NEAR * theirs.unit, COARSE))
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How far a figure reaches, where its joints are not known: its left, top, right and bottom, in shares of the canvas."""
+
+    low: tuple[float, float]
+    high: tuple[float, float]
+
+    @classmethod
+    def of(cls, mask: Tensor | None) -> Extent | None:
+        """Of a mask (height, width); None where it shows nothing, or everything."""
+        if mask is None:
+            return None
+        inside = mask > 0.5
+        if not inside.any() or inside.all():
+            return None
+        low, high = [], []
+        for along in (0, 1):  # over the rows, for x; over the columns, for y
+            shown = inside.any(along).nonzero()[:, 0]
+            low.append(int(shown[0]) / inside.shape[1 - along])
+            high.append((int(shown[-1]) + 1) / inside.shape[1 - along])
+        return cls((low[0], low[1]), (high[0], high[1]))
+
+    def pair(self, reference: Extent, grid: tuple[int, int], kept: Tensor) -> Pair:
+        """A place between the figure's sides belongs between the reference's, roughly: poses differ."""
+        place, cells = centres(grid), torch.tensor([grid[1], grid[0]])
+        (low, high), (there, beyond) = ((torch.tensor(one.low) * cells, torch.tensor(one.high) * cells) for one in (self, reference))
+        share = (place - low) / (high - low)
+        said = ((share > -MARGIN) & (share < 1 + MARGIN)).all(1)
+        expected = there + share * (beyond - there)
+        wide = max(ROUGH * float((beyond - there).max()), COARSE)
+        return _Between(expected.to(kept.device), said.to(kept.device), place.to(kept.device)[kept], wide)
+
+
+class Known(NamedTuple):
+    """What is known of where a figure stands."""
+
+    body: Body | None = None
+    extent: Extent | None = None
+
+    def pair(self, reference: Known, grid: tuple[int, int], kept: Tensor) -> Pair:
+        """By the joints where both have some, else by how far the figures reach."""
+        if self.body is not None and (pair := self.body.pair(reference.body, grid, kept)) is not None:
+            return pair
+        if self.extent is not None and reference.extent is not None:
+            return self.extent.pair(reference.extent, grid, kept)
+        return Nothing(len(kept), kept.device)
 
 
 class Pair(Protocol):
@@ -73,19 +124,18 @@ class Guide:
     """How likely a token of the picture finds its like at a kept token of its references: logarithms (tokens, kept) of shares whose mean
     is 1, so that the guide changes where a token looks and not how much it takes.
 
-    Of the bodies in shares of the canvas, on which all pictures lie alike, and for each reference the numbers of its tokens on the grid.
+    Of what is known in shares of the canvas, on which all pictures lie alike, and for each reference the numbers of its tokens on the grid.
     Only coordinates are kept: `guide[a:b]` is made for tokens a to b of the picture when somebody looks, until `keep` keeps the whole.
     """
 
     def __init__(
-        self, picture: Body | None, references: Sequence[tuple[Body | None, Tensor]], grid: tuple[int, int], strength: float = 1.0,
+        self, picture: Known, references: Sequence[tuple[Known, Tensor]], grid: tuple[int, int], strength: float = 1.0,
         device: torch.device | str = "cpu",
     ):  # fmt: skip
         self.shape = grid[0] * grid[1], sum(len(kept) for _, kept in references)
         self.bytes = self.shape[0] * self.shape[1] * FLOAT
         self._strength = strength
-        each = ((body, kept.to(device)) for body, kept in references)
-        self._pairs = [Nothing(len(kept), kept.device) if picture is None else picture.pair(body, grid, kept) for body, kept in each]
+        self._pairs = [picture.pair(known, grid, kept.to(device)) for known, kept in references]
         self._whole: Tensor | None = None
 
     @property
@@ -112,7 +162,7 @@ class Guide:
 
 @dataclass(frozen=True, eq=False)
 class Nothing:
-    """Where joints are not known, each token looks everywhere."""
+    """Where nothing is known, each token looks everywhere."""
 
     kept: int
     device: torch.device
@@ -142,6 +192,21 @@ class _Limbs:
         belongs = (-far.square()).softmax(0) * said
         likely = (belongs[..., None] * (-0.5 * distance.square()).exp()).sum(0)
         return logarithms(likely, said)
+
+
+@dataclass(frozen=True, eq=False)
+class _Between:
+    """Two figures of which only the extent is known."""
+
+    expected: Tensor  # (tokens, 2)
+    said: Tensor  # (tokens,)
+    places: Tensor  # (kept, 2)
+    exact: float
+    limbs: int = 1
+
+    def told(self, some: slice) -> Tensor:
+        distance = torch.cdist(self.expected[some], self.places) / self.exact
+        return logarithms((-0.5 * distance.square()).exp(), self.said[some])
 
 
 def centres(grid: tuple[int, int]) -> Tensor:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seal_ext.core.infusion import Asking, Infusion, attention, take
-from seal_ext.core.limbs import Body, Guide
+from seal_ext.core.limbs import Body, Guide, Known
 from seal_ext.core.matching import Appearance, match
 from seal_ext.core.skeleton import Skeleton
 from tests.core.test_infusion import ALL, ROWS, TOKENS, Layer, open_gate
@@ -26,7 +26,7 @@ def skeleton(moved=None):
 
 
 def guide(picture, reference, kept=EVERY):
-    return Guide(Body.of(picture), [(Body.of(reference), kept)], GRID)[:]
+    return Guide(Known(Body.of(picture)), [(Known(Body.of(reference)), kept)], GRID)[:]
 
 
 def found(picture, reference, place):
