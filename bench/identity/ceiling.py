@@ -12,7 +12,8 @@ from bench.drawing import Model
 from bench.world.anatomy import Parts
 from bench.world.render import Camera, body
 from bench.world.truth import correspondence
-from seal_ext.core.limbs import Body, centres, logarithms
+from seal_ext.core.limbs import Body
+from seal_ext.core.pairs import centres, logarithms
 
 from .tasks import Task, after
 

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from seal_ext.core.cache import AppearanceCache, AppearanceKey, Entry
 from seal_ext.core.delta import DeltaGate, add_delta
-from seal_ext.core.limbs import Body, Extent, Guide, Known
+from seal_ext.core.extent import Extent
+from seal_ext.core.guide import Guide, Known
+from seal_ext.core.limbs import Body
 from seal_ext.core.memory import ran_out
 from seal_ext.core.schedule import Progress
 from seal_ext.layers import Layers

@@ -8,7 +8,9 @@ from typing import Protocol
 
 from torch import Tensor
 
-from seal_ext.core.limbs import Body, Extent, Known
+from seal_ext.core.extent import Extent
+from seal_ext.core.guide import Known
+from seal_ext.core.limbs import Body
 
 UNCONDITIONAL, CONDITIONAL, APPEARANCE = "unconditional", "conditional", "appearance"
 
