@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from seal_ext.core import limbs, memory
+from seal_ext.core import guide, memory
 from seal_ext.core.cache import AppearanceCache, AppearanceKey
+from seal_ext.core.guide import Guide, Known
 from seal_ext.core.infusion import Asking, Infusion, attention
-from seal_ext.core.limbs import Body, Guide
+from seal_ext.core.limbs import Body
 from seal_ext.core.matching import Appearance, subject_tokens, surrounding_tokens
 from seal_ext.core.skeleton import Skeleton
 from seal_ext.layers import Layers, find_sites
@@ -244,10 +245,10 @@ def body(moved=None):
 
 
 def test_a_guide_in_pieces_is_the_guide(monkeypatch):
-    told = Guide(body({4: (0.2, 0.2)}), [(body(), torch.arange(0, 256, 3)), (None, torch.arange(7))], (16, 16), 0.5)
+    told = Guide(Known(body({4: (0.2, 0.2)})), [(Known(body()), torch.arange(0, 256, 3)), (Known(), torch.arange(7))], (16, 16), 0.5)
     whole = told[:]
     assert whole.shape == told.shape == (256, 93) and (whole[:, 86:] == 0).all()
-    monkeypatch.setattr(limbs, "PIECE", 93 * 4 * 10 * 7)  # seven tokens at a time
+    monkeypatch.setattr(guide, "PIECE", 93 * 4 * 10 * 7)  # seven tokens at a time
     for some in (slice(None), slice(100, 200), slice(250, 999)):
         torch.testing.assert_close(told[some], whole[some], rtol=1e-4, atol=1e-4)
     told.keep()
@@ -273,8 +274,8 @@ class Largest(torch.utils._python_dispatch.TorchDispatchMode):
 
 def test_of_a_large_grid_no_guide_is_ever_whole(monkeypatch):
     grid, kept = (64, 64), torch.arange(1500)
-    told = Guide(body({4: (0.2, 0.2)}), [(body(), kept)], grid)
-    monkeypatch.setattr(limbs, "PIECE", 4 << 20)
+    told = Guide(Known(body({4: (0.2, 0.2)})), [(Known(body()), kept)], grid)
+    monkeypatch.setattr(guide, "PIECE", 4 << 20)
     with Largest() as largest:
         told[1000:1100]
     assert largest.bytes <= 4 << 20 < told.bytes
@@ -306,19 +307,19 @@ def test_a_run_makes_each_guide_once_and_keeps_no_large_one(host, monkeypatch, l
 def test_no_temporary_is_larger_than_the_budget(monkeypatch, form, more):
     """Where torch's plain kernel runs, which holds the whole matrix for every head."""
     rows, heads, tokens, theirs, width, budget = 2, 4, 1024, 700, 8, 1 << 20
-    monkeypatch.setattr(limbs, "PIECE", budget)
+    monkeypatch.setattr(guide, "PIECE", budget)
     make = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(rows, heads, tokens, width, generator=make) for _ in range(3))
     groups, wide = (heads, width) if more.get("feature") == "qk_per_head" else (1, heads * width)
     feature = F.normalize(torch.randn(1, groups, theirs, wide, generator=make), dim=-1)
     seen = Appearance(*torch.randn(2, 1, heads, theirs, width, generator=make), feature, torch.full((1, theirs), 0.5), feature[:, :, :90])
     hidden = torch.randn(rows, tokens, heads * width, generator=make)
-    guide = [Guide(body({4: (0.2, 0.2)}), [(body(), torch.arange(theirs))], (32, 32))]
+    told = [Guide(Known(body({4: (0.2, 0.2)})), [(Known(body()), torch.arange(theirs))], (32, 32))]
     how = Infusion(-2.0, 1.0, form=form, budget=budget, **more)
     with sdpa_kernel(SDPBackend.MATH):
-        whole = attention(q, k, v, Asking((1.0, 0.3), hidden, guide=guide), seen, replace(how, budget=1 << 40))
+        whole = attention(q, k, v, Asking((1.0, 0.3), hidden, guide=told), seen, replace(how, budget=1 << 40))
         with Largest() as largest:
-            small = attention(q, k, v, Asking((1.0, 0.3), hidden, guide=guide), seen, how)
+            small = attention(q, k, v, Asking((1.0, 0.3), hidden, guide=told), seen, how)
     inputs = rows * heads * (tokens + theirs) * width * 4  # what a layer's own tensors take
     matrix = rows * heads * tokens * theirs * 4
     assert largest.bytes <= max(budget, inputs) < matrix / 8

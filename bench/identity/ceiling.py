@@ -12,7 +12,8 @@ from bench.drawing import Model
 from bench.world.anatomy import Parts
 from bench.world.render import Camera, body
 from bench.world.truth import correspondence
-from seal_ext.core.limbs import Body, centres, logarithms
+from seal_ext.core.limbs import Body
+from seal_ext.core.pairs import centres, logarithms
 
 from .tasks import Task, after
 
@@ -32,13 +33,12 @@ class TrueGuide:
 
     def pair(self, reference: Body | None, grid: tuple[int, int], kept: Tensor) -> _Truth:
         truth = correspondence(self.reference, self.picture, *grid)
-        cells = torch.tensor([grid[1], grid[0]])
-        return _Truth(truth.point.reshape(-1, 2).float(), truth.visible.flatten(), (centres(grid) * cells)[kept.cpu()])
+        return _Truth(truth.point.reshape(-1, 2).float(), truth.visible.flatten(), centres(grid)[kept.cpu()])
 
 
 @dataclass(frozen=True, eq=False)
 class _Truth:
-    """Where each token of the picture truly is on the reference, in cells."""
+    """Where each token of the picture truly is on the reference, in tokens."""
 
     point: Tensor
     visible: Tensor

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from seal_ext.core.cache import AppearanceCache, AppearanceKey, Entry
 from seal_ext.core.delta import DeltaGate, add_delta
-from seal_ext.core.limbs import Body, Guide
+from seal_ext.core.extent import Extent
+from seal_ext.core.guide import Guide, Known
+from seal_ext.core.limbs import Body
 from seal_ext.core.memory import ran_out
 from seal_ext.core.schedule import Progress
 from seal_ext.layers import Layers
@@ -56,7 +58,8 @@ class Run:
         images: int = 1,
     ):
         self.settings, self.levels, self.layers, self.watch = settings, tuple(levels), layers, watch
-        self.figure, self.bodies, self.guidance = figure, list(bodies), guidance
+        self.figure, self.guidance = figure, guidance
+        self.known = _known(bodies, figure)
         self.references: list[list[Encoded]] = [list(group) for group in references if not isinstance(group, Encoded)]
         self.references = self.references or [[one for one in references if isinstance(one, Encoded)]]
         self._cache, self._key, self._seeds, self._images = cache, key, tuple(seeds), images
@@ -72,6 +75,11 @@ class Run:
         self._moved: Tensor | None = None  # how large Δ was at most, beside the noise
         self.closed = False
         self.short = False  # whether memory ran out
+
+    @property
+    def guiding(self) -> bool:
+        """Whether something is known of the picture's figure that a guide could tell of."""
+        return self.settings.limbs > 0 and any(known.body or known.extent for known in self.known)
 
     def read_references(self, host: Host) -> None:
         """Fill the cache with what the U-Net sees of each reference at T_app."""
@@ -142,3 +150,14 @@ class Run:
         self.guides.clear()
         self.fetching.end()
         self._cache.let_go(self)
+
+
+def _known(bodies: Sequence[Body | None], figure: Tensor | None) -> list[Known]:
+    """What is known of where the figure stands, once for all images or for each."""
+    extents = [] if figure is None else [Extent.of(mask) for mask in figure]
+
+    def at(image: int) -> Known:
+        body = bodies[image if len(bodies) > 1 else 0] if bodies else None
+        return Known(body, extents[image if len(extents) > 1 else 0] if extents else None)
+
+    return [at(image) for image in range(max(len(bodies), len(extents)))]

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 from torch import Tensor
 
+from seal_ext.core.extent import Extent
+from seal_ext.core.guide import Known
 from seal_ext.core.limbs import Body
 
 UNCONDITIONAL, CONDITIONAL, APPEARANCE = "unconditional", "conditional", "appearance"
@@ -20,6 +23,11 @@ class Encoded:
     mask: Tensor | None = None  # (height, width) of any size, true or 1 on the subject
     weight: float = 1.0
     body: Body | None = None  # its joints, in shares of the canvas, when they are known
+
+    @cached_property
+    def known(self) -> Known:
+        """What is known of where its subject stands."""
+        return Known(self.body, Extent.of(self.mask))
 
 
 @dataclass(frozen=True)

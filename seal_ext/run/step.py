@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from seal_ext.core.cache import Entry
+from seal_ext.core.guide import Guide
 from seal_ext.core.infusion import Asking, attention, attention_after, change, negative_share, plain
-from seal_ext.core.limbs import Guide
 from seal_ext.core.matching import Appearance, Match, row_by_row, subject_tokens, to_tokens, together, token_grid
 from seal_ext.core.memory import ran_out
 from seal_ext.core.schedule import Progress
@@ -123,7 +123,7 @@ class Step:
         """What the figure's place and the Δ-gate leave of the infusion, for every row's tokens."""
         maps = [m for m in (self.run.figure, self.yields) if m is not None]
         grid = token_grid(tokens, *self.latent)
-        if grid is None and (maps or (self.run.settings.limbs and any(self.run.bodies))):
+        if grid is None and (maps or self.run.guiding):
             self.run.note(MERGED)
         if grid is None or not maps:
             return None
@@ -134,23 +134,23 @@ class Step:
         return self.left[grid]
 
     def _guide(self, q: Tensor) -> list[Guide] | None:
-        """The limb guide of every row, or one for all; None where joints are not known."""
-        run, grid = self.run, token_grid(q.shape[2], *self.latent)
-        if grid is None or not run.settings.limbs or not any(run.bodies):
+        """The limb guide of every row, or one for all; None where nothing is known that could guide."""
+        grid = token_grid(q.shape[2], *self.latent)
+        if grid is None or not self.run.guiding:
             return None
         guides = [self._guide_of(row.image, grid, q.device) for row in self.rows]
         return guides if any(guide is not guides[0] for guide in guides) else guides[:1]
 
     def _guide_of(self, image: int, grid: tuple[int, int], device: torch.device) -> Guide:
         run = self.run
-        body, group = image if len(run.bodies) > 1 else 0, image if len(run.entries) > 1 else 0
-        if (body, group, grid) not in run.guides:
+        picture, group = image if len(run.known) > 1 else 0, image if len(run.entries) > 1 else 0
+        if (picture, group, grid) not in run.guides:
             references = []
             for seen, _ in run.entries[group]:
                 subject = torch.ones(math.prod(grid)) if seen.mask is None else subject_tokens(seen.mask[None], grid)[0]
-                references.append((seen.body, subject.nonzero()[:, 0].cpu()))
-            made = Guide(run.bodies[body], references, grid, run.settings.limbs, device)
+                references.append((seen.known, subject.nonzero()[:, 0].cpu()))
+            made = Guide(run.known[picture], references, grid, run.settings.limbs, device)
             if sum(guide.bytes for guide in run.guides.values() if guide.whole) + made.bytes <= GUIDES:
                 made.keep()
-            run.guides[body, group, grid] = made
-        return run.guides[body, group, grid]
+            run.guides[picture, group, grid] = made
+        return run.guides[picture, group, grid]

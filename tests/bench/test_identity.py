@@ -22,7 +22,7 @@ from bench.world.identity import garment_is_held_out
 from bench.world.render import Camera, body
 from bench.world.truth import correspondence
 from bench.world.words import BACKGROUND, KIND, LIGHT, PEOPLE, POSE
-from seal_ext.core.limbs import Guide
+from seal_ext.core.guide import Guide
 from seal_ext.studio.checkpoint import EMBEDDED, Expanded
 
 SEEDS = torch.arange(16)

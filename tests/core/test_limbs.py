@@ -1,13 +1,17 @@
 """The limb guide: a place finds the same place of the same limb, however the limb is turned, sized or mirrored."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from seal_ext.core.extent import Extent
+from seal_ext.core.guide import Guide, Known
 from seal_ext.core.infusion import Asking, Infusion, attention, take
-from seal_ext.core.limbs import Body, Guide
+from seal_ext.core.limbs import Body
 from seal_ext.core.matching import Appearance, match
 from seal_ext.core.skeleton import Skeleton
 from tests.core.test_infusion import ALL, ROWS, TOKENS, Layer, open_gate
@@ -16,6 +20,7 @@ from tests.skeletons import STANDING
 FEW = settings(max_examples=25, deadline=None)
 GRID = (16, 16)
 EVERY = torch.arange(256)
+TOKEN = 1 / 64  # how exactly `expected` tells a place
 
 
 def skeleton(moved=None):
@@ -26,7 +31,7 @@ def skeleton(moved=None):
 
 
 def guide(picture, reference, kept=EVERY):
-    return Guide(Body.of(picture), [(Body.of(reference), kept)], GRID)[:]
+    return Guide(Known(Body.of(picture)), [(Known(Body.of(reference)), kept)], GRID)[:]
 
 
 def found(picture, reference, place):
@@ -62,6 +67,105 @@ def test_a_mirrored_body_keeps_its_sides():
     there = found(turned, skeleton(), np.array([1, 0]) + beside * [-1, 1])
     assert there[0] < 0.5
     assert found(skeleton(), skeleton(), beside)[0] < 0.5
+
+
+FACE = {14: (0.485, 0.19), 15: (0.515, 0.19), 16: (0.47, 0.2), 17: (0.53, 0.2)}
+
+
+def facing(yaw):
+    """The same body, its torso and head turned to the picture's right."""
+    points = skeleton(FACE).points.copy()
+    for joint in (2, 5, 8, 11, 14, 15, 16, 17):
+        points[joint, 0] = 0.5 + (points[joint, 0] - 0.5) * math.cos(yaw)
+    points[0, 0] = 0.5 + 0.6 * 0.06 * math.sin(yaw)
+    return Skeleton(points)
+
+
+def expected(picture, reference, place, grid=(64, 64)):
+    """The middle of where a place of the picture looks, in shares of the canvas."""
+    told = Guide(Known(Body.of(picture)), [(Known(Body.of(reference)), torch.arange(math.prod(grid)))], grid)[:]
+    x, y = (int(v * n) for v, n in zip(place, reversed(grid), strict=True))
+    shares = told[y * grid[1] + x].exp()
+    shares = (shares - 2 * shares.min()).clamp(min=0).reshape(grid)  # without what is everywhere
+    rows, columns = ((torch.arange(n) + 0.5) / n for n in grid)
+    return np.array([float((shares.sum(0) * columns).sum() / shares.sum()), float((shares.sum(1) * rows).sum() / shares.sum())])
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(0.0, 0.6), (0.6, 0.0), (-0.5, 0.4), (0.3, 0.3)])
+@pytest.mark.parametrize("part", ["torso", "head"])
+def test_what_is_in_the_middle_stands_at_the_side_of_a_body_that_turns(ours, theirs, part):
+    radius, y = (0.48 * 0.16, 0.45) if part == "torso" else (0.3 * 0.16, 0.22)
+    at = 0.2  # a longitude on the body
+    places = [np.array([0.5 + radius * math.sin(at + yaw), y]) for yaw in (ours, theirs)]
+    assert np.abs(expected(facing(ours), facing(theirs), places[0]) - places[1]).max() < TOKEN
+
+
+def test_a_face_tells_by_how_much_both_are_turned():
+    """Both pictures show the shoulders equally narrow: only the faces tell that the torsos look to opposite sides."""
+    there = expected(facing(0.5), facing(-0.5), (0.5, 0.45))
+    assert there[0] == pytest.approx(0.5 + 0.48 * 0.16 * math.sin(-1.0), abs=TOKEN)
+
+
+def test_without_a_face_or_shoulders_nothing_turns():
+    faceless, narrow = facing(0.7), facing(0.7)
+    faceless.points[[14, 15, 16, 17]] = np.nan
+    narrow.points[[2, 5, 16, 17]] = np.nan
+    for body in (faceless, narrow):
+        assert expected(body, skeleton(), (0.5, 0.45))[0] == pytest.approx(0.5, abs=TOKEN)
+
+
+def test_a_hidden_ear_is_a_head_that_looks_that_way():
+    seen = facing(math.pi / 3)
+    alone = Skeleton(np.where((np.arange(18) == 17)[:, None], np.nan, seen.points))
+    assert expected(alone, skeleton(FACE), (0.5, 0.22))[0] < 0.48
+
+
+def test_a_wide_canvas_changes_nothing():
+    """A limb that is turned keeps its places beside its middle, however the canvas is shaped."""
+    raised = skeleton({3: (0.34, 0.25), 4: (0.3, 0.12)})
+    beside = middle(raised, 3, 4) + np.array([0.02, 0.0])
+    square = expected(raised, skeleton(), beside)
+    half = [Skeleton(body.points * [0.5, 1] + [0.25, 0]) for body in (raised, skeleton())]
+    wide = expected(*half, beside * [0.5, 1] + [0.25, 0], (64, 128))
+    assert np.abs((wide - [0.25, 0]) / [0.5, 1] - square).max() < 0.006
+
+
+def test_without_joints_a_place_is_found_between_the_figures_sides():
+    def mask(left, top, right, bottom):
+        shown = torch.zeros(64, 64)
+        shown[top:bottom, left:right] = 1
+        return shown
+
+    figure, subject = mask(8, 8, 24, 56), mask(24, 16, 56, 40)
+    kept = subject.flatten().nonzero()[:, 0]
+    told = Guide(Known(extent=Extent.of(figure)), [(Known(extent=Extent.of(subject)), kept)], (64, 64))[:]
+    for share in (0.1, 0.5, 0.9):
+        token = int(kept[told[int(8 + 48 * share) * 64 + int(8 + 16 * share)].argmax()])
+        assert abs(token % 64 - (24 + 32 * share)) < 2 and abs(token // 64 - (16 + 24 * share)) < 2
+    assert (told[40] == 0).all(), "outside the figure it says nothing"
+    torch.testing.assert_close(told.exp().mean(1), torch.ones(64 * 64), rtol=1e-4, atol=1e-4)
+
+
+def test_a_figure_that_fits_better_mirrored_looks_the_other_way():
+    figure = torch.zeros(64, 64)
+    figure[24:40, 8:56] = 1  # a body …
+    figure[8:24, 40:56] = 1  # … with a head on its right
+    places = torch.arange(64 * 64)
+    head = 16 * 64 + 48
+    for other, there in ((figure, 48), (figure.flip(1), 15)):
+        told = Guide(Known(extent=Extent.of(figure)), [(Known(extent=Extent.of(other)), places)], (64, 64))[:]
+        assert abs(int(told[head].argmax()) % 64 - there) <= 1
+
+
+def test_joints_tell_more_than_extents_and_nothing_is_no_guide():
+    mask = torch.zeros(16, 16)
+    mask[2:14, 4:12] = 1
+    body, extent = Body.of(skeleton()), Extent.of(mask)
+    joints = Guide(Known(body), [(Known(body), EVERY)], GRID)[:]
+    assert torch.equal(Guide(Known(body, extent), [(Known(body, extent), EVERY)], GRID)[:], joints)
+    assert not torch.equal(Guide(Known(body, extent), [(Known(None, extent), EVERY)], GRID)[:], joints)
+    for nothing in (Known(), Known(None, Extent.of(torch.ones(16, 16))), Known(None, Extent.of(torch.zeros(16, 16)))):
+        assert (Guide(nothing, [(Known(body, extent), EVERY)], GRID)[:] == 0).all()
 
 
 def test_far_from_every_limb_and_without_common_limbs_it_says_nothing():
