@@ -12,9 +12,11 @@ from safetensors.torch import load_file, save_file
 
 from bench.cases import SIZE
 from bench.cli import UserError
+from seal_ext.core.subject import Way
 from seal_ext.studio import keys
+from seal_ext.studio.attention import ways
 from seal_ext.studio.checkpoint import EMBEDDED, CheckpointError, Expanded, expand, load_diffusers
-from seal_ext.studio.models import quiet, sampler
+from seal_ext.studio.models import Studio, quiet, sampler
 
 STEPS, GUIDANCE = 20, 4.0
 CHUNK = 16
@@ -62,6 +64,10 @@ class Model:
             yield
         finally:
             self.pipe.scheduler, self.how = before, None
+
+    def ways(self, prompt: str) -> dict[str, Way]:
+        """What else finds a subject: this model, asked about the words of the prompt, and nothing that only some machines have."""
+        return {"attention": ways(lambda: Studio(self.pipe), prompt)["attention"]}
 
     @torch.no_grad()
     def encode(self, images: torch.Tensor) -> torch.Tensor:

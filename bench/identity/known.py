@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bench.drawing import Model
 from bench.world.render import Camera
 from seal_ext.core.anchor_align import Aligned, anchor_align
 from seal_ext.core.skeleton import Skeleton
@@ -57,11 +58,11 @@ class Placed:
         return Camera(torch.tensor([float(matrix[0, 0]) for matrix in matrices]), torch.tensor(shifts))
 
 
-def placed(task: Task, stands: str, settings: Settings) -> Placed:
+def placed(task: Task, stands: str, settings: Settings, model: Model | None = None) -> Placed:
     """The structures as a user with this knowledge gets them aligned; the drawing itself knows everything where nothing moves."""
     if stands == UNMOVED:
         return on_references(references_of(task, GIVEN), task.structure(), replace(settings, align=False))
-    return on_references(references_of(task, stands), task.structure(), settings)
+    return on_references(references_of(task, stands, model), task.structure(), settings)
 
 
 def on_references(references: Sequence[Reference], hints: Tensor, settings: Settings, kind: str | None = None) -> Placed:
@@ -72,15 +73,17 @@ def on_references(references: Sequence[Reference], hints: Tensor, settings: Sett
     return Placed(list(references), structures)
 
 
-def references_of(task: Task, known: str) -> list[Reference]:
-    """`found`: the picture alone, and what SeAl finds by itself. `detected`: also people's joints, as a detector gives them.
-    `given`: the mask drawn by hand, and people's poses."""
+def references_of(task: Task, known: str, model: Model | None = None) -> list[Reference]:
+    """`found`: the picture alone, and what SeAl finds by itself, if need be by asking the model about the prompt's words. `detected`: also
+    people's joints, as a detector gives them. `given`: the mask drawn by hand, and people's poses."""
     shown = list(zip(task.reference.picture.image, task.shown.person.tolist(), strict=True))
+    ways = [model.ways(caption.text) if model else {} for caption in task.prompts]
     if known == FOUND:
-        return [Reference.of(image).found() for image, _ in shown]
+        return [Reference.of(image).found(ways=way) for (image, _), way in zip(shown, ways, strict=True)]
     if known == DETECTED:
         poses = detected(task.seeds, task.reference.parts.keypoints.double() * task.size[0])
-        return [Reference.of(image, pose=pose if person else None).found() for (image, person), pose in zip(shown, poses, strict=True)]
+        return [Reference.of(image, pose=pose if person else None).found(ways=way)
+                for (image, person), pose, way in zip(shown, poses, ways, strict=True)]  # fmt: skip
     given = zip(shown, task.reference_mask(), task.reference.structure, strict=True)
     return [Reference.of(image, drawn=mask.numpy(), pose=as_map(pose) if person else None).found("drawn")
             for (image, person), mask, pose in given]  # fmt: skip

@@ -75,7 +75,7 @@ class Row:
 
 def none(stands: str) -> Row:
     def method(model: Model, task: Task) -> Drawn:
-        there = placed(task, stands, TUNED)
+        there = placed(task, stands, TUNED, model)
         start = time.perf_counter()
         with _Counting(model.pipe.unet) as counting:
             latents = sampled(model, task, there.hints)
@@ -88,7 +88,7 @@ def peer(make: Callable[[], Callable], stands: str, statistics: bool = False) ->
     """A peer on its hooks, with the references of the task, the structures as SeAl moves them, and the masks that SeAl has there."""
 
     def method(model: Model, task: Task) -> Drawn:
-        there = placed(task, stands, TUNED)
+        there = placed(task, stands, TUNED, model)
         start = time.perf_counter()
         latents = model.encode(task.reference.picture.image)
         changed = adain_blocks(model.pipe.unet) if statistics else []
@@ -105,7 +105,7 @@ def seal(settings: Settings, stands: str = GIVEN, told: str = "word", truth: boo
 
     def method(model: Model, task: Task) -> Drawn:
         start = time.perf_counter()
-        there, found = placed(task, stands, settings), {}
+        there, found = placed(task, stands, settings, model), {}
 
         def watching(step: Step, site: Site, match: Match, amount: Tensor) -> None:
             if match.index.shape[2] == there.hints.shape[-1] * there.hints.shape[-2] // 64:
