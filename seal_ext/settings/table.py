@@ -61,8 +61,8 @@ class Table:
         "background is then drawn from your prompt alone.")
     room: float = row(0.05, INFUSION, "Room around the figure", "How far beyond the figure the reference is still used, as a share of the "
         "figure's size. Hair and clothes reach further than joints.", low=0.0, high=0.5, step=0.01)
-    limbs: float = share(1.0, INFUSION, "Limb guide", "Match arm with arm and leg with leg, where the joints of both bodies are known. 0 "
-        "switches it off.")
+    limbs: float = share(1.0, INFUSION, "Guide", "Match arm with arm and leg with leg, where the joints of both bodies are known. "
+        "Elsewhere match by how far both figures reach. 0 switches it off.")
     softness: float = share(0.0, INFUSION, "Gate softness", "At 0 a place takes from the reference as soon as it is more alike than τ. "
         "Above 0 it begins to take little by little, over this much likeness.")
     top_k: int = row(0, INFUSION, "Top-k", "How many places of the reference each place looks at: 1 is only the best match, 0 is the whole "
