@@ -5,10 +5,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .known import FOUND
 from .methods import SOURCES
+from .methods import beside as name_beside
 
 OF_CEILING = 0.92
-OF_BEST_PEER = 1.3
+OF_BEST_PEER, NEWCOMER = 1.3, 1.2
 STRUCTURE_LOST, TEXT_LOST = 0.02, 0.03  # beside a picture without a reference
 CHANGED = 0.85
 TOLD = {"seal_given": "one word", "seal_told_place": "light and place", "seal_told_caption": "a full caption"}
@@ -24,7 +26,9 @@ class Goal:
 
 def goals(report: dict) -> list[Goal]:
     """Of a report of `bench identity`, whatever it measured."""
-    return [*_of_all(report["methods"], report["paired"].get("seal_given", {})), *_of_cases(report)]
+    paired = report["paired"]
+    return [*_of_all(report["methods"], paired.get("seal_given", {})), *_of_newcomer(report["methods"], paired.get("seal", {})),
+            *_of_cases(report)]  # fmt: skip
 
 
 def _of_all(methods: dict, beside: dict) -> list[Goal]:
@@ -44,6 +48,16 @@ def _of_all(methods: dict, beside: dict) -> list[Goal]:
         rows.append(_above("structure less none's", beside["none"]["structure"], -STRUCTURE_LOST, 3))
         rows.append(_above("text less none's", beside["none"]["text"], -TEXT_LOST, 3))
     return rows
+
+
+def _of_newcomer(methods: dict, beside: dict) -> list[Goal]:
+    """`seal` beside the peers that have what it finds."""
+    peers = [name for name in SOURCES if name in beside]
+    if not peers:
+        return []
+    best = max(peers, key=lambda name: methods[name_beside(name, FOUND)]["identity"]["value"])
+    return [_times(f"seal: identity, of {best}'s", beside[best]["identity_ratio"], NEWCOMER),
+            _above(f"seal: identity less {best}'s", beside[best]["identity"])]  # fmt: skip
 
 
 def _of_cases(report: dict) -> list[Goal]:

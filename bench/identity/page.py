@@ -29,8 +29,8 @@ ROWS = """\
 people as a detector gives them, each a little off and some missing. `seal_given` has a mask and a pose drawn by hand. Peers get the
 same masks where they can take one, and the structures where AnchorAlign puts them for `seal_given`. `ceiling` is the same infusion told
 where each place of the character truly is on the reference: more than that no match can reach on this model. `transport` draws nothing:
-it carries the reference's latents to where they belong. A row's baseline is `none` drawn from structures that stand as its own;
-`@found` and `@detected` are rows drawn from the structures of `seal` and `seal_detected`, `@unmoved` from those that nobody moved."""
+it carries the reference's latents to where they belong. The prompts are the world's own. A row's baseline is `none` drawn from
+structures that stand as its own; `@found` and `@detected` are rows drawn from the structures of `seal` and `seal_detected`, `@unmoved` from those that nobody moved."""
 
 
 def page(result: dict, swept: dict, stranger: dict, conditions: dict) -> str:
@@ -44,9 +44,6 @@ def page(result: dict, swept: dict, stranger: dict, conditions: dict) -> str:
         "a method takes away: 0 is a picture without a reference, 100 the truth through the autoencoder. Brackets are 95 % intervals over",
         "cases. Peers stand at the best of their tuning (`bench/tuning.json`), which judged them by identity alone. Times are relative to",
         f"a picture without a reference; every picture has a reference of its own, read anew. {_draws()}",
-        "",
-        "The rows `seal…` know what no newcomer has: the reference's exact mask and, where a pose is given, its true joints, both from the",
-        "renderer; the prompts are the world's own. A user gets less.",
         "",
         "`python dev.py bench results` makes this page.",
         "",
@@ -145,7 +142,7 @@ def _paired(paired: dict[str, dict]) -> list[str]:
 
 
 def _goals(rows: list[Goal]) -> list[str]:
-    lines = ["| goal, for `seal_given` | asked | reached | |", "|---|---:|---:|---|"]
+    lines = ["| goal, for `seal_given` where it names no row | asked | reached | |", "|---|---:|---:|---|"]
     return lines + [f"| {goal.what} | {goal.asked} | {goal.reached} | {'yes' if goal.met else 'open'} |" for goal in rows]
 
 

@@ -19,13 +19,14 @@ from .methods import SOURCES, beside, row, table
 from .tasks import POOLED, TASKS
 
 MAIN = 32  # pictures of every case
-EVERYWHERE = ("none", "reference_only", "reference_adain_attn", "seal", "seal_detected", "seal_given", "ceiling")
+EVERYWHERE = ("none", "reference_only", "reference_adain_attn", "masactrl", "seal", "seal_detected", "seal_given", "ceiling")
 TOLD = ("seal_told_light", "seal_told_place", "seal_told_caption")
 ALSO = {  # beside those, the rows that matter to a case
     "misaligned": ("seal_no_align",),
     "conflict": ("seal_no_delta", "seal_no_gate", "seal_no_words", "seal_no_infusion", *TOLD),
 }
-OPPONENT = "reference_only"  # is also drawn from the structures of rows that others move otherwise
+# What is also drawn from the structures of rows that move them otherwise: what a newcomer would use instead, and for others the best known.
+OPPONENTS = {FOUND: ("reference_only", "reference_adain_attn", "masactrl"), UNMOVED: ("reference_only",)}
 
 Drawings = dict[str, Columns]  # of one case, by rows
 
@@ -35,7 +36,8 @@ def wanted(names: Iterable[str]) -> list[str]:
     names = list(names)
     stands = {name: row(name).stands for name in names}
     others = [beside("none", stands[name]) for name in names]
-    others += [beside(OPPONENT, stands[name]) for name in names if name.startswith("seal") and OPPONENT in names]
+    others += [beside(other, stands[name]) for name in names if name.startswith("seal")
+               for other in OPPONENTS.get(stands[name], ()) if other in names]  # fmt: skip
     return list(dict.fromkeys(["none", *names, *others]))
 
 

@@ -203,6 +203,7 @@ def test_a_row_stands_where_its_knowledge_puts_it_and_so_does_its_baseline():
     assert methods.row("none@unmoved").stands == methods.row("seal_no_align").stands == known.UNMOVED
     assert methods.row("seal").stands == known.FOUND and methods.row("seal_given").stands == methods.row("ceiling").stands == known.GIVEN
     assert report.wanted(["seal", "reference_only"]) == ["none", "seal", "reference_only", "none@found", "reference_only@found"]
+    assert report.wanted(["seal_detected", "reference_only"]) == ["none", "seal_detected", "reference_only", "none@detected"]
 
 
 def test_the_ceiling_s_guide_is_half_a_cell_and_weighs_what_an_open_one_does():

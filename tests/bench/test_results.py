@@ -33,13 +33,18 @@ def pair(identity=10.0, pattern=10.0, structure=0.0, text=0.0, leak=-0.3, times=
 def measured():
     """A report in which every goal is met."""
     methods = {"none": row(0.0, pattern=0.0, seconds=1.0), "reference_only": row(45.0, pattern=20.0), "ceiling": row(74.0)}
-    methods |= {"seal": row(60.0), "seal_given": row(70.0, match=0.75)}
+    methods |= {"reference_only@found": row(40.0), "seal": row(60.0), "seal_given": row(70.0, match=0.75)}
     told = {name: row(60.0, conflict_success=0.9, others_identity=65.0) for name in ("seal_given", "seal_told_place", "seal_told_caption")}
     beside = {"none": pair(), "reference_only": pair(), "ceiling": pair(identity=-4.0, times=0.95)}
     cases = {"pose": methods, "animals": methods, "misaligned": methods, "conflict": methods | told}
     of_cases = {case: {"seal_given": copy.deepcopy(beside)} for case in cases}
     about = {"seeds": [0, 32], "split": "development", "weights": "abc"}
-    return about | {"methods": methods, "cases": cases, "paired": {"seal_given": beside}, "paired_cases": of_cases}
+    return about | {
+        "methods": methods,
+        "cases": cases,
+        "paired": {"seal_given": beside, "seal": {"reference_only": pair()}},
+        "paired_cases": of_cases,
+    }
 
 
 def swept():
@@ -75,6 +80,8 @@ FAILS = {
     "leak less half of reference_only's": ((*BESIDE, "reference_only", "leak"), figure(-0.05, 0.1)),
     "structure less none's": ((*BESIDE, "none", "structure"), figure(-0.015, 0.01)),
     "text less none's": ((*BESIDE, "none", "text"), figure(-0.025, 0.01)),
+    "seal: identity, of reference_only's": (("paired", "seal", "reference_only", "identity_ratio"), figure(1.19)),
+    "seal: identity less reference_only's": (("paired", "seal", "reference_only", "identity"), figure(0.9)),
     "animals: identity less reference_only's": ((CASES, "animals", "seal_given", "reference_only", "identity"), figure(0.5)),
     "animals: identity less none's": ((CASES, "animals", "seal_given", "none", "identity"), figure(-3.0)),
     "misaligned: identity less none's": ((CASES, "misaligned", "seal_given", "none", "identity"), figure(0.5)),
