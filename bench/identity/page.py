@@ -30,7 +30,8 @@ people as a detector gives them, each a little off and some missing. `seal_given
 same masks where they can take one, and the structures where AnchorAlign puts them for `seal_given`. `ceiling` is the same infusion told
 where each place of the character truly is on the reference: more than that no match can reach on this model. `transport` draws nothing:
 it carries the reference's latents to where they belong. The prompts are the world's own. A row's baseline is `none` drawn from
-structures that stand as its own; `@found` and `@detected` are rows drawn from the structures of `seal` and `seal_detected`, `@unmoved` from those that nobody moved."""
+structures that stand as its own; `@found` and `@detected` are rows drawn from the structures of `seal` and `seal_detected`, `@unmoved`
+from those that nobody moved."""
 
 
 def page(result: dict, swept: dict, stranger: dict, conditions: dict) -> str:
