@@ -40,7 +40,7 @@ class Table:
     start: float = share(0.0, INFUSION, "Start", "Infusion begins after this share of the steps. A later start leaves more to the prompt "
         "and the structure.")
     end: float = share(1.0, INFUSION, "End", "Infusion ends after this share of the steps.")
-    feature: str = row("hidden", INFUSION, "Match on", "How SeAl decides that two places look alike. `hidden` compares what the model "
+    feature: str = row("qk", INFUSION, "Match on", "How SeAl decides that two places look alike. `hidden` compares what the model "
         "knows about them, without the picture's own light and style. `qk` compares queries and keys of all attention heads together, "
         "`qk_per_head` of each head by itself.", choices=FEATURES)
     threshold: str = row("cosine", INFUSION, "τ is a", "`cosine`: τ is how alike a place and its match must be. `quantile`: τ is the share "
@@ -65,14 +65,14 @@ class Table:
         "Elsewhere match by how far both figures reach. 0 switches it off.")
     softness: float = share(0.0, INFUSION, "Gate softness", "At 0 a place takes from the reference as soon as it is more alike than τ. "
         "Above 0 it begins to take little by little, over this much likeness.")
-    top_k: int = row(0, INFUSION, "Top-k", "How many places of the reference each place looks at: 1 is only the best match, 0 is the whole "
+    top_k: int = row(32, INFUSION, "Top-k", "How many places of the reference each place looks at: 1 is only the best match, 0 is the whole "
         "character.", low=0, high=4096, step=1)
     form: str = row("joint", INFUSION, "Blend", "How the reference comes in. `output` mixes the results of attention. `kv` mixes its keys "
         "and values. `joint` lets one attention look at picture and reference together; there δ says how much the reference counts beside "
         "the picture.", choices=FORMS)
     blocks: str = row("up.3-", INFUSION, "Blocks", "Which self-attention layers use the reference, and how strongly: such as `mid up`, or "
         "`up.0-3:0.5 up.4-`.", grammar=Blocks.parse)
-    uncond_rows: float = share(0.3, INFUSION, "Negative prompt's share", "How much of the reference the model sees while it follows the "
+    uncond_rows: float = share(0.5, INFUSION, "Negative prompt's share", "How much of the reference the model sees while it follows the "
         "negative prompt. 1 is as much as with the prompt. With the blends `output` and `kv` a high CFG scale raises it, so that "
         "pictures do not break.")
     hires: bool = row(True, INFUSION, "Hires pass", "Use the reference in the hires pass, too.")
