@@ -40,7 +40,7 @@ class Table:
     start: float = share(0.0, INFUSION, "Start", "Infusion begins after this share of the steps. A later start leaves more to the prompt "
         "and the structure.")
     end: float = share(1.0, INFUSION, "End", "Infusion ends after this share of the steps.")
-    feature: str = row("qk", INFUSION, "Match on", "How SeAl decides that two places look alike. `hidden` compares what the model "
+    feature: str = row("hidden", INFUSION, "Match on", "How SeAl decides that two places look alike. `hidden` compares what the model "
         "knows about them, without the picture's own light and style. `qk` compares queries and keys of all attention heads together, "
         "`qk_per_head` of each head by itself.", choices=FEATURES)
     threshold: str = row("cosine", INFUSION, "τ is a", "`cosine`: τ is how alike a place and its match must be. `quantile`: τ is the share "
