@@ -15,9 +15,9 @@ from PIL import Image
 from torch import Tensor
 
 from .core.cache import fingerprint
-from .core.canvas import as_tensor, body_on, fit
+from .core.canvas import as_tensor, fit, known_on
 from .core.control_map import body_of
-from .core.limbs import Body
+from .core.guide import Known
 from .core.mask import Subject
 from .core.pixels import AlignError, Mask, Pixels, as_bytes, checked_image, on_white
 from .core.skeleton import Skeleton, read_skeleton
@@ -97,13 +97,12 @@ class Reference:
             return self.seen
         return replace(self.seen, skeleton=self.skeleton) if self.seen.known else body_of(self.skeleton, *self.size)
 
-    def on_canvas(self, height: int, width: int) -> tuple[Tensor, Tensor | None, Body | None]:
-        """As the U-Net sees it: the whole picture (1, 3, height, width), its subject if that is not all of it, and its limbs."""
+    def on_canvas(self, height: int, width: int) -> tuple[Tensor, Tensor | None, Known]:
+        """As the U-Net sees it: the whole picture (1, 3, height, width), its subject if that is not all of it, and how it stands."""
         image, inside = fit(as_tensor(self.rgb), height, width)
         if self.subject is not None and self.subject.known:
             inside = inside & (fit(as_tensor(self.subject.mask), height, width)[0][0, 0] > 0.5)
-        body = None if self.skeleton is None else body_on(self.skeleton, self.size, height, width)
-        return image, None if inside.all() else inside, body
+        return image, None if inside.all() else inside, known_on(self.subject, self.skeleton, self.size, height, width)
 
     # ---- as pictures
 

@@ -292,10 +292,12 @@ def test_a_run_makes_each_guide_once_and_keeps_no_large_one(host, monkeypatch, l
     def look(run):
         held.append([guide.whole for guide in run.guides.values()])
 
-    drawn, _ = host.draw(AppearanceCache(1 << 30), [reference(mask=mask, body=body())], rows, bodies=[body({4: (0.2, 0.2)})], each=look)
+    drawn, _ = host.draw(
+        AppearanceCache(1 << 30), [reference(mask=mask, known=Known(body()))], rows, known=[Known(body({4: (0.2, 0.2)}))], each=look
+    )
     assert held[0] == [] and held[1:] == [[limit > 0]] * len(LEVELS)  # one for all four rows
     monkeypatch.setattr(step, "GUIDES", 1 << 30)
-    whole, _ = host.draw(AppearanceCache(1 << 30), [reference(mask=mask, body=body())], rows, bodies=[body({4: (0.2, 0.2)})])
+    whole, _ = host.draw(AppearanceCache(1 << 30), [reference(mask=mask, known=Known(body()))], rows, known=[Known(body({4: (0.2, 0.2)}))])
     assert torch.equal(drawn, whole)
 
 

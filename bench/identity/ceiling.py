@@ -12,6 +12,7 @@ from bench.drawing import Model
 from bench.world.anatomy import Parts
 from bench.world.render import Camera, body
 from bench.world.truth import correspondence
+from seal_ext.core.guide import Known
 from seal_ext.core.limbs import Body
 from seal_ext.core.pairs import centres, logarithms
 
@@ -50,9 +51,9 @@ class _Truth:
         return logarithms((-0.5 * distance.square()).exp(), self.visible[some])
 
 
-def true_guides(task: Task, moved: Camera) -> list[TrueGuide]:
+def true_guides(task: Task, moved: Camera) -> list[Known]:
     picture = body(task.identities, task.poses, after(task.camera, moved))
-    return [TrueGuide(task.reference.parts[[row]], picture[[row]]) for row in range(len(task))]
+    return [Known(TrueGuide(task.reference.parts[[row]], picture[[row]])) for row in range(len(task))]
 
 
 def transported(model: Model, task: Task, moved: Camera) -> Tensor:

@@ -111,10 +111,10 @@ def seal(settings: Settings, stands: str = GIVEN, told: str = "word", truth: boo
             if match.index.shape[2] == there.hints.shape[-1] * there.hints.shape[-2] // 64:
                 found[site.name, step.t] = match.index[: len(task), 0, :, 0]
 
-        bodies = true_guides(task, there.moved) if truth else [structure.joints for structure in there.structures]
+        known = true_guides(task, there.moved) if truth else [structure.known for structure in there.structures]
         some = slice(1) if shared else slice(None)
         prompts = task.told(told) if told else None
-        host = Seal(model.pipe, there.references[some], settings, per_image=not shared, appearance_prompt=prompts, bodies=bodies[some],
+        host = Seal(model.pipe, there.references[some], settings, per_image=not shared, appearance_prompt=prompts, known=known[some],
                     cache=AppearanceCache(2**31), figure=there.figure[some], watch=watching if watch else None)  # fmt: skip
         with _Counting(model.pipe.unet) as counting, host:
             drawn = sampled(model, task, there.hints)

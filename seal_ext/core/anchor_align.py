@@ -11,6 +11,7 @@ import numpy as np
 from .canvas import FILL, resize_mode, whole_size
 from .control_map import LINES, body_of, chosen, figure_of, from_control_map, one_of
 from .geometry import STAYS, Alignment, Correction, align
+from .guide import Known
 from .mask import Box, Subject
 from .pixels import AlignError, Mask, Pixels, as_rgb, checked_image
 from .skeleton import Skeleton, read_skeletons
@@ -32,6 +33,7 @@ class Aligned:
     room: float  # around the figure, as a share of its size
     bodies: tuple[Skeleton, ...] = ()  # whose joints it shows, where they are on it; the character's first
     subject: Subject | None = None  # the reference's, with the joints that are known
+    which: str = "largest"  # of several figures, the character
 
     @cached_property
     def figure(self) -> Mask | None:
@@ -44,10 +46,15 @@ class Aligned:
             return None
         return body.with_room(self.room) if body.clear else None
 
-    @property
-    def joints(self) -> Skeleton | None:
-        """The figure's, in shares of the canvas."""
-        return self.bodies[0].moved((1 / self.map.shape[1], 1 / self.map.shape[0])) if self.bodies else None
+    @cached_property
+    def known(self) -> Known:
+        """Where the figure's joints are or how far it reaches, in shares of the canvas; nothing where AnchorAlign could not tell."""
+        size = self.map.shape[:2]
+        try:
+            shown = _shown(self.map, self.bodies, self.kind, self.which) if self.moves or self.subject is None else None
+        except AlignError:
+            shown = None
+        return Known.of(shown, self.bodies[0] if self.bodies else None, size)
 
 
 def anchor_align(
@@ -75,13 +82,17 @@ def anchor_align(
     elif subject.skeleton and kind == "skeleton" and not bodies:
         found = _placed(image, canvas, mode, reference_mode, UNREAD)
     else:
-        # A second part of an edge map is another limb, not another subject.
-        shown = body_of(bodies[0], *image.shape[:2]) if bodies else one_of(from_control_map(image, kind, every=kind in LINES), which)
+        shown = _shown(image, bodies, kind, which)
         found = align(subject, shown, canvas, mode, reference_mode, anchor, "auto", margin, correction, alike=alike)
         found = found.because(*_others(bodies[1:], found))
     matrix = found.matrix * detail
     there = tuple(body.moved((matrix[0, 0], matrix[1, 1]), (matrix[0, 2], matrix[1, 2])) for body in bodies)
-    return Aligned(apply(structure, found, kind, detail, bodies), kind, found, known and found.moves, room, there, subject)
+    return Aligned(apply(structure, found, kind, detail, bodies), kind, found, known and found.moves, room, there, subject, which)
+
+
+def _shown(image: Pixels, bodies: Sequence[Skeleton], kind: str | None, which: str) -> Subject:
+    """The character on a structure map. A second part of an edge map is another limb, not another subject."""
+    return body_of(bodies[0], *image.shape[:2]) if bodies else one_of(from_control_map(image, kind, every=kind in LINES), which)
 
 
 def shows_body(structure: Pixels, kind: str | None) -> bool:

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .limbs import Body
+from .guide import Known
+from .mask import Subject
 from .pixels import AlignError
 from .skeleton import Skeleton
 
@@ -90,8 +91,8 @@ def fit(image: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
     return canvas.clamp(0, 1), inside
 
 
-def body_on(skeleton: Skeleton, size: tuple[int, int], height: int, width: int) -> Body | None:
-    """The limbs of a picture of this size (height, width) where `fit` puts it, in shares of the canvas."""
-    scale = min(height / size[0], width / size[1])
-    shift = ((1 - size[1] * scale / width) / 2, (1 - size[0] * scale / height) / 2)
-    return Body.of(skeleton.moved((scale / width, scale / height), shift))
+def known_on(subject: Subject | None, joints: Skeleton | None, size: tuple[int, int], height: int, width: int) -> Known:
+    """What is known of the figure on a picture of this size (height, width), where `fit` puts it on the canvas."""
+    grown = min(height / size[0], width / size[1])
+    scale = size[1] * grown / width, size[0] * grown / height
+    return Known.of(subject, joints, size, scale, ((1 - scale[0]) / 2, (1 - scale[1]) / 2))

@@ -1,22 +1,25 @@
 """How far a figure reaches: what guides where joints are not known, as of most animals.
 
 A place between the figure's sides belongs between the reference's. Which way round, the outlines tell: a figure that fits the reference
-better mirrored looks the other way.
+better mirrored looks the other way. What the frame cuts off on one of them alone has no such sides.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import cv2
+import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from .pairs import COARSE, Pair, centres, logarithms
+from .mask import Subject
+from .pairs import COARSE, Pair, centres, logarithms, near
 
 ROUGH = 0.12  # how exact the guide is, in shares of the reference's longer side: poses differ
 MARGIN = 0.1  # so far outside the figure it still says something, in shares of its sides
 OUTLINE = 32  # rows and columns on which two outlines are compared
+MIRRORED = 0.03  # a figure looks the other way if it fits better by so much
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,27 +29,34 @@ class Extent:
     low: Tensor  # (2,): x, y
     high: Tensor
     outline: Tensor  # (OUTLINE, OUTLINE), in 0 … 1
+    cut: frozenset[str]  # the sides at which the figure goes on beyond its picture
 
     @classmethod
-    def of(cls, mask: Tensor | None) -> Extent | None:
-        """Of a mask (height, width); None where it shows nothing, or everything."""
-        if mask is None:
+    def of(cls, subject: Subject | None) -> Extent | None:
+        """In shares of the subject's own picture; None where nobody knows it, or it is everything."""
+        if subject is None or not subject.known or subject.mask.all() or not subject.mask.any():
             return None
-        inside = (mask > 0.5).cpu()
-        if not inside.any() or inside.all():
-            return None
-        rows, columns = (inside.any(along).nonzero()[:, 0] for along in (1, 0))
-        (top, bottom), (left, right) = ((int(shown[0]), int(shown[-1]) + 1) for shown in (rows, columns))
-        size = torch.tensor([inside.shape[1], inside.shape[0]])
-        outline = F.interpolate(inside[top:bottom, left:right].float()[None, None], (OUTLINE, OUTLINE), mode="area")[0, 0]
-        return cls(torch.tensor([left, top]) / size, torch.tensor([right, bottom]) / size, outline)
+        (top, bottom), (left, right) = ((int(shown[0]), int(shown[-1]) + 1) for shown in (np.nonzero(subject.mask.any(1))[0],
+                                                                                          np.nonzero(subject.mask.any(0))[0]))  # fmt: skip
+        inside = subject.mask[top:bottom, left:right].astype(np.float32)
+        outline = torch.from_numpy(cv2.resize(inside, (OUTLINE, OUTLINE), interpolation=cv2.INTER_AREA))
+        size = torch.tensor(subject.size)
+        return cls(torch.tensor([left, top]) / size, torch.tensor([right, bottom]) / size, outline, frozenset(subject.cut))
 
-    def pair(self, reference: Extent, grid: tuple[int, int], kept: Tensor) -> Pair:
-        """What a guide says of this figure's picture and a reference, of which the tokens with these numbers are kept."""
+    def moved(self, scale: tuple[float, float], shift: tuple[float, float]) -> Extent:
+        """Where this puts it, in shares again."""
+        low, high = (place * torch.tensor(scale) + torch.tensor(shift) for place in (self.low, self.high))
+        return replace(self, low=low, high=high)
+
+    def pair(self, reference: Extent | None, grid: tuple[int, int], kept: Tensor) -> Pair | None:
+        """What a guide says of this figure's picture and a reference, of which the tokens with these numbers are kept; None where the frame
+        cuts them differently."""
+        if reference is None or self.cut != reference.cut:
+            return None
         place, cells = centres(grid), torch.tensor([grid[1], grid[0]])
         share = (place / cells - self.low) / (self.high - self.low)
         said = ((share > -MARGIN) & (share < 1 + MARGIN)).all(1)
-        if _fit(self.outline.flip(1), reference.outline) > _fit(self.outline, reference.outline):
+        if _fit(self.outline.flip(1), reference.outline) > _fit(self.outline, reference.outline) + MIRRORED:
             share[:, 0] = 1 - share[:, 0]
         expected = (reference.low + share * (reference.high - reference.low)) * cells
         exact = max(ROUGH * float(((reference.high - reference.low) * cells).max()), COARSE)
@@ -69,5 +79,4 @@ class _Between:
     limbs: int = 1
 
     def told(self, some: slice) -> Tensor:
-        distance = torch.cdist(self.expected[some], self.places) / self.exact
-        return logarithms((-0.5 * distance.square()).exp(), self.said[some])
+        return logarithms(near(self.expected[some], self.places, self.exact), self.said[some])

@@ -14,8 +14,10 @@ from torch import Tensor
 
 from .extent import Extent
 from .limbs import Body
+from .mask import Subject
 from .matching import FLOAT, joined, pieces
 from .pairs import Nothing, Pair
+from .skeleton import Skeleton
 
 PIECE = 64 * 2**20  # bytes that the guide's temporaries may take, which are as large for every limb as the guide itself
 
@@ -26,13 +28,25 @@ class Known(NamedTuple):
     body: Body | None = None
     extent: Extent | None = None
 
+    @classmethod
+    def of(cls, subject: Subject | None, joints: Skeleton | None, size: tuple[int, int], scale: tuple[float, float] = (1.0, 1.0),
+           shift: tuple[float, float] = (0.0, 0.0)) -> Known:  # fmt: skip
+        """A subject and joints on a picture of this size (height, width), which the canvas shows scaled and shifted in shares."""
+        own = 1 / size[1], 1 / size[0]
+        body = None if joints is None else Body.of(joints.moved(own).moved(scale, shift))
+        extent = Extent.of(subject)
+        return cls(body, None if extent is None else extent.moved(scale, shift))
+
     def pair(self, reference: Known, grid: tuple[int, int], kept: Tensor) -> Pair:
         """By the joints where both have some, else by how far the figures reach."""
         if self.body is not None and (pair := self.body.pair(reference.body, grid, kept)) is not None:
             return pair
-        if self.extent is not None and reference.extent is not None:
-            return self.extent.pair(reference.extent, grid, kept)
+        if self.extent is not None and (pair := self.extent.pair(reference.extent, grid, kept)) is not None:
+            return pair
         return Nothing(len(kept), kept.device)
+
+
+NOTHING_KNOWN = Known()
 
 
 class Guide:
@@ -52,6 +66,11 @@ class Guide:
         self._strength = strength
         self._pairs = [picture.pair(known, grid, kept.to(device)) for known, kept in references]
         self._whole: Tensor | None = None
+
+    @property
+    def says(self) -> bool:
+        """Whether it says anything at all."""
+        return not all(isinstance(pair, Nothing) for pair in self._pairs)
 
     @property
     def whole(self) -> bool:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .limb_frames import HEAD, ROUND, TORSO, Frames, turns
-from .pairs import COARSE, Pair, centres, logarithms
+from .pairs import COARSE, Pair, centres, logarithms, near
 from .proportions import FLESH
 from .skeleton import Skeleton
 
@@ -62,10 +62,9 @@ class _Limbs:
 
     def told(self, some: slice) -> Tensor:
         expected, far = self.expected[:, some], self.far[:, some]
-        distance = torch.cdist(expected, self.places.expand(self.limbs, -1, -1)) / self.exact
         said = far.amin(0) < REACH
         belongs = (-far.square()).softmax(0) * said
-        likely = (belongs[..., None] * (-0.5 * distance.square()).exp()).sum(0)
+        likely = (belongs[..., None] * near(expected, self.places, self.exact)).sum(0)
         return logarithms(likely, said)
 
 

@@ -41,6 +41,15 @@ def logarithms(likely: Tensor, said: Tensor) -> Tensor:
     return torch.where(said[:, None], (likely / likely.mean(1, keepdim=True)).log(), likely.new_zeros(()))
 
 
+def near(expected: Tensor, places: Tensor, exact: float) -> Tensor:
+    """How likely each place (…, kept) is, when it is expected (…, tokens) so exactly.
+
+    Differences of coordinates: by a product, as `cdist` makes it, places at the far end are off by a token where products are rounded.
+    """
+    across, down = (expected[..., None, axis] - places[:, axis] for axis in (0, 1))
+    return across.square_().add_(down.square_()).mul_(-0.5 / exact**2).exp_()
+
+
 def centres(grid: tuple[int, int]) -> Tensor:
     """The middles (tokens, 2) of a grid's tokens: x and y, in tokens."""
     y, x = torch.meshgrid(*(torch.arange(n) + 0.5 for n in grid), indexing="ij")

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from seal_ext.core.cache import AppearanceCache, AppearanceKey, fingerprint
 from seal_ext.core.canvas import size_of
-from seal_ext.core.limbs import Body
-from seal_ext.core.skeleton import Skeleton
+from seal_ext.core.guide import Known
 from seal_ext.layers import Layers, Undo, find_sites, undo_all, wrap
 from seal_ext.reference import Reference
 from seal_ext.run import APPEARANCE, CONDITIONAL, UNCONDITIONAL, Encoded, Row, Run
@@ -28,7 +27,7 @@ class Seal:
     """Patches a pipeline while entered and leaves it exactly as found.
 
     `reference`: a picture or a `Reference`, several that all images share, or with `per_image` one for each image of the batch.
-    `figure`: where the structure's figure is, and `bodies`: its joints or limbs in shares of the canvas, for all images or each.
+    `figure`: where the structure's figure is, and `known`: how it stands in shares of the canvas, for all images or each.
     `appearance_prompt`: c_app, one for all or one an image; without it the prompt serves, and Delta-Bridge has nothing to do.
     """
 
@@ -45,12 +44,12 @@ class Seal:
         watch=None,
         seeds: Sequence[int] = (0,),
         figure: Tensor | None = None,
-        bodies: Sequence[Skeleton | Body | None] = (),
+        known: Sequence[Known] = (),
     ):
         self.pipe, self.settings, self.watch, self.seeds = pipe, settings or Settings(enabled=True), watch, seeds
         group = reference if isinstance(reference, (list, tuple)) else [reference]
         self.references = [_looked_at(Reference.of(picture)) for picture in group]
-        self.per_image, self.figure, self.bodies = per_image, figure, bodies
+        self.per_image, self.figure, self.known = per_image, figure, known
         self.appearance_prompt = appearance_prompt or self.settings.appearance_prompt or None
         self.cache = AppearanceCache(self.settings.cache_mb * MEGABYTE) if cache is None else cache
         self.tell = tell or (lambda done, total: None)
@@ -157,9 +156,8 @@ class Seal:
             app, _ = self._appearance_context([row.image for row in rows if row.kind == CONDITIONAL], told, self._call["kwargs"])
             self._contradicts = not torch.equal(app.to(told), told)
         figure = None if self.figure is None or not self.settings.on_figure else self.figure.to(sample)
-        bodies = [Body.of(body) if isinstance(body, Skeleton) else body for body in self.bodies]
         run = Run(self.settings, references, self.cache, self._key, levels, self.layers, seeds=self.seeds, watch=self.watch, figure=figure,
-                  bodies=bodies, guidance=float(getattr(self.pipe, "guidance_scale", 1.0)), images=images)  # fmt: skip
+                  known=self.known, guidance=float(getattr(self.pipe, "guidance_scale", 1.0)), images=images)  # fmt: skip
         self.run = run
         self.runs += 1
         if self.settings.enabled and self.settings.infusion and self.settings.strength > 0:
@@ -167,8 +165,8 @@ class Seal:
         return run
 
     def _encode(self, reference: Reference, height: int, width: int, like: Tensor) -> Encoded:
-        image, mask, body = reference.on_canvas(height, width)
-        return Encoded(encoded(self.pipe.vae, image).to(like), mask, reference.weight, body)
+        image, mask, known = reference.on_canvas(height, width)
+        return Encoded(encoded(self.pipe.vae, image).to(like), mask, reference.weight, known)
 
     def _key(self, image: int) -> AppearanceKey:
         context = self._conditioning(image)[0]

@@ -14,9 +14,7 @@ from torch import Tensor
 
 from seal_ext.core.cache import AppearanceCache, AppearanceKey, Entry
 from seal_ext.core.delta import DeltaGate, add_delta
-from seal_ext.core.extent import Extent
 from seal_ext.core.guide import Guide, Known
-from seal_ext.core.limbs import Body
 from seal_ext.core.memory import ran_out
 from seal_ext.core.schedule import Progress
 from seal_ext.layers import Layers
@@ -38,8 +36,8 @@ RAN_OUT = ("Memory ran out. SeAl has given back what it kept of references and t
 
 class Run:
     """`references`: those that all images share, or one list for each image. `figure`: where the picture's own subject will be, as
-    its structure shows it, (1 or images, height, width) in 0 … 1 and of any size; None: anywhere. `bodies`: its joints in shares of the
-    canvas, one for all images or one for each. `guidance`: the scale w of classifier-free guidance."""
+    its structure shows it, (1 or images, height, width) in 0 … 1 and of any size; None: anywhere. `known`: how it stands in shares of
+    the canvas, one for all images or one for each. `guidance`: the scale w of classifier-free guidance."""
 
     def __init__(
         self,
@@ -53,13 +51,13 @@ class Run:
         seeds: Sequence[int] = (0,),
         watch: Watch | None = None,
         figure: Tensor | None = None,
-        bodies: Sequence[Body | None] = (),
+        known: Sequence[Known] = (),
         guidance: float = 1.0,
         images: int = 1,
     ):
         self.settings, self.levels, self.layers, self.watch = settings, tuple(levels), layers, watch
         self.figure, self.guidance = figure, guidance
-        self.known = _known(bodies, figure)
+        self.known = list(known)
         self.references: list[list[Encoded]] = [list(group) for group in references if not isinstance(group, Encoded)]
         self.references = self.references or [[one for one in references if isinstance(one, Encoded)]]
         self._cache, self._key, self._seeds, self._images = cache, key, tuple(seeds), images
@@ -150,14 +148,3 @@ class Run:
         self.guides.clear()
         self.fetching.end()
         self._cache.let_go(self)
-
-
-def _known(bodies: Sequence[Body | None], figure: Tensor | None) -> list[Known]:
-    """What is known of where the figure stands, once for all images or for each."""
-    extents = [] if figure is None else [Extent.of(mask) for mask in figure]
-
-    def at(image: int) -> Known:
-        body = bodies[image if len(bodies) > 1 else 0] if bodies else None
-        return Known(body, extents[image if len(extents) > 1 else 0] if extents else None)
-
-    return [at(image) for image in range(max(len(bodies), len(extents)))]

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Protocol
 
 from torch import Tensor
 
-from seal_ext.core.extent import Extent
-from seal_ext.core.guide import Known
-from seal_ext.core.limbs import Body
+from seal_ext.core.guide import NOTHING_KNOWN, Known
 
 UNCONDITIONAL, CONDITIONAL, APPEARANCE = "unconditional", "conditional", "appearance"
 
@@ -22,12 +19,7 @@ class Encoded:
     latent: Tensor  # (1, channels, height, width), scaled as the U-Net expects
     mask: Tensor | None = None  # (height, width) of any size, true or 1 on the subject
     weight: float = 1.0
-    body: Body | None = None  # its joints, in shares of the canvas, when they are known
-
-    @cached_property
-    def known(self) -> Known:
-        """What is known of where its subject stands."""
-        return Known(self.body, Extent.of(self.mask))
+    known: Known = NOTHING_KNOWN  # where the subject's joints are, or how far it reaches, on the canvas
 
 
 @dataclass(frozen=True)

@@ -139,6 +139,8 @@ class Step:
         if grid is None or not self.run.guiding:
             return None
         guides = [self._guide_of(row.image, grid, q.device) for row in self.rows]
+        if not any(guide.says for guide in guides):
+            return None
         return guides if any(guide is not guides[0] for guide in guides) else guides[:1]
 
     def _guide_of(self, image: int, grid: tuple[int, int], device: torch.device) -> Guide:

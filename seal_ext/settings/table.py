@@ -65,8 +65,8 @@ class Table:
         "Elsewhere match by how far both figures reach. 0 switches it off.")
     softness: float = share(0.0, INFUSION, "Gate softness", "At 0 a place takes from the reference as soon as it is more alike than τ. "
         "Above 0 it begins to take little by little, over this much likeness.")
-    top_k: int = row(32, INFUSION, "Top-k", "How many places of the reference each place looks at: 1 is only the best match, 0 is the whole "
-        "character.", low=0, high=4096, step=1)
+    top_k: int = row(32, INFUSION, "Top-k", "How many places of the reference each place looks at: 1 is only the best match, 0 is the "
+        "whole character.", low=0, high=4096, step=1)
     form: str = row("joint", INFUSION, "Blend", "How the reference comes in. `output` mixes the results of attention. `kv` mixes its keys "
         "and values. `joint` lets one attention look at picture and reference together; there δ says how much the reference counts beside "
         "the picture.", choices=FORMS)

@@ -93,7 +93,7 @@ def _draw(studio, job: Job, seeds: Sequence[int], settings: Settings, reference,
     if structure is not None:
         more = {"image": as_tensor(structure.map)[None].repeat(len(seeds), 1, 1, 1).to(pipe.device, pipe.unet.dtype)}
         figure = None if structure.figure is None else torch.from_numpy(structure.figure)[None].float()
-        guides = {"figure": figure, "bodies": [structure.joints]}
+        guides = {"figure": figure, "known": [structure.known]}
     seal: Seal | None = None
     if reference is not None and settings.enabled:
         told = job.appearance_prompt or settings.appearance_prompt or None

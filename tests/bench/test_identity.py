@@ -22,7 +22,7 @@ from bench.world.identity import garment_is_held_out
 from bench.world.render import Camera, body
 from bench.world.truth import correspondence
 from bench.world.words import BACKGROUND, KIND, LIGHT, PEOPLE, POSE
-from seal_ext.core.guide import Guide
+from seal_ext.core.guide import NOTHING_KNOWN, Guide
 from seal_ext.studio.checkpoint import EMBEDDED, Expanded
 
 SEEDS = torch.arange(16)
@@ -211,8 +211,8 @@ def test_the_ceiling_s_guide_is_half_a_cell_and_weighs_what_an_open_one_does():
     moved = known.placed(task, known.GIVEN, methods.TUNED).moved
     kept = torch.arange(0, 256, 2)
     for row, guide in enumerate(true_guides(task, moved)):
-        assert isinstance(guide, TrueGuide)
-        told = Guide(guide, [(None, kept)], (16, 16))[:]
+        assert isinstance(guide.body, TrueGuide)
+        told = Guide(guide, [(NOTHING_KNOWN, kept)], (16, 16))[:]
         truth = correspondence(task.reference.parts[[row]], body(task.identities, task.poses, moved)[[row]], 16, 16)
         visible = truth.visible.flatten()
         assert visible.any() and not visible.all() and (told[~visible] == 0).all()
@@ -223,7 +223,7 @@ def test_the_ceiling_s_guide_is_half_a_cell_and_weighs_what_an_open_one_does():
         # One cell beside the right one is e² times less likely.
         middle = (truth.point[0].flatten(0, 1)[visible] - truth.point[0].flatten(0, 1)[visible].floor() - 0.5).abs().amax(1).argmin()
         token = visible.nonzero()[middle, 0]
-        every = Guide(guide, [(None, torch.arange(256))], (16, 16))[:][token]
+        every = Guide(guide, [(NOTHING_KNOWN, torch.arange(256))], (16, 16))[:][token]
         assert 1.3 < float(every.max() - every[every.argmax() + 1]) < 2.7
 
 

@@ -134,7 +134,7 @@ def test_two_figures_move_together_and_the_character_is_chosen():
         assert apart == pytest.approx(found.alignment.scale * (other.points - first.points)[NOSE], abs=4)
         leaves = ((found.bodies[1].points < 0) | (found.bodies[1].points > SIDE)).any()
         assert any("out of the picture" in reason for reason in found.alignment.reasons) == leaves
-        assert found.joints is not None and found.joints.points * SIDE == pytest.approx(found.bodies[0].points, nan_ok=True)
+        assert found.known.body is not None and found.known.body.points * SIDE == pytest.approx(found.bodies[0].points, nan_ok=True)
 
 
 def test_of_two_silhouettes_one_is_the_character():

@@ -8,10 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seal_ext.core.extent import Extent
+from seal_ext.core.canvas import known_on
 from seal_ext.core.guide import Guide, Known
 from seal_ext.core.infusion import Asking, Infusion, attention, take
 from seal_ext.core.limbs import Body
+from seal_ext.core.mask import subject_of
 from seal_ext.core.matching import Appearance, match
 from seal_ext.core.skeleton import Skeleton
 from tests.core.test_infusion import ALL, ROWS, TOKENS, Layer, open_gate
@@ -114,6 +115,21 @@ def test_without_a_face_or_shoulders_nothing_turns():
         assert expected(body, skeleton(), (0.5, 0.45))[0] == pytest.approx(0.5, abs=TOKEN)
 
 
+def test_a_head_with_one_ear_and_no_nose_on_reversed_shoulders_looks_away():
+    behind = facing(math.pi)
+    behind.points[[0, 14, 15, 17]] = np.nan  # of the face only its right ear is seen, on our right
+    there = expected(behind, facing(2 * math.pi / 3), (0.5, 0.22))
+    assert there[0] == pytest.approx(0.5, abs=2 * TOKEN)
+
+
+def test_in_profile_without_a_face_nothing_turns():
+    """Shoulders that nearly meet say nothing: noise decides which of them is on the left."""
+    for yaw in (1.52, 1.62):
+        edge_on = facing(yaw)
+        edge_on.points[[14, 15, 16, 17]] = np.nan
+        assert expected(edge_on, skeleton(FACE), (0.53, 0.45))[0] > 0.5
+
+
 def test_a_hidden_ear_is_a_head_that_looks_that_way():
     seen = facing(math.pi / 3)
     alone = Skeleton(np.where((np.arange(18) == 17)[:, None], np.nan, seen.points))
@@ -130,15 +146,21 @@ def test_a_wide_canvas_changes_nothing():
     assert np.abs((wide - [0.25, 0]) / [0.5, 1] - square).max() < 0.006
 
 
-def test_without_joints_a_place_is_found_between_the_figures_sides():
-    def mask(left, top, right, bottom):
-        shown = torch.zeros(64, 64)
-        shown[top:bottom, left:right] = 1
-        return shown
+def box(left, top, right, bottom, size=(64, 64)):
+    mask = np.zeros(size, bool)
+    mask[top:bottom, left:right] = True
+    return mask
 
-    figure, subject = mask(8, 8, 24, 56), mask(24, 16, 56, 40)
-    kept = subject.flatten().nonzero()[:, 0]
-    told = Guide(Known(extent=Extent.of(figure)), [(Known(extent=Extent.of(subject)), kept)], (64, 64))[:]
+
+def shown(mask):
+    """What is known of a figure by its mask alone."""
+    return Known.of(subject_of(mask, "drawn", True), None, mask.shape)
+
+
+def test_without_joints_a_place_is_found_between_the_figures_sides():
+    figure, subject = box(8, 8, 24, 56), box(24, 16, 56, 40)
+    kept = torch.from_numpy(subject.flatten().nonzero()[0])
+    told = Guide(shown(figure), [(shown(subject), kept)], (64, 64))[:]
     for share in (0.1, 0.5, 0.9):
         token = int(kept[told[int(8 + 48 * share) * 64 + int(8 + 16 * share)].argmax()])
         assert abs(token % 64 - (24 + 32 * share)) < 2 and abs(token // 64 - (16 + 24 * share)) < 2
@@ -147,25 +169,35 @@ def test_without_joints_a_place_is_found_between_the_figures_sides():
 
 
 def test_a_figure_that_fits_better_mirrored_looks_the_other_way():
-    figure = torch.zeros(64, 64)
-    figure[24:40, 8:56] = 1  # a body …
-    figure[8:24, 40:56] = 1  # … with a head on its right
+    figure = box(8, 24, 56, 40) | box(40, 8, 56, 24)  # a body with a head on its right
     places = torch.arange(64 * 64)
     head = 16 * 64 + 48
-    for other, there in ((figure, 48), (figure.flip(1), 15)):
-        told = Guide(Known(extent=Extent.of(figure)), [(Known(extent=Extent.of(other)), places)], (64, 64))[:]
+    for other, there in ((figure, 48), (figure[:, ::-1], 15)):
+        told = Guide(shown(figure), [(shown(other), places)], (64, 64))[:]
         assert abs(int(told[head].argmax()) % 64 - there) <= 1
 
 
 def test_joints_tell_more_than_extents_and_nothing_is_no_guide():
-    mask = torch.zeros(16, 16)
-    mask[2:14, 4:12] = 1
-    body, extent = Body.of(skeleton()), Extent.of(mask)
+    body, extent = Body.of(skeleton()), shown(box(16, 8, 48, 56)).extent
     joints = Guide(Known(body), [(Known(body), EVERY)], GRID)[:]
     assert torch.equal(Guide(Known(body, extent), [(Known(body, extent), EVERY)], GRID)[:], joints)
     assert not torch.equal(Guide(Known(body, extent), [(Known(None, extent), EVERY)], GRID)[:], joints)
-    for nothing in (Known(), Known(None, Extent.of(torch.ones(16, 16))), Known(None, Extent.of(torch.zeros(16, 16)))):
-        assert (Guide(nothing, [(Known(body, extent), EVERY)], GRID)[:] == 0).all()
+    for nothing in (Known(), shown(np.ones((16, 16), bool)), Known.of(None, None, (16, 16))):
+        told = Guide(nothing, [(Known(body, extent), EVERY)], GRID)
+        assert not told.says and (told[:] == 0).all()
+
+
+def test_what_the_frame_cuts_on_one_alone_has_no_sides():
+    whole, bust, other = box(20, 8, 40, 56), box(10, 20, 50, 64), box(16, 30, 44, 64)
+    for one, two, says in ((whole, whole, True), (whole, bust, False), (bust, whole, False), (bust, other, True)):
+        assert Guide(shown(one), [(shown(two), EVERY)], GRID).says is says
+
+
+def test_a_pictures_extent_lies_where_the_canvas_shows_it():
+    """Of a wide picture on a square canvas the bars say nothing about the figure."""
+    known = known_on(subject_of(box(8, 8, 24, 56, (64, 128)), "drawn"), None, (64, 128), 96, 96)
+    assert known.extent.low.tolist() == pytest.approx([8 / 128, 0.25 + 8 / 128])
+    assert known.extent.high.tolist() == pytest.approx([24 / 128, 0.25 + 56 / 128])
 
 
 def test_far_from_every_limb_and_without_common_limbs_it_says_nothing():

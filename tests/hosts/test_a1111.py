@@ -11,6 +11,8 @@ import torch
 from PIL import Image
 
 from seal_ext import layers
+from seal_ext.core.guide import Known
+from seal_ext.core.limbs import Body
 from seal_ext.core.skeleton import Skeleton
 from seal_ext.hosts.webui import conditioning, process_state
 from seal_ext.request import parse
@@ -67,7 +69,7 @@ def test_limbs_are_compared_where_both_bodies_are_known(app, model):
     def drawn(skeleton, poses):
         p = webui.Processing(["a cat"])
         seal = app.begin(p, parse([{"reference": reference()} | BASE | {"limbs": 1.0}]))
-        seal.align(app.Structures(joints=skeleton, poses=poses))
+        seal.align(app.Structures(known=Known(skeleton and Body.of(skeleton)), poses=poses))
         try:
             return webui.draw(app, model, p, seal)
         finally:

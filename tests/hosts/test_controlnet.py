@@ -157,7 +157,7 @@ def test_joints_of_references_and_of_a_ready_made_map(controlnet, align):
     run.p.width = run.p.height = 128
     run.align(controlnet)
     assert set(run.found.poses) == {0, 1} and np.allclose(run.found.poses[1].points[4] / 64, (0.2, 0.3), atol=0.02)
-    height = np.ptp(run.found.joints.points[[0, 10], 1])
+    height = np.ptp(run.found.known.body.points[[0, 10], 1])
     assert height == pytest.approx(0.7 if align else 0.35, abs=0.03)  # limbs say how large
     assert (run.p.script_args[1].image.shape == SKELETON.shape) and (run.p.script_args[1].image is SKELETON) != align
 

@@ -241,10 +241,12 @@ def test_with_attention_slicing(sd1):
     assert torch.allclose(whole, sliced, atol=1e-4)
 
 
-@pytest.mark.parametrize("form", ["output", "joint"])
+@pytest.mark.parametrize("how", [{"form": "output"}, {"form": "joint", "top_k": 0}, {}])
 @pytest.mark.parametrize("dtype,share", [(torch.bfloat16, 0.35), (torch.float16, 0.05)])
-def test_low_precision_draws_what_single_precision_draws(tokenizer, dtype, share, form):
-    """With the same weights and noise the latents differ by no more than a share of what SeAl changes."""
+def test_low_precision_draws_what_single_precision_draws(tokenizer, dtype, share, how):
+    """With the same weights and noise the latents differ by no more than a share of what SeAl changes; twice as much where rounding also
+    decides which places are the most alike, of a random U-Net's, which are all nearly the same."""
+    share *= 1 if how else 2
     noise, latents = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0)).to(dtype), []
     for precision in (dtype, torch.float32):
         pipe = pipeline("sd1", tokenizer)
@@ -253,7 +255,7 @@ def test_low_precision_draws_what_single_precision_draws(tokenizer, dtype, share
         pipe.to(dtype=dtype).to(dtype=precision)
         arguments = dict(latents=noise.to(precision), output_type="latent")
         plain = draw(pipe, **arguments)
-        with Seal(pipe, picture(), Settings(**BASE | dict(form=form)), appearance_prompt="a blue dog"):
+        with Seal(pipe, picture(), Settings(**BASE | how), appearance_prompt="a blue dog"):
             drawn = draw(pipe, **arguments)
         assert drawn.dtype == precision and torch.equal(draw(pipe, **arguments), plain)
         latents.append((drawn.float(), plain.float()))

@@ -8,6 +8,8 @@ import torch
 from PIL import Image
 
 from seal_ext import layers
+from seal_ext.core.guide import Known
+from seal_ext.core.limbs import Body
 from seal_ext.core.skeleton import read_skeleton
 from seal_ext.hosts.webui import process_state
 from seal_ext.request import parse
@@ -116,7 +118,7 @@ def posed(app, p, settings):
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
     seal = app.begin(p, parse([{"reference": picture} | BASE | settings]))
     pose = read_skeleton(np.asarray(painted(size=(64, 64))))
-    seal.align(app.Structures(joints=pose.moved((1 / 64, 1 / 64)), poses={0: pose}))
+    seal.align(app.Structures(known=Known(Body.of(pose.moved((1 / 64, 1 / 64)))), poses={0: pose}))
     return seal
 
 

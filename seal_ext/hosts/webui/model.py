@@ -135,8 +135,8 @@ class Model:
     def _encoded(self, reference: Reference, size: tuple[int, int], pose: Skeleton | None) -> Encoded:
         """A reference as the U-Net reads it; its limbs only where the structure's are known, too."""
         height, width = (CELL * n for n in size)
-        image, mask, body = replace(reference, pose=pose).on_canvas(height, width)
-        return Encoded(self.latent(reference, image), mask, reference.weight, body)
+        image, mask, known = replace(reference, pose=pose).on_canvas(height, width)
+        return Encoded(self.latent(reference, image), mask, reference.weight, known)
 
     def latent(self, reference: Reference, image: Tensor) -> Tensor:
         """A reference that was fitted into a canvas (1, 3, height, width), encoded once and kept in main memory."""

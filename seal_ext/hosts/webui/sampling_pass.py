@@ -18,7 +18,6 @@ from torch import Tensor
 
 from seal_ext.core.cache import AppearanceKey, fingerprint
 from seal_ext.core.canvas import size_of
-from seal_ext.core.limbs import Body
 from seal_ext.core.pixels import Pixels
 from seal_ext.layers import Layers, Site, Undo, find_sites, undo_all
 from seal_ext.match_map import MatchWatch
@@ -126,13 +125,11 @@ class SamplingPass(Generic[M, C]):
             self.prompt = None
         references = [replace(reference, latent=reference.latent.to(self.params.x)) for reference in prepared.references]
         self.levels = self.levels or self._levels()
-        structures = self.session.structures
-        bodies = [Body.of(structures.joints)] if structures.joints and structures.poses else []
         watch = self.watch if settings.show_match and len(references) == 1 else None
         self.call = call  # what the reading asks for is the conditioning of this first model call
         self.started = Run(
             settings, references, process_state.cache, self._key, self.levels, self.layers, seeds=tuple(self.p.seeds or (0,)), watch=watch,
-            figure=self._figure(), bodies=bodies, guidance=self.guidance(), images=len(call.parts),
+            figure=self._figure(), known=[self.session.structures.known], guidance=self.guidance(), images=len(call.parts),
         )  # fmt: skip
         self.layers.__enter__()
         self.undo.append(self.layers.__exit__)

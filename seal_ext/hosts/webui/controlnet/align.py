@@ -15,6 +15,7 @@ from modules import errors
 
 from seal_ext.core.anchor_align import Aligned, anchor_align, shows_body
 from seal_ext.core.canvas import FILL
+from seal_ext.core.guide import NOTHING_KNOWN, Known
 from seal_ext.core.pixels import AlignError, Mask, Pixels
 from seal_ext.core.skeleton import Skeleton
 from seal_ext.detectors import Detector, posed
@@ -46,7 +47,7 @@ class Structures:
 
     aligned: tuple[Pixels, ...] = ()  # the maps that were moved, for whoever wants to see them
     figures: tuple[Mask, ...] = ()  # where the maps' figures are, on the canvas
-    joints: Skeleton | None = None  # a pose's, in shares of the canvas
+    known: Known = NOTHING_KNOWN  # how the figure stands, in shares of the canvas
     poses: Mapping[int, Skeleton] = field(default_factory=dict)  # the joints of references, by their numbers and in their own pixels
     units: tuple[Any, ...] = ()  # the user's enabled units, as ControlNet has them
     bridge_refused: str = ""  # why Delta-Bridge cannot work beside something the user switched on
@@ -139,7 +140,7 @@ class ControlNet:
             try:
                 unit = self.own(given)
                 aligned = self.find(unit, references[0], settings, canvas, detail, p)
-                if aligned.joints is not None:
+                if aligned.bodies:
                     poses |= self._poses(references, settings, note)
                 if aligned.moves:
                     changed[number] = self.dialect.ready(unit, np.ascontiguousarray(aligned.map))
@@ -153,8 +154,9 @@ class ControlNet:
                 errors.report(f"SeAl could not align ControlNet unit {number}", exc_info=True)
                 note(f"ControlNet unit {number} could not be aligned ({type(error).__name__}: {str(error)[:200]}).")
         figures = tuple(one.figure for one in found if one.figure is not None)
-        joints = next((one.joints for one in found if one.joints is not None), None)
-        return Structures(tuple(one.map for one in found if one.moves), figures, joints, poses), changed
+        body = next((one.known.body for one in found if one.known.body), None)
+        extent = next((one.known.extent for one in found if one.known.extent), None)
+        return Structures(tuple(one.map for one in found if one.moves), figures, Known(body, extent), poses), changed
 
     def _poses(self, references: Sequence[Reference], settings: Settings, note: Note) -> dict[int, Skeleton]:
         """The references' joints, which guide the match, by their numbers."""
