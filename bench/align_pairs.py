@@ -205,7 +205,8 @@ def pair(base: np.ndarray, other: np.ndarray, pose: str, disturbed: str, chance:
 
 
 def pairs(bases: Sequence[np.ndarray], count: int) -> Iterator[Pair]:
-    """So many for every pose and every disturbance, always the same; those of which too little is left to draw are drawn again."""
+    """So many for every pose and every disturbance, always the same; those of which too little is left to draw are drawn again. Bodies of
+    which too little is left too often are an error: a family of fewer pairs would be judged by the easy ones."""
     for row, (pose, disturbed) in enumerate((pose, disturbed) for pose in POSES for disturbed in DISTURBED):
         made = 0
         for number in range(20 * count):
@@ -217,6 +218,8 @@ def pairs(bases: Sequence[np.ndarray], count: int) -> Iterator[Pair]:
                 made += 1
             if made == count:
                 break
+        if made < count:
+            raise UserError(f"too few joints: these bodies give {made} of {count} pairs of the family {pose!r}, {disturbed!r}")
 
 
 def subject(given: Pair, joints: bool) -> Subject:
@@ -262,13 +265,16 @@ def real_pairs(bases: Sequence[np.ndarray]) -> Iterator[Pair]:
                 yield Pair("real", "whole", canvas, reference, reference, paint([side * other], canvas), side * other, side * one)
 
 
-def real(given: Pair) -> Result:
-    """How far head and torso lie from the reference's, where both show them; the scale's error is against the limbs' lengths."""
+def real(given: Pair) -> Result | None:
+    """How far head and torso lie from the reference's, where both show them; the scale's error is against the limbs' lengths. None: it was
+    moved, but the two share no joint by which to judge where to."""
     found = _aligned(given, True)
+    if found is None or not found.moves:
+        return Result("real", "whole", 0.0, 0.0, True)
     both = given.reference.seen & np.isfinite(given.there).all(1)
     core = [joint for joint in HEAD + TORSO if both[joint]]
-    if found is None or not found.moves or not core:
-        return Result("real", "whole", 0.0, 0.0, True)
+    if not core:
+        return None
     matrix = found.alignment.matrix
     moved = given.there[core] @ matrix[:, :2].T + matrix[:, 2]
     place = float(np.hypot(*(moved - given.right[core]).mean(0))) / given.reference.extent

@@ -98,7 +98,7 @@ def reference_shot(seed: int) -> tuple[Identities, Shot]:
         raise UserError(f"the character {seed} is an animal; the demo's poses are for people")
     seeds = torch.tensor([seed + (1 << 41)])
     settings = replace(sample_settings(seeds), light=torch.tensor([0]))  # daylight: the page is to show colours as they are
-    return who, Shot.of(who, sample_poses(seeds, who), settings)
+    return who, Shot.of(seeds, who, sample_poses(seeds, who), settings)
 
 
 def scenes_of(seed: int, who: Identities, reference: Reference) -> list[Scene]:
@@ -116,7 +116,7 @@ def scenes_of(seed: int, who: Identities, reference: Reference) -> list[Scene]:
         agreeing = None
         for kind, wearing in (("agrees", who), ("contradicts", tops(who))):
             shot = Shot(poses, settings, parts, render(wearing, poses, settings, SIZE, camera), skeleton)
-            (prompt,) = prompts_for(wearing, shot)
+            (prompt,) = prompts_for(wearing, poses, settings)
             scenes.append(Scene(f"{number + 1}-{kind}", pose, wearing, shot, camera, prompt, agreeing, given, aligned))
             agreeing = prompt.text
     return scenes

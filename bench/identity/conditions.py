@@ -1,6 +1,7 @@
 """`bench conditions`: what users change around SeAl, one thing at a time from the default, each beside the same without a reference.
 
-A condition destroys a picture where the figure leaves its place, or loses or gains so much sharpness that anybody sees it.
+A condition destroys a picture where the figure leaves its place, or loses or gains so much sharpness that anybody sees it. The mean of
+all pictures decides that; how much structure the worst of them loses is told beside it.
 """
 
 from __future__ import annotations
@@ -101,17 +102,20 @@ def _columns(model: Model, judge: Judge, task: Task, row: Row) -> dict[str, list
     return {name: column.float().tolist() for name, column in columns.items()}
 
 
-def measure(model: Model, judge: Judge, condition: Condition, seeds: range) -> dict[str, Interval]:
+def measure(model: Model, judge: Judge, condition: Condition, seeds: range) -> tuple[dict[str, Interval], float]:
+    """The condition's figures, and the structure that its worst picture loses beside the same picture without a reference."""
+
     def drawn(make: Callable[[], Row]) -> dict[str, Tensor]:
         return columns_of(_columns(model, judge, task, make()) for task in condition.tasks(seeds))
 
     with model.sampling(condition.how):
         plain, own = drawn(lambda: none(FOUND)), drawn(condition.row)
-    return {
+    found = {
         "identity": recovered(plain["identity"], own["identity"], plain["identity_vae"]),
         "structure_loss": interval(lambda a, b: (a - b).mean(-1), plain["structure"], own["structure"]),
         "sharpness": ratio(own["sharpness"], plain["sharpness"]),
     }
+    return found, float((plain["structure"] - own["structure"]).max())
 
 
 def destroyed(row: dict) -> bool:
@@ -133,10 +137,10 @@ def main(argv: list[str]) -> int:
     model, judge, rows = open_model(), Judge.load(), []
     for name in names:
         print(name, file=sys.stderr, flush=True)
-        measured = measure(model, judge, CONDITIONS[name], seeds)
-        row = {"name": name} | {key: figure["value"] for key, figure in measured.items()}
+        measured, worst = measure(model, judge, CONDITIONS[name], seeds)
+        row = {"name": name} | {key: figure["value"] for key, figure in measured.items()} | {"worst": worst}
         rows.append(row | {"intervals": measured, "usual": CONDITIONS[name].usual, "destroyed": destroyed(row)})
-        said = "  ".join(f"{key} {row[key]:.3f}" for key in measured)
+        said = "  ".join(f"{key} {row[key]:.3f}" for key in (*measured, "worst"))
         print(f"{name:20} {said}{'  DESTROYED' if destroyed(row) else ''}", flush=True)
     if options.json:
         write_json(options.json, {"conditions": rows, "seeds": [seeds.start, seeds.stop], "weights": weights_name()})

@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from bench.cli import UserError, run
-from bench.drawing import GUIDANCE, STEPS, Sampling
+from bench.drawing import GUIDANCE, STEPS, Sampling, open_model
 from bench.identity import conditions
-from bench.identity.conditions import CONDITIONS, destroyed, usual_size
+from bench.identity.conditions import CONDITIONS, Condition, destroyed, usual_size
+from bench.judge.reading import WEIGHTS, Judge
 from bench.world.truth import correspondence
+from seal_ext.studio.checkpoint import EMBEDDED
 
 
 def test_every_condition_changes_one_thing():
@@ -52,20 +54,51 @@ def test_a_batch_is_one_case_with_other_noise():
     assert all(torch.equal(image, task.truth().image[0]) for image in task.truth().image)
 
 
+@pytest.fixture(scope="module")
+def model():
+    return open_model()
+
+
+@pytest.mark.skipif(not ((EMBEDDED / "manifest.json").exists() and WEIGHTS.exists()), reason="the weights are not in this tree")
+@pytest.mark.parametrize(("size", "batch", "count"), [((128, 128), 1, 2), ((64, 96), 2, 1)])
+def test_a_condition_is_measured_beside_the_same_without_a_reference(monkeypatch, model, size, batch, count):
+    seen, columns = [], conditions._columns
+
+    def watched(*args):
+        seen.append(columns(*args))
+        return seen[-1]
+
+    monkeypatch.setattr(conditions, "_columns", watched)
+    before, condition = model.pipe.scheduler, Condition("tiny", Sampling(steps=2), size, batch)
+    found, worst = conditions.measure(model, Judge.load(), condition, range(count))
+    assert model.pipe.scheduler is before and model.how is None
+    plain, own = (torch.tensor(part["structure"]) for part in seen)  # all pictures without a reference, then all with it
+    lost = plain - own
+    assert len(lost) == 2 and worst == pytest.approx(float(lost.max())) and worst > float(lost.mean())
+    assert found["structure_loss"]["value"] == pytest.approx(float(lost.mean()))
+    assert set(found) == {"identity", "structure_loss", "sharpness"} and found["identity"]["value"] != 0
+    assert all(figure["low"] <= figure["value"] <= figure["high"] for figure in found.values()) and found["sharpness"]["value"] > 0
+
+
 def test_the_report_names_what_is_destroyed(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(conditions, "open_model", lambda: None)
     monkeypatch.setattr(conditions.Judge, "load", lambda: None)
 
     def measured(model, judge, condition, seeds):
         sharp = 0.2 if condition.name == "preset paper" else 1.0
-        return {key: {"value": v, "low": v, "high": v} for key, v in (("identity", 30.0), ("structure_loss", 0.0), ("sharpness", sharp))}
+        figures = (("identity", 30.0), ("structure_loss", 0.0), ("sharpness", sharp))
+        return {key: {"value": v, "low": v, "high": v} for key, v in figures}, 0.4
 
     monkeypatch.setattr(conditions, "measure", measured)
     path = tmp_path / "made.json"
     assert conditions.main(["--only", "default,preset paper", "--json", str(path)]) == 0
     rows = json.loads(path.read_text())["conditions"]
     assert [(row["name"], row["destroyed"], row["usual"]) for row in rows] == [("default", False, True), ("preset paper", True, False)]
-    assert "DESTROYED" in capsys.readouterr().out
+    # A single bad picture is told, and the mean decides.
+    assert all((row["identity"], row["structure_loss"], row["worst"]) == (30.0, 0.0, 0.4) for row in rows)
+    assert all(set(row["intervals"]) == {"identity", "structure_loss", "sharpness"} for row in rows)
+    said = capsys.readouterr().out
+    assert "DESTROYED" in said and "worst 0.400" in said
 
 
 def test_wrong_usage_is_one_sentence(capsys):

@@ -1,7 +1,9 @@
 """The demo: its scenes are consistent without weights; with them it writes a whole page."""
 
 import re
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,6 +16,7 @@ from bench.world.words import COLOUR
 from seal_ext.core.mask import subject_of
 from seal_ext.reference import Reference
 from seal_ext.studio.checkpoint import EMBEDDED
+from seal_ext.studio.generate import Result
 
 
 @pytest.fixture(scope="module")
@@ -54,12 +57,36 @@ def test_mistakes_cost_one_line(capsys, tmp_path):
         assert len(capsys.readouterr().err.splitlines()) == 1
 
 
+def whole(folder, poses: int) -> bool:
+    """Whether the page shows every picture of two prompts a pose, all of them are there, and no figure is missing."""
+    html = (folder / "index.html").read_text(encoding="utf-8")
+    named = re.findall(r'src="([^"]+)"', html)
+    assert len(named) == 1 + poses * (2 * 8 + 1) and all((folder / name).exists() for name in named)
+    return "http" not in html and not re.search(r">-?(nan|inf)<", html)
+
+
+def test_the_demo_gets_from_the_character_to_the_page(monkeypatch, tmp_path):
+    """All that the command does but the model's work: grey pictures, and an autoencoder that changes a little."""
+    jobs = []
+
+    def generate(studio, job, settings, reference, structure, progress, cache):
+        jobs.append(job)
+        progress(1.0, "drawn")
+        grey = np.full((demo.SIZE, demo.SIZE, 3), 128, np.uint8)
+        return Result([grey], [grey] if reference else [], [grey] if job.appearance_prompt and reference else [])
+
+    monkeypatch.setattr(demo, "SCENES", demo.SCENES[:1])
+    monkeypatch.setattr(demo, "generate", generate)
+    monkeypatch.setattr(demo, "through_vae", lambda studio, image: (image + 0.01).clamp(0, 1))
+    seen = []
+    target = demo.make(demo.CHARACTER, 3, SimpleNamespace(guidance=4.0), None, tmp_path, lambda share, label: seen.append(share))
+    assert target == tmp_path / "index.html" and whole(tmp_path, poses=1)
+    assert len(jobs) == 2 * len(demo.METHODS) - 1 and all(job.prompt and job.steps == 3 for job in jobs)  # one needs no drawing
+    assert seen == sorted(seen) and seen[-1] == 1
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not ((EMBEDDED / "manifest.json").exists() and WEIGHTS.exists()), reason="the weights are not in this tree")
 def test_the_page_has_every_picture(tmp_path, capsys):
     assert run(demo.main, ["--steps", "3", "--out", str(tmp_path)]) == 0
-    html = (tmp_path / "index.html").read_text(encoding="utf-8")
-    named = re.findall(r'src="([^"]+)"', html)
-    assert len(named) == 1 + 6 * 8 + 3 and all((tmp_path / name).exists() for name in named)
-    assert "http" not in html and "index.html" in capsys.readouterr().out
-    assert not re.search(r">-?(nan|inf)<", html)
+    assert whole(tmp_path, poses=3) and "index.html" in capsys.readouterr().out
