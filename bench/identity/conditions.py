@@ -27,7 +27,7 @@ from seal_ext.core.infusion import FORMS
 from seal_ext.settings import PRESETS, Settings
 
 from .known import FOUND
-from .measurement import columns_of, weights_name
+from .measurement import columns_of, fingerprint, weights_name
 from .methods import Row, none, seal
 from .scores import errors, steepness
 from .tasks import TASKS, Task
@@ -143,5 +143,6 @@ def main(argv: list[str]) -> int:
         said = "  ".join(f"{key} {row[key]:.3f}" for key in (*measured, "worst"))
         print(f"{name:20} {said}{'  DESTROYED' if destroyed(row) else ''}", flush=True)
     if options.json:
-        write_json(options.json, {"conditions": rows, "seeds": [seeds.start, seeds.stop], "weights": weights_name()})
+        about = {"seeds": [seeds.start, seeds.stop], "weights": weights_name(), "state": fingerprint()}
+        write_json(options.json, {"conditions": rows} | about)
     return 0

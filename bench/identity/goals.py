@@ -98,12 +98,13 @@ def of_stranger(report: dict, stranger: dict) -> Goal:
 
 
 def reversed_on(report: dict, stranger: dict) -> list[str]:
-    """Pairs of rows of `pose` whose interval excludes 0 here, and whose order is the other way round on another model."""
+    """Pairs of rows of `pose` whose interval excludes 0 here, and whose order is the other way round on another model, or not known."""
     found = []
     for name, others in report["paired_cases"].get("pose", {}).items():
         for other, beside in others.items():
             there = stranger["paired_cases"].get("pose", {}).get(name, {}).get(other)
-            here = beside["identity"]
-            if there and here["low"] * here["high"] > 0 and here["value"] * there["identity"]["value"] < 0:
+            here, twice = beside["identity"], f"{other} and {name}" in found
+            sure = here["low"] * here["high"] > 0 and not twice
+            if sure and (there is None or here["value"] * there["identity"]["value"] < 0):
                 found.append(f"{name} and {other}")
     return found

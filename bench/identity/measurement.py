@@ -14,7 +14,7 @@ import torch
 from bench.cases import SIZE
 from bench.cli import UserError
 from bench.drawing import EMBEDDED_MODEL, FOLDER, Model, open_model
-from bench.judge.reading import Judge
+from bench.judge.reading import WEIGHTS, Judge
 from bench.metrics.bootstrap import Interval, difference, mean, ratio, recovered, recovered_difference, recovered_ratio
 from bench.world.sheet import grid, save_png
 
@@ -28,6 +28,7 @@ CACHE = Path("out/identity")
 Columns = dict[str, torch.Tensor]  # one row an image
 RATIOS = {  # figure → what is summed above and below; matches are not known of every method
     "text": ("found", "asked"),
+    "kept": ("kept", "keepable"),
     "leak": ("leaked", "could_leak"),
     "sharpness": ("sharpness", "sharpness_truth"),
     "match": ("matched", "matchable"),
@@ -40,10 +41,11 @@ def weights_name(model: str = EMBEDDED_MODEL) -> str:
 
 
 def fingerprint(model: str = EMBEDDED_MODEL) -> str:
-    """Changes with the weights and with any code that could change a result."""
+    """Changes with the weights, the judge's too, and with any code that could change a result."""
     digest, code = _weights(model), [path for top in ("bench", "seal_ext") for path in (ROOT / top).rglob("*.py")]
-    drawing = [path for path in code if not {"ui", "webui", "install"} & set(path.parts)]
-    for path in sorted([*drawing, TUNING]):
+    drawing = [path for path in code if not {"ui", "webui", "install"} & set(path.relative_to(ROOT).parts)]
+    # The stranger has the embedded model's autoencoder.
+    for path in sorted([*drawing, TUNING, WEIGHTS, FOLDER[EMBEDDED_MODEL] / "manifest.json"]):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
@@ -108,8 +110,8 @@ class Measurement:
 
 def figures(method: Columns, none: Columns) -> dict[str, Interval]:
     """The figures of one method on one case, or on several cases joined."""
-    result = {key: recovered(none[key], method[key], none[key + "_vae"]) for key in ("identity", "pattern")}
-    result |= {key: mean(method[key]) for key in ("structure", "background_distance", "seconds", "unet_rows")}
+    result = {key: recovered(none[key], method[key], none[key + "_vae"]) for key in ("identity", "pattern") if key in method}
+    result |= {key: mean(method[key]) for key in ("structure", "background_distance", "seconds", "unet_rows") if key in method}
     result |= {key: ratio(method[above], method[below]) for key, (above, below) in RATIOS.items() if above in method}
     if "others" in method:
         result["conflict_success"] = mean(method["conflict_success"])
@@ -120,12 +122,13 @@ def figures(method: Columns, none: Columns) -> dict[str, Interval]:
 def paired(one: Columns, other: Columns, none: Columns) -> dict[str, Interval]:
     """One method less another on the same cases with the same structures; `leak` less half of the other's."""
     result = {}
-    for key in ("identity", "pattern"):
+    for key in ("identity", "pattern") if "identity" in one else ():
         result[key] = recovered_difference(none[key], one[key], other[key], none[key + "_vae"])
         result[key + "_ratio"] = recovered_ratio(none[key], one[key], other[key])
-    ones = torch.ones_like(one["structure"])
-    result["structure"] = difference((one["structure"], ones), (other["structure"], ones))
-    for key, share in (("text", 1.0), ("leak", 0.5)):
+    if "structure" in one:
+        ones = torch.ones_like(one["structure"])
+        result["structure"] = difference((one["structure"], ones), (other["structure"], ones))
+    for key, share in (("text", 1.0), ("kept", 1.0), ("leak", 0.5)):
         mine, theirs = (tuple(columns[name] for name in RATIOS[key]) for columns in (one, other))
         result[key] = difference(mine, theirs, share)
     return result

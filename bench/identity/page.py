@@ -2,34 +2,41 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
 import torch
 
 from bench.__main__ import main as bench
-from bench.cli import Parser
+from bench.cli import Parser, UserError
 from bench.world.sheet import grid, save_png
-from bench.writing import write_json, write_text
+from bench.writing import write_text
 
 from .goals import Goal, goals, of_conditions, of_stranger
-from .measurement import ROOT, Measurement, fingerprint
+from .measurement import ROOT, Measurement
 from .methods import TUNING, best_knobs, read_trials
+from .report import DRAWS
 from .tasks import POOLED, TASKS
 
+OF_CEILING = ("identity", "pattern")
 SHOWN = ("none", "reference_only", "reference_adain_attn", "ctrl_x", "masactrl", "paper", "seal", "seal_given", "ceiling")
 SHEET_CASES = ("pose", "conflict", "misaligned")
 COLUMNS = {  # key → heading and digits
-    "identity": ("identity %", 1), "pattern": ("pattern %", 1), "structure": ("structure", 3), "text": ("text", 3), "leak": ("leak", 3),
+    "identity": ("identity %", 1), "pattern": ("pattern %", 1), "structure": ("structure", 3), "text": ("text", 3), "kept": ("kept", 3),
+    "leak": ("leak", 3),
     "match": ("match", 3), "seconds": ("× time", 2), "unet_rows": ("U-Net rows", 0),
 }  # fmt: skip
-DRAWS = Path(__file__).resolve().parents[1] / "final.json"
+PAIRED = ("seal", "seal_detected", "seal_given", "ceiling", "paper")
 ROWS = """\
-`seal` is what a newcomer gets: the picture alone, everything else as SeAl finds it by itself. `seal_detected` also has the joints of
-people as a detector gives them, each a little off and some missing. `seal_given` has a mask and a pose drawn by hand. Peers get the
+`seal` is what a newcomer gets: the picture alone, where the character is as SeAl finds it by colours and by asking the model. No detector
+reads this world's bodies, so it has no joints; segmenters that only some machines have are left out. `seal_detected` also has the joints
+of people as a detector gives them, each a little off and some missing. `seal_given` has a mask and a pose drawn by hand. Peers get the
 same masks where they can take one, and the structures where AnchorAlign puts them for `seal_given`. `ceiling` is the same infusion told
-where each place of the character truly is on the reference: more than that no match can reach on this model. `transport` draws nothing:
-it carries the reference's latents to where they belong. The prompts are the world's own. A row's baseline is `none` drawn from
+where each place of the character truly is on the reference, as far as that shows it. `transport` draws nothing: it takes the truth's
+latents, and wherever the reference shows the same place of the character, the reference's. `paper` has the paper's settings, on structures
+that stand as everybody's do. The prompts are the world's own. Kept is the share of what only the reference tells of the character that a
+reader finds in the picture. A row's baseline is `none` drawn from
 structures that stand as its own; `@found` and `@detected` are rows drawn from the structures of `seal` and `seal_detected`, `@unmoved`
 from those that nobody moved."""
 
@@ -43,7 +50,8 @@ def page(result: dict, swept: dict, stranger: dict, conditions: dict) -> str:
         f"One run on the embedded model (weights {result['weights']}), {result['split']} seeds {first}:{end} of every case; the same",
         "noise, prompts and references for all methods. Identity is the share of the colour error against the known right picture that",
         "a method takes away: 0 is a picture without a reference, 100 the truth through the autoencoder. Brackets are 95 % intervals over",
-        "cases. Peers stand at the best of their tuning (`bench/tuning.json`), which judged them by identity alone. Times are relative to",
+        f"cases. Peers stand at the best of their tuning (`bench/tuning.json`, {tuning_name()}), which judged them by identity and pattern",
+        "alone; so what leaks from the reference's background is theirs to choose. Times are relative to",
         f"a picture without a reference; every picture has a reference of its own, read anew. {_draws()}",
         "",
         "`python dev.py bench results` makes this page.",
@@ -65,7 +73,7 @@ def page(result: dict, swept: dict, stranger: dict, conditions: dict) -> str:
         "",
         "## Paired, over the same cases",
         "",
-        *_paired(result["paired"]),
+        *_paired({name: others for name, others in result["paired"].items() if name in PAIRED}),
         "",
         "## On a second model",
         "",
@@ -84,13 +92,18 @@ def page(result: dict, swept: dict, stranger: dict, conditions: dict) -> str:
         lines += ["", f"### {case}", "", *([about, ""] if about else []), *_table(methods, conflict=case == "conflict")]
     lines += ["", "## τ, δ and k", ""]
     lines += ["Development seeds, the rest at its default. Sharpness is the steepness of the subject's pixels, the truth's being 1.", ""]
-    *own, paper = swept["sweeps"].items()
-    for name, rows in own:
+    for name, rows in swept["sweeps"].items():
         lines += [*_sweep(name, rows), ""]
-    lines += ["## One setting as the paper has it", "", "The others at their defaults; `docs/method.md` says why they differ.", ""]
-    lines += [*_sweep(*paper), ""]
+    lines += ["## One setting as the paper has it", "", "The others at their defaults, less the default on the same",
+              "pictures; in `conflict` where it concerns what the prompts disagree on. `docs/method.md` says why they differ.", "",
+              *_sweep("setting", swept["as the paper"]), ""]  # fmt: skip
     lines += ["## Where the right places find each other", "", *_matching(swept["matching"]), "", "## Tuning", "", *_tuning(), ""]
     return "\n".join(lines)
+
+
+def tuning_name() -> str:
+    """Tells the tuning that a page is of."""
+    return hashlib.sha256(TUNING.read_bytes()).hexdigest()[:16]
 
 
 def _draws() -> str:
@@ -118,15 +131,17 @@ def _cell(figure: dict | None, digits: int) -> str:
 
 def _table(methods: dict, conflict: bool = False) -> list[str]:
     columns = COLUMNS | ({"conflict_success": ("changed as asked", 2), "others_identity": ("others' identity %", 1)} if conflict else {})
-    plain, most = (methods[name][key]["value"] if name in methods else None for name, key in (("none", "seconds"), ("ceiling", "identity")))
-    headings = [heading for heading, _ in columns.values()]
-    lines = ["| method | " + " | ".join([*headings[:1], "of ceiling", *headings[1:]]) + " |", "|---|" + "---:|" * (len(columns) + 1)]
+    plain, most = methods["none"]["seconds"]["value"], methods.get("ceiling", {})
+    headings = [part for key, (heading, _) in columns.items() for part in ([heading, "of ceiling"] if key in OF_CEILING else [heading])]
+    lines = ["| method | " + " | ".join(headings) + " |", "|---|" + "---:|" * len(headings)]
     for name, row in methods.items():
-        cells = [_cell(row.get(key), digits) for key, (_, digits) in columns.items()]
-        place = list(columns)
-        cells[place.index("seconds")] = f"{row['seconds']['value'] / plain:.2f}"
-        cells[place.index("unet_rows")] = f"{row['unet_rows']['value']:.0f}"
-        cells.insert(1, f"{row['identity']['value'] / most:.0%}" if most else "")
+        cells = []
+        for key, (_, digits) in columns.items():
+            cells.append(_cell(row.get(key), digits))
+            if key in OF_CEILING:
+                cells.append(f"{row[key]['value'] / most[key]['value']:.0%}" if key in row and key in most else "")
+        cells[headings.index("× time")] = f"{row['seconds']['value'] / plain:.2f}"
+        cells[headings.index("U-Net rows")] = f"{row['unet_rows']['value']:.0f}"
         lines.append(f"| {f'**{name}**' if name in ('seal', 'seal_given') else name} | " + " | ".join(cells) + " |")
     return lines
 
@@ -148,10 +163,10 @@ def _goals(rows: list[Goal]) -> list[str]:
 
 
 def _sweep(name: str, rows: list[dict]) -> list[str]:
-    keys = [key for key in rows[0] if key != "value"]
+    keys = [key for key in dict.fromkeys(key for row in rows for key in row) if key not in ("value", "case")]
     lines = [f"| {name} | " + " | ".join(keys) + " |", "|---:|" + "---:|" * len(keys)]
-    digits = {"identity": 1, "pattern": 1}
-    lines += [f"| {row['value']} | " + " | ".join(_cell(row[key], digits.get(key, 3)) for key in keys) + " |" for row in rows]
+    digits = {"identity": 1, "pattern": 1, "others_identity": 1}
+    lines += [f"| {row['value']} | " + " | ".join(_cell(row.get(key), digits.get(key, 3)) for key in keys) + " |" for row in rows]
     return lines
 
 
@@ -190,13 +205,6 @@ def sheet(measurement: Measurement, seeds: range) -> torch.Tensor:
     return torch.cat(columns, 2)
 
 
-def drawn(result: dict) -> None:
-    """Remembers that the test seeds were drawn, once for every state of code and weights."""
-    known = json.loads(DRAWS.read_text(encoding="utf-8")) if DRAWS.exists() else []
-    if result["split"] == "final" and fingerprint() not in (draw["fingerprint"] for draw in known):
-        write_json(DRAWS, [*known, {"fingerprint": fingerprint(), "weights": result["weights"], "seeds": result["seeds"]}])
-
-
 def main(argv: list[str]) -> int:
     parser = Parser(prog="bench results", description=__doc__)
     parser.add_argument("--folder", type=Path, default=ROOT / "docs", help="where results.md and results.png go")
@@ -210,7 +218,8 @@ def main(argv: list[str]) -> int:
         bench(["identity", "--final", "--model", "stranger", "--cases", "pose", "--json", str(others[1])])
         bench(["conditions", "--json", str(others[2])])
     result, *more = (json.loads(path.read_text(encoding="utf-8")) for path in (options.json, *others))
-    drawn(result)
+    if len({one["state"] for one in (result, *more)}) > 1:
+        raise UserError("these figures are of different states of the code, the weights or the tuning: measure again, without --from")
     write_text(options.folder / "results.md", page(result, *more))
     save_png(sheet(Measurement(), range(*result["seeds"])), options.folder / "results.png")
     print(f"{options.folder / 'results.md'} and results.png")

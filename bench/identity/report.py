@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from bench.writing import write_json
 
 from .goals import goals
 from .known import DETECTED, FOUND, UNMOVED
-from .measurement import Columns, Measurement, figures, paired, weights_name
+from .measurement import Columns, Measurement, figures, fingerprint, paired, weights_name
 from .methods import SOURCES, beside, row, table
 from .tasks import POOLED, TASKS
 
@@ -26,7 +27,10 @@ ALSO = {  # beside those, the rows that matter to a case
     "conflict": ("seal_no_delta", "seal_no_gate", "seal_no_words", "seal_no_infusion", *TOLD),
 }
 # What is also drawn from the structures of rows that move them otherwise: what a newcomer would use instead, and for others the best known.
-OPPONENTS = {FOUND: ("reference_only", "reference_adain_attn", "masactrl"), UNMOVED: ("reference_only",)}
+OPPONENTS = {FOUND: ("reference_only", "reference_adain_attn", "masactrl"), DETECTED: ("reference_only",), UNMOVED: ("reference_only",)}
+DRAWS = Path(__file__).resolve().parents[1] / "final.json"
+
+SHOWN = ("identity", "pattern", "structure", "text", "kept", "leak", "unet_rows")
 
 Drawings = dict[str, Columns]  # of one case, by rows
 
@@ -43,6 +47,7 @@ def wanted(names: Iterable[str]) -> list[str]:
 
 def measure(cases: list[str], asked: list[str] | None, seeds: range, model: str = EMBEDDED_MODEL) -> dict:
     """The figures of every case and row, over all cases for rows that have them all, and every row beside the others."""
+    count_draw(seeds)
     measurement = Measurement(model)
     drawn: dict[str, Drawings] = {}
     for case in cases:
@@ -56,6 +61,7 @@ def measure(cases: list[str], asked: list[str] | None, seeds: range, model: str 
         "split": split_of(seeds.start),
         "model": model,
         "weights": weights_name(model),
+        "state": fingerprint(),
         "methods": _figures(together),
         "paired": _pairs(together),
         "cases": {case: _figures(rows) for case, rows in drawn.items()},
@@ -77,18 +83,21 @@ def _figures(rows: Drawings) -> dict[str, dict]:
 
 
 def _pairs(rows: Drawings) -> dict[str, dict[str, dict]]:
-    """Every row of SeAl beside every other row whose structures stand as its own."""
-    result = {}
-    for name in (name for name in rows if _is_seal(name)):
+    """Every row beside every other whose structures stand as its own; there `none` and the peers have their plain names."""
+    result: dict[str, dict[str, dict]] = {}
+    for name in (name for name in rows if "@" not in name and name != "transport"):
         stands = row(name).stands
-        others = {other: rows[beside(other, stands)] for other in ("none", *SOURCES) if beside(other, stands) in rows}
-        others |= {other: rows[other] for other in rows if _is_seal(other) and other != name and row(other).stands == stands}
-        result[name] = {other: paired(rows[name], columns, _baseline(name, rows)) for other, columns in others.items()}
+        others = {other: beside(other, stands) for other in ("none", *SOURCES) if beside(other, stands) in rows}
+        others |= {other: other for other in rows if "@" not in other and other != "transport" and row(other).stands == stands}
+        result[name] = {other: paired(rows[name], rows[drawn], _baseline(name, rows)) for other, drawn in others.items() if other != name}
     return result
 
 
-def _is_seal(name: str) -> bool:
-    return name.partition("@")[0] not in ("none", "transport", *SOURCES)
+def count_draw(seeds: range) -> None:
+    """Remembers that test seeds were drawn, once for every state of code and weights, before the first of them is."""
+    known = json.loads(DRAWS.read_text(encoding="utf-8")) if DRAWS.exists() else []
+    if split_of(seeds.start) == "final" and fingerprint() not in (draw["state"] for draw in known):
+        write_json(DRAWS, [*known, {"state": fingerprint(), "weights": weights_name(), "seeds": [seeds.start, seeds.stop]}])
 
 
 def main(argv: list[str]) -> int:
@@ -105,7 +114,7 @@ def main(argv: list[str]) -> int:
     cases = list(TASKS) if options.cases is None else chosen(options.cases, TASKS, "case")
     report = measure(cases, asked, chosen_seeds(options, MAIN), options.model)
     for name, figure in report["methods"].items():
-        shown = "  ".join(f"{key} {figure[key]['value']:.3g}" for key in ("identity", "pattern", "structure", "text", "leak", "unet_rows"))
+        shown = "  ".join(f"{key} {figure[key]['value']:.3g}" for key in SHOWN if key in figure)
         print(f"{name:24} {shown}")
     for goal in goals(report):
         print(f"{'met ' if goal.met else 'open'}  {goal.what}: {goal.reached}, asked {goal.asked}")

@@ -17,7 +17,7 @@ from bench.metrics.structure import silhouette_iou
 from bench.metrics.text import facts_found
 from bench.world.background import light_up, paint_background
 from bench.world.render import Picture, body
-from bench.world.truth import attributes, correspondence, on_part
+from bench.world.truth import ATTRIBUTE, SHOWN_ON, Fact, attributes, correspondence, on_part
 from seal_ext.core.matching import subject_tokens
 
 from .methods import Drawn
@@ -31,31 +31,46 @@ def score(model: Model, judge: Judge, task: Task, drawn: Drawn) -> dict[str, lis
     """All columns of a batch; sums of answers and of questions where images ask different numbers of questions."""
     image = model.decode(drawn.latents)
     truth = task.truth(drawn.moved)
-    ceiling = model.through_vae(truth.image)
-    subject = truth.region > 0
-    reading = judge.read(image)
+    reading = judge.read(task.without_second(image, drawn.moved) if task.duo else image)
     facts = attributes(task.identities, task.poses, task.settings, truth)
-    found, asked = facts_found(reading, [caption.facts for caption in task.prompts], facts)
+    said = [caption.facts for caption in task.prompts]
+    found, asked = facts_found(reading, said, facts)
+    kept, keepable = facts_found(reading, [_untold(facts, told, row) for row, told in enumerate(said)], facts)
     leaked, could_leak = background_leaked(reading.attributes["background"], task.settings.background, task.reference.settings.background)
-    place = light_up(paint_background(task.reference.settings, SIZE, SIZE), task.reference.settings)
     columns = {
+        "found": found,
+        "asked": asked,
+        "kept": kept,
+        "keepable": keepable,
+        "leaked": leaked,
+        "could_leak": could_leak,
+        "seconds": torch.full((len(task),), drawn.seconds / len(task)),
+        "unet_rows": torch.full((len(task),), drawn.rows / len(task)),
+    }
+    if task.structured:  # else nobody knows where the figure belongs, and it cannot be compared pixel by pixel
+        columns |= _compared(model, task, image, truth, reading)
+    if drawn.matches and task.structured:
+        columns["matched"], columns["matchable"] = _match(task, drawn)
+    if any(task.changed):
+        columns |= _conflict(task, reading, image, truth, model.through_vae(truth.image))
+    return {name: column.float().tolist() for name, column in columns.items()}
+
+
+def _untold(facts: dict[str, Fact], told: dict[str, str], row: int) -> dict[str, str]:
+    """What only the reference tells of the character."""
+    return {name: ATTRIBUTE[name][int(facts[name].value[row])] for name in SHOWN_ON if name not in told}
+
+
+def _compared(model: Model, task: Task, image: Tensor, truth: Picture, reading: Reading) -> dict[str, Tensor]:
+    ceiling, subject = model.through_vae(truth.image), truth.region > 0
+    place = light_up(paint_background(task.reference.settings, SIZE, SIZE), task.reference.settings)
+    return {
         **errors(image, truth, ceiling),
         "sharpness": steepness(image, subject),
         "sharpness_truth": steepness(ceiling, subject),
         "structure": silhouette_iou(reading.silhouette, subject),
-        "found": found,
-        "asked": asked,
-        "leaked": leaked,
-        "could_leak": could_leak,
         "background_distance": background_distance(image, place, subject),
-        "seconds": torch.full((len(task),), drawn.seconds / len(task)),
-        "unet_rows": torch.full((len(task),), drawn.rows / len(task)),
     }
-    if drawn.matches:
-        columns["matched"], columns["matchable"] = _match(task, drawn)
-    if any(task.changed):
-        columns |= _conflict(task, reading, image, truth, ceiling)
-    return {name: column.float().tolist() for name, column in columns.items()}
 
 
 def errors(image: Tensor, truth: Picture, ceiling: Tensor) -> dict[str, Tensor]:

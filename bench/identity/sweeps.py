@@ -25,24 +25,25 @@ from seal_ext.run import Step
 from seal_ext.settings import PRESETS
 
 from .known import GIVEN, UNMOVED, placed
-from .measurement import Measurement, batches, figures
+from .measurement import Measurement, batches, figures, fingerprint, paired
 from .methods import TUNED, Row, none, sampled, seal
 from .scores import GRID, kept_places
 from .tasks import TASKS, Task
 
-CASE, SEEDS = "pose", "0:8"
+CASE, SEEDS = "pose", "0:24"
 WIDE = replace(TUNED, clamp=False)  # or δ above 1 would change nothing
 SWEEPS: dict[str, dict[object, Row]] = {
     "tau": {t: seal(replace(TUNED, tau_early=t, tau_late=t)) for t in (0.1, 0.3, 0.5, 0.7, 0.85)},
     "delta": {d: seal(replace(WIDE, delta_early=d, delta_late=d)) for d in (0.25, 0.5, 1.0, 1.5, 2.0)},
     "top_k": {k or "all": seal(replace(TUNED, top_k=k)) for k in (1, 4, 16, 64, 0)},
 }
-# One setting at a time as the paper has it. δ above 1 means nothing while it is clamped, so the two go together.
-AS_PAPER = {name: (name,) for name in PRESETS["paper"] if name not in ("delta_early", "delta_late", "tau_early", "tau_late", "clamp")}
+# One setting at a time as the paper has it. δ above 1 means nothing while it is clamped, so the two go together; structures stand as
+# everybody's do. Where the reference prompt is the prompt, λ and the Δ-gate have nothing to do.
+DISAGREEING = ("lam", "lam_end", "gate")
+AS_PAPER = {name: (name,) for name in PRESETS["paper"]
+            if name not in ("delta_early", "delta_late", "tau_early", "tau_late", "clamp", "alike")}  # fmt: skip
 AS_PAPER |= {"τ": ("tau_early", "tau_late"), "δ and clamp": ("delta_early", "delta_late", "clamp")}
-SWEEPS["as the paper"] = {"default": seal(TUNED)} | {
-    said: seal(replace(TUNED, **{name: PRESETS["paper"][name] for name in names})) for said, names in AS_PAPER.items()
-}
+AS_PAPER = {said: names for said, names in AS_PAPER.items() if any(getattr(TUNED, name) != PRESETS["paper"][name] for name in names)}
 BEST = 5  # places where matching is best, which are printed
 FEATURES = ("hidden", "qk")
 HARDLY = 1e-6  # a δ that changes nothing visible, so that matching is looked at on pictures nobody influenced
@@ -51,12 +52,27 @@ HARDLY = 1e-6  # a δ that changes nothing visible, so that matching is looked a
 def sweeps(measurement: Measurement, seeds: range) -> dict[str, list[dict]]:
     """Every value of every setting, the others as they are."""
     without = measurement.columns(CASE, "none", none(GIVEN), seeds)
-    rows = {}
+    rows: dict[str, list[dict]] = {}
     for name, values in SWEEPS.items():
         rows[name] = []
         for value, row in values.items():
             seen = figures(measurement.columns(CASE, f"seal-{name}-{value}", row, seeds), without)
             rows[name].append({"value": value} | {key: seen[key] for key in ("identity", "pattern", "structure", "sharpness")})
+    return rows
+
+
+def as_paper(measurement: Measurement, seeds: range) -> list[dict]:
+    """What each setting is worth that differs from the paper's: with the paper's value, less the default, on the same pictures."""
+    rows = []
+    for said, names in AS_PAPER.items():
+        case = "conflict" if set(names) & set(DISAGREEING) else CASE
+        without = measurement.columns(case, "none", none(GIVEN), seeds)
+        usual = measurement.columns(case, "seal-default", seal(TUNED), seeds)
+        changed = seal(replace(TUNED, **{name: PRESETS["paper"][name] for name in names}))
+        drawn = measurement.columns(case, f"seal-paper-{said}", changed, seeds)
+        beside, seen = paired(drawn, usual, without), figures(drawn, without)
+        more = {key: seen[key] for key in ("conflict_success", "others_identity") if key in seen}
+        rows.append({"value": said, "case": case} | {key: beside[key] for key in ("identity", "pattern", "structure")} | more)
     return rows
 
 
@@ -102,7 +118,8 @@ def _watched(model: Model, task: Task, feature: str) -> dict[tuple[str, float], 
 
 def measure(seeds: range) -> dict:
     measurement = Measurement()
-    result = {"seeds": [seeds.start, seeds.stop], "steps": STEPS, "sweeps": sweeps(measurement, seeds)}
+    result = {"seeds": [seeds.start, seeds.stop], "steps": STEPS, "state": fingerprint(), "sweeps": sweeps(measurement, seeds)}
+    result["as the paper"] = as_paper(measurement, seeds)
     print("matching", file=sys.stderr, flush=True)
     return result | {"matching": matching(measurement.model or open_model(), seeds)}
 
@@ -116,6 +133,8 @@ def main(argv: list[str]) -> int:
     for name, rows in result["sweeps"].items():
         for row in rows:
             print(f"{name:6} {row['value']!s:5} " + "  ".join(f"{k} {row[k]['value']:.3g}" for k in row if k != "value"))
+    for row in result["as the paper"]:
+        print(f"{row['value']} as the paper has it, {row['case']}: identity {row['identity']['value']:+.1f}")
     for row in sorted(result["matching"], key=lambda row: -row["match"]["value"])[:BEST]:
         print(f"match {row['match']['value']:.3f} (chance {row['chance']:.3f}): {row['feature']}, {row['site']}, t = {row['t']:.0f}")
     if options.json:

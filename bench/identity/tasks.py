@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from functools import wraps
 
 import torch
 
@@ -216,10 +217,20 @@ def free(seeds: torch.Tensor) -> Task:
     return replace(_task("free", seeds, sample_identities(seeds), far=True), structured=False)
 
 
-TASKS: dict[str, Callable[[torch.Tensor], Task]] = {
-    t.__name__: t for t in (aligned, misaligned, pose, conflict, background, animals, people, unseen)
-}
-BEYOND: dict[str, Callable[[torch.Tensor], Task]] = {t.__name__: t for t in (two, free)}  # cases that no table pools with the others
+Make = Callable[[torch.Tensor], Task]
+APART = 1 << 46  # between the seeds of one case and of the next: a table that pools cases must not count a picture twice
+
+
+def _by_itself(make: Make, number: int) -> Make:
+    @wraps(make)
+    def drawn(seeds: torch.Tensor) -> Task:
+        return make(seeds + number * APART)
+
+    return drawn
+
+
+TASKS: dict[str, Make] = {t.__name__: t for t in (pose, misaligned, conflict, unseen)}
+TASKS |= {t.__name__: _by_itself(t, number) for number, t in enumerate((aligned, background, animals, people, two, free), 1)}
 POOLED = ("aligned", "pose", "background", "animals", "people")  # what a method's overall figures are drawn from
 
 assert set(PERSON_POSE) <= set(POSE) and "top colour" in NAMED and "coat colour" in NAMED

@@ -1,9 +1,9 @@
 """`bench tune`: every method's own knobs on development seeds, with the same number of trials for each, all of them kept.
 
 The first trial is what a method's source says, half of the rest are drawn at random from its knobs' values, and the others step away
-from the best so far. A peer is judged by identity alone, whatever else it breaks, so that it is as strong an opponent as it can be;
-SeAl also pays for what it takes from structure, prompt and background. All get the same masks, and structures where AnchorAlign puts
-them. `--again` draws every method's three best on other development seeds, and both together decide.
+from the best so far. A peer is judged by identity and pattern alone, whatever else it breaks, so that it is as strong an opponent as
+it can be; SeAl also pays for what it takes from structure, prompt and background. All get the same masks, and structures where
+AnchorAlign puts them. `--again` draws every method's three best on other development seeds, and both together decide.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def merit(method: str, seen: dict, none: dict) -> float:
     if method == "seal_conflict":
         return 100 * seen["conflict_success"] + seen["others_identity"]
     if method != "seal":
-        return seen["identity"]
+        return seen["identity"] + 0.5 * seen["pattern"]
     lost_structure = max(0.0, none["structure"] - seen["structure"] - 0.02)
     lost_text = max(0.0, none["text"] - seen["text"] - 0.03)
     return seen["identity"] + 0.5 * seen["pattern"] - 300 * lost_structure - 100 * lost_text - 10 * seen["leak"]
@@ -169,10 +169,14 @@ def main(argv: list[str]) -> int:
 
 
 def look_again(names: list[str], seeds: str, path: Path) -> int:
-    """Draw the best trials of each method on other seeds."""
-    bench = Bench(seed_range(seeds, final=False, tuning=True))
+    """Draw the best trials of each method, with the weights that are here, on other seeds."""
+    chosen_seeds, weights = seed_range(seeds, final=False, tuning=True), weights_name()
+    own = [trial for trial in read_trials(path) if trial["weights"] == weights and trial["method"] in names]
+    if any(set(chosen_seeds) & set(seed_range(trial["seeds"], final=False, tuning=True)) for trial in own):
+        raise UserError("the second look needs other seeds than the first")
+    bench = Bench(chosen_seeds)
     for name in names:
-        for trial in sorted((t for t in read_trials(path) if t["method"] == name), key=lambda t: -t["merit"])[:FINALISTS]:
+        for trial in sorted((t for t in own if t["method"] == name), key=lambda t: -t["merit"])[:FINALISTS]:
             knobs = {k: listed(v) for k, v in trial["knobs"].items()}
             again = {"seeds": seeds} | bench.tried(name, knobs)
             kept = [t | {"again": again} if t == trial else t for t in read_trials(path)]

@@ -6,12 +6,14 @@ import json
 import pytest
 import torch
 
-from bench.identity import page
+from bench.cli import UserError
+from bench.identity import page, report
 from bench.identity.goals import goals, of_conditions, of_stranger, reversed_on
 from bench.identity.measurement import paired, weights_name
 from bench.identity.methods import read_trials
-from bench.identity.tasks import TASKS
+from bench.identity.tasks import POOLED, TASKS
 from bench.metrics.bootstrap import recovered_ratio
+from bench.seeds import FINAL
 
 
 def figure(value, within=1.0):
@@ -51,7 +53,8 @@ def swept():
     some = {key: figure(1.0) for key in ("identity", "pattern", "structure", "sharpness")}
     match = {"match": figure(0.7), "chance": 0.1}
     return {
-        "sweeps": {"tau": [{"value": 0.1} | some], "as the paper": [{"value": "form"} | some]},
+        "sweeps": {"tau": [{"value": 0.1} | some]},
+        "as the paper": [{"value": "form", "case": "pose"} | some, {"value": "gate", "case": "conflict", "identity": figure(-7.0)}],
         "matching": [{"feature": "hidden", "site": "up.6", "t": 401.0} | match],
     }
 
@@ -123,7 +126,12 @@ def test_an_order_is_reversed_only_where_it_was_sure():
 
 def test_the_page_holds_every_case_and_row():
     text = page.page(measured(), swept(), measured(), conditions())
-    assert "| **seal** | 60.0 [59.0, 61.0] | 81% |" in text and "### conflict" in text and "| up.6 | hidden | 401 |" in text
+    assert (
+        "| **seal** | 60.0 [59.0, 61.0] | 81% | 45.0 [44.0, 46.0] | 100% |" in text
+        and "| gate | -7.0 [-8.0, -6.0] |" in text
+        and "### conflict" in text
+        and "| up.6 | hidden | 401 |" in text
+    )
     assert "2.00" in text  # seconds beside a plain picture's
     assert "| CFG 12 | 30.0 [29.0, 31.0] |" in text and "destroys" not in text and all(what in text for what in FAILS)
     assert "destroys pictures" in page.page(measured(), swept(), measured(), conditions(destroyed=True))
@@ -131,19 +139,51 @@ def test_the_page_holds_every_case_and_row():
 
 @pytest.mark.parametrize("number", [0, 1, 2])
 def test_the_page_says_how_often_the_test_seeds_were_drawn(monkeypatch, tmp_path, number):
-    monkeypatch.setattr(page, "DRAWS", tmp_path / "final.json")
+    for module in (page, report):
+        monkeypatch.setattr(module, "DRAWS", tmp_path / "final.json")
     for state in range(number):
-        monkeypatch.setattr(page, "fingerprint", lambda state=state: str(state))
+        monkeypatch.setattr(report, "fingerprint", lambda state=state: str(state))
         for _ in range(2):  # the same state of code and weights is one draw
-            page.drawn(measured() | {"split": "final"})
-            page.drawn(measured())
+            report.count_draw(FINAL[:8])
+            report.count_draw(range(8))
     assert f"drawn {number} time" in page.page(measured(), swept(), measured(), conditions())
     assert number == 0 or len(json.loads(page.DRAWS.read_text())) == number
 
 
+def test_test_seeds_are_counted_before_the_first_is_drawn(monkeypatch, tmp_path):
+    monkeypatch.setattr(report, "DRAWS", tmp_path / "final.json")
+    monkeypatch.setattr(report, "Measurement", stopped)
+    with pytest.raises(Stopped):
+        report.measure(["pose"], ["none"], FINAL[:8])
+    assert [draw["seeds"] for draw in json.loads(report.DRAWS.read_text())] == [[FINAL.start, FINAL.start + 8]]
+
+
+class Stopped(Exception):
+    pass
+
+
+def stopped(*_):
+    raise Stopped
+
+
+def test_figures_of_different_states_make_no_page(monkeypatch, tmp_path):
+    for name, state in (("", "now"), ("-sweeps", "now"), ("-stranger", "now"), ("-conditions", "before")):
+        (tmp_path / f"identity{name}.json").write_text(json.dumps({"state": state}))
+    with pytest.raises(UserError, match="different states"):
+        page.main(["--from", "--json", str(tmp_path / "identity.json"), "--folder", str(tmp_path)])
+
+
 def test_tuning_and_results_are_of_the_weights_that_are_here():
     assert {trial["weights"] for trial in read_trials()} == {weights_name()}
-    assert f"(weights {weights_name()})" in (page.ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    text = (page.ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    assert f"(weights {weights_name()})" in text and f"(`bench/tuning.json`, {page.tuning_name()})" in text
+
+
+def test_pooled_cases_share_no_picture():
+    seeds = torch.arange(4)
+    drawn = [torch.cat([task.reference.picture.image, task.structure()], 1) for task in (TASKS[name](seeds) for name in POOLED)]
+    for number, one in enumerate(drawn):
+        assert not any(torch.equal(a, b) for other in drawn[:number] for a in one for b in other)
 
 
 def test_pairing_compares_the_same_cases():
@@ -153,6 +193,8 @@ def test_pairing_compares_the_same_cases():
         "structure": error / 100,
         "found": torch.ones(3),
         "asked": torch.ones(3),
+        "kept": torch.ones(3),
+        "keepable": torch.ones(3),
         "leaked": torch.ones(3),
         "could_leak": 2 * torch.ones(3),
     }
