@@ -141,7 +141,7 @@ def _read(
         raise SettingsError("", "The request's body must be a JSON object of names and values.")
     refuse_unknown(given, (*pictures, *names, *(setting.name for setting in own)))
     values = {name: given[name] for name in names if name in given}
-    parsed = parse([{name: _single(given, name) for name in pictures if name in PICTURES} | values])
+    parsed = parse([{name: _single(given, name) for name in pictures if name in PICTURES} | values], process_state.known_ways)
     _sized(parsed.references[0].pixels, "reference")
     given_one, asked = parsed.references[0], parsed.settings
     reference = looked(given_one, asked.mask_source, ask(given_one, asked.appearance_prompt))

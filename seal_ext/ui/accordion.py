@@ -248,7 +248,7 @@ def _interrogated(given: object, host) -> tuple:
 def _sought(given: Sequence[Any], prompt: str, host) -> tuple:
     """The model's answer about the first reference: how the mask is found from then on, and what there is to say."""
     try:
-        asked = parse([True, *given[1:]])  # also before somebody enables SeAl
+        asked = parse([True, *given[1:]], process_state.known_ways)  # also before somebody enables SeAl
         told = host.asked(asked.references[0], asked.settings.appearance_prompt.strip() or prompt)
     except (SettingsError, AlignError) as refusal:
         return gr.update(), _said(str(refusal))
@@ -261,7 +261,7 @@ def _added(more: list | None, strokes: object, *given: object) -> tuple:
     if _image(given[0]) is None:
         return *same, _said(preview.EMPTY)
     try:
-        (asked,) = parse([dict(zip(PICTURES, given, strict=True), strokes=strokes)]).references
+        (asked,) = parse([dict(zip(PICTURES, given, strict=True), strokes=strokes)], process_state.known_ways).references
     except SettingsError as refusal:
         return *same, _said(str(refusal))
     return [*(more or []), asked.aside()], gr.update(visible=True), *(None,) * len(PICTURES), ""
