@@ -13,6 +13,7 @@ from itertools import combinations
 import cv2
 import numpy as np
 
+from .mask import lines
 from .skeleton import BONES, HUE_STEP, INK, Skeleton, colour_of, hue_gap, hues, painted, stroked
 
 EXPLAINED = {True: 0.5, False: 0.9}  # of the paint, crisp or not, must be bodies, sticks and dots, or the map is something else
@@ -209,7 +210,7 @@ def _pieces(image: np.ndarray, left: np.ndarray, bridge: int = 0, over: np.ndarr
 
 def _cropped(mask: np.ndarray, room: int) -> tuple[np.ndarray, tuple[int, int]]:
     """The part of a mask that holds something, as bytes, and where it begins."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    rows, columns = lines(mask)
     x, y = max(0, int(columns[0]) - room), max(0, int(rows[0]) - room)
     return mask[y : rows[-1] + room + 1, x : columns[-1] + room + 1].astype(np.uint8), (x, y)
 
