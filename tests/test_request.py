@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from seal_ext import decoding, request
+from seal_ext import decoding, request, strokes
 from seal_ext.core.cache import fingerprint
 from seal_ext.core.mask import overlap, subject_of
 from seal_ext.finds import finds
@@ -253,6 +253,13 @@ def test_strokes_become_the_outline_whatever_way_was_chosen(source):
     seen = looked(asked.references[0], asked.settings.mask_source).seen
     assert seen.source == "drawn" and overlap(seen.mask, TRUTH) > 0.9
     assert asked.settings.mask_source == ("drawn" if source == "drawn" else "auto")
+
+
+def test_strokes_that_are_painted_small_give_the_same_outline(monkeypatch):
+    picture = Image.fromarray(figure_before_noise().repeat(25, 0).repeat(25, 1))
+    drawn = parse([{"reference": picture, "strokes": STROKE}]).references[0].drawn
+    monkeypatch.setattr(strokes, "WORK_PIXELS", 1 << 30)
+    assert drawn.shape == (1500, 1200) and overlap(drawn, parse([{"reference": picture, "strokes": STROKE}]).references[0].drawn) > 0.98
 
 
 @pytest.mark.parametrize("source", ["attention", "controlnet", "mediapipe", "rembg"])
