@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 from . import segmenters
 from .core.grabcut import from_stroke
 from .core.mask import Subject
-from .core.pixels import AlignError
+from .core.pixels import AlignError, Pixels
 from .core.subject import MISSING, Way
 from .decoding import animated, check_together, decoded, recognised
 from .finds import finds
@@ -232,7 +233,7 @@ def looked(reference: Reference, source: str, ways: Mapping[str, Way] | None = N
     try:
         if source in ways:
             return reference.found(source, ways)
-        seen = _finds.of((reference.hash, source), lambda: reference.found(source, segmenters.ways()).seen)
+        seen = _sought(reference, source)
         if source == "auto" and ways and ("asked" in ways or seen.guess or not seen.known):
             known: dict[str, Way] = {seen.source: lambda _: seen} if seen.known else {}
             seen = reference.found(source, {**known, **ways}).seen
@@ -240,3 +241,21 @@ def looked(reference: Reference, source: str, ways: Mapping[str, Way] | None = N
     except AlignError as error:
         name = "mask" if source == "auto" else "mask_source"
         raise SettingsError(name, f"Mask ({name}): {error}") from error
+
+
+def _sought(reference: Reference, source: str) -> Subject:
+    """Its subject as it is found here. What is found while a segmenter fails is not kept: the next time it may work."""
+    name, failed = (reference.hash, source), list[segmenters.Failed]()
+    known = _finds.get(name)
+    if known is not None:
+        return known
+    found = reference.found(source, {own: partial(_noting, failed, way) for own, way in segmenters.ways().items()}).seen
+    return found if failed else _finds.put(name, found)
+
+
+def _noting(failed: list[segmenters.Failed], way: Way, rgb: Pixels) -> Subject:
+    try:
+        return way(rgb)
+    except segmenters.Failed as error:
+        failed.append(error)
+        raise

@@ -301,6 +301,25 @@ def test_a_picture_is_looked_at_once(monkeypatch):
     assert looked(parse([{"reference": sent}]).references[0], "mediapipe").seen is not one and len(asked) == 2
 
 
+def test_what_is_found_while_a_segmenter_fails_is_not_kept(monkeypatch):
+    asked = []
+
+    def look(rgb):
+        asked.append(1)
+        if len(asked) == 1:
+            raise MemoryError
+        return rgb
+
+    def way(rgb):
+        request.segmenters.sees("rembg", look, rgb)
+        return subject_of(TRUTH, "rembg")
+
+    monkeypatch.setattr(request, "_finds", finds())
+    monkeypatch.setattr(request.segmenters, "ways", lambda: {"rembg": way})
+    reference = parse([{"reference": text(Image.fromarray(figure_before_noise()))}]).references[0]
+    assert [looked(reference, "auto").seen.source for _ in range(3)] == ["grabcut", "rembg", "rembg"] and len(asked) == 2
+
+
 def test_few_masks_are_kept():
     kept = Latest(3, budget=250, size=lambda mask: mask.nbytes)
     made = [kept.of(n, lambda: np.full((10, 10), True)) for n in range(3)]
