@@ -25,8 +25,8 @@ from .gradios import on
 TITLE = "SeAl — keep this character"
 FEW = 4  # choices that fit side by side
 AROUND = ("prompt", "width", "height", "gallery")  # of the tab: what stands outside the accordion and works with it
-POSE = ("You need this only if your unit's map is a finished skeleton. Give the skeleton of the reference itself, and SeAl matches limb "
-        "with limb. A unit with an openpose preprocessor finds it by itself.")  # fmt: skip
+POSE = ("You seldom need this. If a unit has a skeleton, SeAl looks for the reference's joints by itself. If it says that it finds no "
+        "joints on the reference, give the skeleton of the reference here.")  # fmt: skip
 LOST = "That picture's reference is no longer kept. Give it again, or use another one."
 NOTHING_READ = "The WebUI has no interrogator, or its interrogator failed. In that case the console of the WebUI says why."
 
