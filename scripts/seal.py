@@ -62,7 +62,7 @@ class SealScript(scripts.Script):
     def before_process(self, p, *args):
         session.end(p)
         try:
-            asked = session.for_inner_pass(p, xyz.changed(p, request.parse(args)))
+            asked = session.for_inner_pass(p, xyz.changed(p, request.parse(args, process_state.known_ways)))
             if asked.settings.enabled:
                 for note in asked.settings.notes:
                     p.comment(note)

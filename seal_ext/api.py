@@ -18,7 +18,8 @@ from PIL import Image
 from . import __version__
 from .core.anchor_align import anchor_align, shows_body
 from .core.canvas import CROP, FILL, LARGEST_CANVAS, STRETCH
-from .core.pixels import LARGEST_SIDE, AlignError
+from .core.mask import Subject
+from .core.pixels import LARGEST_SIDE, AlignError, Pixels
 from .core.subject import Way
 from .decoding import MOST_PIXELS
 from .detectors import posed
@@ -64,12 +65,26 @@ def mount(app, guards: Sequence = (), ask: Ask = nobody) -> None:
 
         return answer
 
+    ask = partial(_letting_others_in, ask)
     # Plain functions: FastAPI runs them in threads, so that nobody else waits.
     for path, method, endpoint in (
         ("version", "GET", version), ("schema", "GET", schema), ("cache", "GET", cache), ("cache", "DELETE", empty_cache),
         ("align", "POST", answering(partial(align, ask=ask))), ("mask", "POST", answering(partial(mask, ask=ask))),
     ):  # fmt: skip
         app.add_api_route(f"/seal/v1/{path}", endpoint, methods=[method], dependencies=list(guards), name=f"seal {method} {path}")
+
+
+def _letting_others_in(ask: Ask, reference: Reference, words: str) -> Mapping[str, Way]:
+    """The same ways. Who asks the WebUI's model waits in its queue, and the other routes need not wait for that."""
+    return {name: partial(_unlocked, way) for name, way in ask(reference, words).items()}
+
+
+def _unlocked(way: Way, rgb: Pixels) -> Subject:
+    _one_at_a_time.release()
+    try:
+        return way(rgb)
+    finally:
+        _one_at_a_time.acquire()
 
 
 def version() -> dict:
@@ -141,7 +156,7 @@ def _read(
         raise SettingsError("", "The request's body must be a JSON object of names and values.")
     refuse_unknown(given, (*pictures, *names, *(setting.name for setting in own)))
     values = {name: given[name] for name in names if name in given}
-    parsed = parse([{name: _single(given, name) for name in pictures if name in PICTURES} | values])
+    parsed = parse([{name: _single(given, name) for name in pictures if name in PICTURES} | values], process_state.known_ways)
     _sized(parsed.references[0].pixels, "reference")
     given_one, asked = parsed.references[0], parsed.settings
     reference = looked(given_one, asked.mask_source, ask(given_one, asked.appearance_prompt))

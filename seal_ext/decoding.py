@@ -79,4 +79,4 @@ def decoded(picture: Image.Image) -> NDArray[np.uint8]:
     try:
         return np.asarray(upright(picture).convert("RGBA"))
     except Exception as error:  # a decoder may raise anything on somebody's bytes
-        raise AlignError("cannot be read as a picture in base64.") from error
+        raise AlignError("is damaged, so it cannot be read as a picture.") from error

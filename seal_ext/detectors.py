@@ -15,7 +15,7 @@ from .core.pixels import AlignError, Pixels
 from .core.skeleton import Skeleton
 from .latest import Latest
 from .reference import Reference
-from .segmenters import mediapipe_has
+from .segmenters import Failed, mediapipe_has
 
 # Inside mediapipe's wheel. Its other sizes of the body model would be downloaded.
 MODELS = ("modules/pose_detection/pose_detection.tflite", "modules/pose_landmark/pose_landmark_full.tflite")
@@ -30,10 +30,6 @@ KEPT = 32  # answers that are remembered
 
 Detector = Callable[[Pixels, Subject], Skeleton]  # the joints of the subject of RGB pixels; AlignError where it does not find them
 answers = Latest[Any](KEPT)  # of detectors, by their names and the picture
-
-
-class Failed(AlignError):
-    """A detector that does not work here: it is told even where another finds the joints."""
 
 
 class Later(AlignError):

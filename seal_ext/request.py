@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -12,8 +13,8 @@ from PIL import Image
 from . import segmenters
 from .core.grabcut import from_stroke
 from .core.mask import Subject
-from .core.pixels import AlignError
-from .core.subject import Way
+from .core.pixels import AlignError, Pixels
+from .core.subject import MISSING, Way
 from .decoding import animated, check_together, decoded, recognised
 from .finds import finds
 from .reference import POSE_TEXT, Reference, drawn_on, pose_of
@@ -33,6 +34,7 @@ NAMES = (
     "show_disagreement", "show_mask", "more", "cache_place", "which", "strokes"
 )  # fmt: skip
 MOST_REFERENCES = 8
+Known = Callable[[Reference], Mapping[str, Way]]  # what the host's networks have said of a reference, without asking them again
 Given = TypeVar("Given", bound=Sequence[Any])
 Taken = TypeVar("Taken")
 REFERENCE_KEY = "SeAl reference"
@@ -64,8 +66,16 @@ def schema() -> dict[str, object]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "SeAl", **made, "required": ["reference"]}
 
 
-def parse(args: Sequence[object]) -> Request:
-    """From a script's arguments: one object in the first place, or values in the order of NAMES; SettingsError for anything else."""
+def nothing_known(reference: Reference) -> Mapping[str, Way]:
+    """Where there is no host whose networks could have looked at it."""
+    return {}
+
+
+def parse(args: Sequence[object], known: Known = nothing_known) -> Request:
+    """From a script's arguments: one object in the first place, or values in the order of NAMES; SettingsError for anything else.
+
+    `known`: what the host has been told of a reference's subject, which strokes correct.
+    """
     first = args[0] if args else False
     if first is False:  # switched off on the page: nothing else there matters
         return Request(Settings())
@@ -95,7 +105,7 @@ def parse(args: Sequence[object]) -> Request:
         if several:
             references = tuple(_with(one, name, picture) for one, picture in zip(references, several, strict=True))
     first, *others = _at_most(references + further)
-    painted = _painted(first, strokes, settings.mask_source)
+    painted = _painted(first, strokes, settings.mask_source, known)
     if painted is not first and settings.mask_source != "drawn":
         settings = replace(settings, mask_source="auto")  # of all ways the one that takes what was painted
     return Request(settings, (painted, *others))
@@ -187,13 +197,17 @@ def _with(reference: Reference, name: str, picture: object) -> Reference:
         raise SettingsError(name, f"{label(name)}: {error}") from error
 
 
-def _painted(reference: Reference, given: object, source: str) -> Reference:
+def _painted(reference: Reference, given: object, source: str, known: Known) -> Reference:
     """A reference whose outline was corrected by strokes; from then on it is as drawn as one that came with a mask."""
     strokes = _refusing("strokes", lambda: strokes_on(reference.size, given))
     if strokes is None:
         return reference
+    ways = known(reference)
+    # A mask that came along is the first of auto's ways. What is not here, or was not asked yet, has no outline to correct.
+    if source == "drawn" or (source in MISSING and source not in {**ways, **segmenters.ways()}):
+        source = "auto"
     try:
-        start = looked(reference, "auto" if source == "drawn" else source).seen  # a mask that came along is the first of auto's ways
+        start = looked(reference, source, ways).seen
         return replace(reference, drawn=from_stroke(reference.rgb, strokes.add, strokes.away, start).mask)
     except AlignError as error:
         raise SettingsError("strokes", f"{label('strokes')}: {error}") from error
@@ -219,7 +233,7 @@ def looked(reference: Reference, source: str, ways: Mapping[str, Way] | None = N
     try:
         if source in ways:
             return reference.found(source, ways)
-        seen = _finds.of((reference.hash, source), lambda: reference.found(source, segmenters.ways()).seen)
+        seen = _sought(reference, source)
         if source == "auto" and ways and ("asked" in ways or seen.guess or not seen.known):
             known: dict[str, Way] = {seen.source: lambda _: seen} if seen.known else {}
             seen = reference.found(source, {**known, **ways}).seen
@@ -227,3 +241,21 @@ def looked(reference: Reference, source: str, ways: Mapping[str, Way] | None = N
     except AlignError as error:
         name = "mask" if source == "auto" else "mask_source"
         raise SettingsError(name, f"Mask ({name}): {error}") from error
+
+
+def _sought(reference: Reference, source: str) -> Subject:
+    """Its subject as it is found here. What is found while a segmenter fails is not kept: the next time it may work."""
+    name, failed = (reference.hash, source), list[segmenters.Failed]()
+    known = _finds.get(name)
+    if known is not None:
+        return known
+    found = reference.found(source, {own: partial(_noting, failed, way) for own, way in segmenters.ways().items()}).seen
+    return found if failed else _finds.put(name, found)
+
+
+def _noting(failed: list[segmenters.Failed], way: Way, rgb: Pixels) -> Subject:
+    try:
+        return way(rgb)
+    except segmenters.Failed as error:
+        failed.append(error)
+        raise

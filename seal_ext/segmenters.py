@@ -15,6 +15,10 @@ from .core.subject import Way
 SELFIE = "modules/selfie_segmentation/selfie_segmentation.tflite"  # inside mediapipe's wheel
 
 
+class Failed(AlignError):
+    """A network that does not work here, or not now: it is told even where another finds what was sought, and nothing of it is kept."""
+
+
 def ways() -> dict[str, Way]:
     """For `find_subject`: those whose files are here."""
     known = {"mediapipe": (mediapipe_has(SELFIE), _mediapipe), "rembg": (find_spec("rembg") is not None, _rembg)}
@@ -22,11 +26,11 @@ def ways() -> dict[str, Way]:
 
 
 def sees(name: str, look: Segmenter, image: Pixels) -> Looks:
-    """What it sees; AlignError where the package that is here does not work with the rest of this environment."""
+    """What it sees; Failed where the package that is here does not work with the rest of this environment."""
     try:
         return look(image)
     except Exception as error:  # somebody else's package may fail in any way
-        raise AlignError(f"{name} fails here ({type(error).__name__}: {error!s:.100}).") from error
+        raise Failed(f"{name} fails here ({type(error).__name__}: {error!s:.100}).") from error
 
 
 def mediapipe_has(*models: str) -> bool:

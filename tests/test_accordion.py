@@ -13,6 +13,7 @@ from PIL import Image
 import seal_ext.ui
 from seal_ext import __version__
 from seal_ext.core.pixels import AlignError
+from seal_ext.detectors import NO_POSE
 from seal_ext.hosts.webui import process_state
 from seal_ext.reference import Reference
 from seal_ext.request import NAMES, PICTURES, parse
@@ -105,6 +106,11 @@ def test_every_argument_has_its_component_in_order(accordion):
     assert all(named[name].value == BY_NAME[name].default for name in BY_NAME)
     assert drawn.components[0].label == accordion.TITLE and drawn.components[0].value is False
     assert all(drawn.parts[name].told["info"] == BY_NAME[name].help for name in BY_NAME if name != "enabled")
+
+
+def test_a_pose_is_needed_only_where_the_joints_are_not_found(accordion):
+    """The text beside the slot says what SeAl says where it finds none."""
+    assert "finds no joints on the reference" in NO_POSE and "finds no joints on the reference" in accordion.POSE
 
 
 def test_ids_and_labels_are_each_there_once(accordion):

@@ -209,6 +209,36 @@ def test_routes_are_guarded_and_refuse_as_the_host_does(monkeypatch):
     assert refused.value.status_code == 422 and "structure" in refused.value.detail
 
 
+def test_nobody_waits_for_one_that_waits_in_the_queue(monkeypatch):
+    app, waits, over, answers = Application(monkeypatch), threading.Event(), threading.Event(), []
+
+    def queued(rgb):
+        waits.set()
+        assert over.wait(30)
+        raise AlignError("The model sees nobody.")
+
+    api.mount(app, ask=lambda reference, words: {"attention": queued})
+    answer = app.routes["POST", "/seal/v1/mask"].answer
+
+    def asking():
+        try:
+            answer({"reference": REFERENCE, "mask_source": "attention"})
+        except app.refusal as refused:
+            answers.append(refused.detail)
+
+    first = threading.Thread(target=asking, daemon=True)
+    first.start()
+    assert waits.wait(30)
+    second = threading.Thread(target=lambda: answers.append(answer({"reference": REFERENCE})["found"]), daemon=True)
+    second.start()
+    second.join(10)
+    early = list(answers)
+    over.set()
+    first.join(30)
+    second.join(30)
+    assert early == ["background"] and "sees nobody" in answers[1] and not api._one_at_a_time.locked()
+
+
 @pytest.fixture
 def client():
     spec = importlib.util.spec_from_file_location("api_client", ROOT / "docs" / "api_client.py")

@@ -82,3 +82,13 @@ def test_the_pictures_of_one_call_are_counted_together(monkeypatch):
 def test_what_is_no_picture_is_refused_in_a_sentence(given):
     with pytest.raises(AlignError, match=r"\.$"):
         seen(given)
+
+
+def test_a_damaged_file_is_called_that():
+    file = io.BytesIO()
+    Image.fromarray(LEFT).save(file, "PNG")
+    damaged = file.getvalue()[: len(file.getvalue()) // 2]
+    for given in (Image.open(io.BytesIO(damaged)), base64.b64encode(damaged).decode()):  # from the page, and over the API
+        with pytest.raises(SettingsError, match="is damaged") as refused:
+            parse([{"reference": given}])
+        assert "base64" not in str(refused.value)

@@ -15,9 +15,10 @@ from seal_ext.core.detecting import LOOKS
 from seal_ext.core.mask import everything
 from seal_ext.core.pixels import AlignError
 from seal_ext.core.skeleton import NECK
-from seal_ext.detectors import NO_POSE, NONE_HERE, Failed, Later, posed
+from seal_ext.detectors import NO_POSE, NONE_HERE, Later, posed
 from seal_ext.hosts.webui import process_state
 from seal_ext.reference import Reference
+from seal_ext.segmenters import Failed
 from seal_ext.settings import Settings
 from seal_ext.studio.align import align_structure
 from tests.core.test_detecting import BODY, SIDE, SUBJECT, Network, picture

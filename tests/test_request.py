@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from seal_ext import decoding, request
+from seal_ext import decoding, request, strokes
 from seal_ext.core.cache import fingerprint
 from seal_ext.core.mask import overlap, subject_of
 from seal_ext.finds import finds
@@ -233,6 +233,8 @@ def test_a_hidden_colour_reaches_nobody():
     assert np.array_equal(Reference.of(hidden).rgb, reference.rgb) and Reference.of(reference) is reference
 
 
+TRUTH = np.zeros((60, 48), bool)
+TRUTH[15:52, 16:33] = True
 STROKE = '[{"away": false, "radius": 0.04, "points": [[0.5, 0.4], [0.5, 0.75]]}]'
 
 
@@ -249,21 +251,38 @@ def test_strokes_become_the_outline_whatever_way_was_chosen(source):
         picture[:15], picture[52:], picture[:, :16], picture[:, 33:] = 90, 90, 90, 90
     asked = parse([{"reference": text(Image.fromarray(picture)), "strokes": STROKE, "mask_source": source}])
     seen = looked(asked.references[0], asked.settings.mask_source).seen
-    truth = np.zeros((60, 48), bool)
-    truth[15:52, 16:33] = True
-    assert seen.source == "drawn" and overlap(seen.mask, truth) > 0.9
+    assert seen.source == "drawn" and overlap(seen.mask, TRUTH) > 0.9
     assert asked.settings.mask_source == ("drawn" if source == "drawn" else "auto")
 
 
+def test_strokes_that_are_painted_small_give_the_same_outline(monkeypatch):
+    picture = Image.fromarray(figure_before_noise().repeat(25, 0).repeat(25, 1))
+    drawn = parse([{"reference": picture, "strokes": STROKE}]).references[0].drawn
+    monkeypatch.setattr(strokes, "WORK_PIXELS", 1 << 30)
+    assert drawn.shape == (1500, 1200) and overlap(drawn, parse([{"reference": picture, "strokes": STROKE}]).references[0].drawn) > 0.98
+
+
+@pytest.mark.parametrize("source", ["attention", "controlnet", "mediapipe", "rembg"])
+def test_strokes_correct_what_is_known_and_need_nothing_that_is_not_here(source, monkeypatch):
+    monkeypatch.setattr(request, "_finds", finds())
+    monkeypatch.setattr(request.segmenters, "ways", dict)
+    sent = {"reference": text(Image.fromarray(figure_before_noise())), "mask_source": source, "strokes": STROKE}
+    assert overlap(parse([sent]).references[0].drawn, TRUTH) > 0.9
+    away = '[{"away": true, "radius": 0.06, "points": [[0.1, 0.1]]}]'
+    wide = TRUTH.copy()
+    wide[0:12, 0:10] = True
+    known = {source: lambda rgb: subject_of(wide, source)}
+    found = parse([sent | {"strokes": away}], lambda reference: known).references[0].drawn
+    assert not found[3:9, 2:7].any() and overlap(found, TRUTH) > 0.9
+
+
 def test_strokes_correct_a_mask_that_came_along():
-    truth = np.zeros((60, 48), np.uint8)
-    truth[15:52, 16:33] = 255
-    wide = truth.copy()
+    wide = TRUTH.astype(np.uint8) * 255
     wide[0:12, 0:10] = 255
     away = '[{"away": true, "radius": 0.06, "points": [[0.1, 0.1]]}]'
     asked = parse([{"reference": text(Image.fromarray(figure_before_noise())), "mask": text(Image.fromarray(wide)), "strokes": away}])
     drawn = asked.references[0].drawn
-    assert not drawn[3:9, 2:7].any() and overlap(drawn, truth > 0) > 0.9
+    assert not drawn[3:9, 2:7].any() and overlap(drawn, TRUTH) > 0.9
 
 
 @pytest.mark.parametrize("strokes", [{}, 7, "x", "[[1]]"])
@@ -275,13 +294,30 @@ def test_what_are_no_strokes_is_refused(strokes):
 def test_a_picture_is_looked_at_once(monkeypatch):
     asked = []
     monkeypatch.setattr(request, "_finds", finds())
-    monkeypatch.setattr(request.segmenters, "ways", lambda: {"mediapipe": lambda rgb: asked.append(1) or subject_of(truth, "mediapipe")})
-    truth = np.zeros((60, 48), bool)
-    truth[15:52, 16:33] = True
+    monkeypatch.setattr(request.segmenters, "ways", lambda: {"mediapipe": lambda rgb: asked.append(1) or subject_of(TRUTH, "mediapipe")})
     sent = text(Image.fromarray(figure_before_noise()))
     one, same = (looked(parse([{"reference": sent}]).references[0], "auto").seen for _ in range(2))
     assert one is same and len(asked) == 1
     assert looked(parse([{"reference": sent}]).references[0], "mediapipe").seen is not one and len(asked) == 2
+
+
+def test_what_is_found_while_a_segmenter_fails_is_not_kept(monkeypatch):
+    asked = []
+
+    def look(rgb):
+        asked.append(1)
+        if len(asked) == 1:
+            raise MemoryError
+        return rgb
+
+    def way(rgb):
+        request.segmenters.sees("rembg", look, rgb)
+        return subject_of(TRUTH, "rembg")
+
+    monkeypatch.setattr(request, "_finds", finds())
+    monkeypatch.setattr(request.segmenters, "ways", lambda: {"rembg": way})
+    reference = parse([{"reference": text(Image.fromarray(figure_before_noise()))}]).references[0]
+    assert [looked(reference, "auto").seen.source for _ in range(3)] == ["grabcut", "rembg", "rembg"] and len(asked) == 2
 
 
 def test_few_masks_are_kept():

@@ -6,7 +6,8 @@ import torch
 from seal_ext.core.cache import AppearanceCache
 from seal_ext.layers import Layers
 from seal_ext.run import SAME_WORDS, Run
-from seal_ext.settings import Settings
+from seal_ext.run.step import MERGED
+from seal_ext.settings import BY_NAME, Settings
 
 
 @pytest.mark.parametrize(
@@ -25,3 +26,8 @@ def test_words_that_do_nothing_are_told_from_words_that_do_little(sigma, apart, 
     run.bridged(clean, clean + apart * torch.ones_like(clean), 1.0, -1 / sigma)
     run.close()
     assert (SAME_WORDS in run.notes) is said
+
+
+def test_what_merged_tokens_leave_out_is_called_as_on_the_page():
+    for name in ("on_figure", "gate", "limbs"):
+        assert BY_NAME[name].label in MERGED

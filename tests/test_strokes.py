@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from seal_ext import strokes
+from seal_ext.core.control_map import WORK_PIXELS
 from seal_ext.core.pixels import AlignError
 from seal_ext.strokes import strokes_on
 
@@ -30,6 +31,13 @@ def test_of_two_strokes_over_one_place_the_later_one_counts():
 def test_a_click_is_a_spot_and_nothing_is_nothing():
     assert strokes_on(SIZE, json.dumps([LINE | {"points": [[0.5, 0.5]]}])).add[19:21, 39:41].all()
     assert strokes_on(SIZE, "") is None and strokes_on(SIZE, None) is None and strokes_on(SIZE, "[]") is None
+
+
+def test_on_a_large_picture_they_are_painted_small():
+    large = strokes_on((4000, 8000), json.dumps([LINE]))
+    assert large.add.size <= 1.01 * WORK_PIXELS and large.add.shape == large.away.shape
+    small = strokes_on(SIZE, json.dumps([LINE])).add
+    assert large.add.mean() == pytest.approx(small.mean(), rel=0.1)
 
 
 @pytest.mark.parametrize("given", [

@@ -159,13 +159,19 @@ def one_of(shown: Subject, which: str) -> Subject:
 Grow = Callable[[Mask], Mask]
 
 
+def within(size: tuple[int, int], pixels: int) -> tuple[int, int]:
+    """A height and a width at no more than so many pixels."""
+    shrink = min(1.0, (pixels / (size[0] * size[1])) ** 0.5)
+    return max(1, round(size[0] * shrink)), max(1, round(size[1] * shrink))
+
+
 def reduced(image: Pixels, pixels: int) -> tuple[Pixels, Grow]:
     """The image at no more than so many pixels, and the way back for a mask."""
     height, width = image.shape[:2]
-    shrink = (pixels / (height * width)) ** 0.5
-    if shrink >= 1:
+    size = within((height, width), pixels)
+    if size == (height, width):
         return image, lambda mask: mask
-    small = cv2.resize(image, (max(1, round(width * shrink)), max(1, round(height * shrink))), interpolation=cv2.INTER_AREA)
+    small = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
     return small, lambda mask: cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR) > 0.5
 
 

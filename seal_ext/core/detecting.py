@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .control_map import DIFFERS, from_control_map
+from .control_map import DIFFERS, WORK_PIXELS, from_control_map, reduced
 from .joints import CORE, INSIDE, refused
-from .mask import Subject, around
+from .mask import Subject, around, lines
 from .pixels import AlignError, Mask, Pixels, as_rgb, checked_image
 from .skeleton import L_HIP, MIRRORED, R_HIP, Skeleton
 
@@ -21,6 +21,7 @@ BodyModel = Callable[[Pixels], Look | None]  # from RGB bytes; None where it see
 # How it looks: with so much room round the subject, and with its background or without; each of them also mirrored.
 LOOKS = tuple((room, alone, mirrored) for room, alone in ((0.2, False), (0.45, False), (0.1, True), (0.3, True), (0.45, True))
               for mirrored in (False, True))  # fmt: skip
+WIDEST = max(room for room, *_ in LOOKS)  # what lies further off is never looked at
 LONGEST = 640  # pixels of a look's longer side; networks of this kind see fewer
 EDGE = 0.02  # of the subject's size, that is left round it where its background goes
 GREY = 128
@@ -34,8 +35,12 @@ STEADY = 0.045  # of its extent: a joint whose place differs more between looks 
 
 def detected(image: object, subject: Subject, model: BodyModel) -> Skeleton:
     """The subject's joints in the picture's pixels; AlignError where the looks disagree, or where the joints are not the subject's."""
-    rgb = as_rgb(checked_image(image, "the reference"))
-    found, body = agreed([_look(rgb, subject.mask, model, *how) for how in LOOKS], subject.size)
+    rgb, part = as_rgb(checked_image(image, "the reference")), around(subject.mask, WIDEST)
+    near, mask = (reduced(whole, WORK_PIXELS)[0] for whole in (rgb[part], subject.mask[part].astype(np.uint8) * 255))
+    (height, width), (tall, wide) = rgb[part].shape[:2], near.shape[:2]
+    back, corner = np.array([width / wide, height / tall, 1.0]), np.array([part[1].start, part[0].start, 0.0])
+    looks = [_look(near, mask > 0, model, *how) for how in LOOKS]
+    found, body = agreed([None if look is None else look * back + corner for look in looks], subject.size)
     why = refused(found, subject, body)
     if why:
         raise AlignError(why)
@@ -86,7 +91,7 @@ def _look(rgb: Pixels, mask: Mask, model: BodyModel, room: float, alone: bool, m
 
 
 def _widened(mask: Mask) -> Mask:
-    reach = EDGE * max(np.ptp(np.argwhere(mask), 0))
+    reach = EDGE * max(map(np.ptp, lines(mask)))
     near: Mask = cv2.distanceTransform(1 - mask.astype(np.uint8), cv2.DIST_L2, 5) <= reach
     return near
 

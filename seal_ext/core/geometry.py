@@ -183,7 +183,7 @@ def _fitted(found: Alignment, box: Box, cut: tuple[str, ...], free: tuple[str, .
     spans = ((box.x0, box.x1, width, "left", "right"), (box.y0, box.y1, height, "top", "bottom"))
     scale = found.scale
     for low, high, length, *sides in spans:
-        if not set(sides) & {*cut, *free}:
+        if high - low >= 1 and not set(sides) & {*cut, *free}:  # joints may stand in one line
             scale = min(scale, (length - 2 * edge) / (high - low))
     reasons = found.reasons
     if scale < found.scale - SLACK:

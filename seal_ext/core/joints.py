@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from .mask import Subject
+from .control_map import WORK_PIXELS, reduced
+from .mask import Subject, lines
+from .pixels import Mask
 from .proportions import LIMBS, flesh, limb_lengths, limb_ratio
 from .skeleton import HEAD, KNEES_AND_ANKLES, L_HIP, R_HIP, TORSO, Skeleton
 
@@ -103,32 +105,39 @@ def refused(found: Skeleton, subject: Subject, body: Skeleton | None = None) -> 
 
     `body`: the same with joints that are known only roughly; flesh is held against the mask, and that need not be exact.
     """
-    points, seen = found.points[found.seen], found.seen
+    seen = found.seen
     if seen.sum() < FEWEST + 1 or not (seen[list(TORSO)].any() and seen[CORE].sum() >= FEWEST):
         return "The detector saw too few joints."
-    lengths, (width, height) = limb_lengths(found), subject.size
+    mask, found, whole = _small(subject, found, body or found)
+    lengths, points, (height, width) = limb_lengths(found), found.points[seen], mask.shape
     torso = lengths.get("torso", 0.0)
     if torso and any(lengths.get(name, 0.0) > LONGEST[name] * torso for name in LIMBS):
         return "The detector's joints make no body: a limb is far too long."
-    across, down = np.ptp(np.argwhere(subject.mask), 0)[::-1] if subject.mask.any() else (0, 0)
+    down, across = map(np.ptp, lines(mask)) if mask.any() else (0, 0)
     head, legs = (found.points[list(part)][found.seen[list(part)]][:, 1] for part in (HEAD, (R_HIP, L_HIP, *KNEES_AND_ANKLES)))
     if len(head) and len(legs) and head.mean() > legs.mean() + 0.5 * torso and down > across:
         return "The detector's body stands on its head."
     reach = max(1, round(BESIDE * found.extent))
-    away = cv2.distanceTransform(np.pad(1 - subject.mask.astype(np.uint8), 1, constant_values=1), cv2.DIST_L2, 5)[1:-1, 1:-1]
+    away = cv2.distanceTransform(np.pad(1 - mask.astype(np.uint8), 1, constant_values=1), cv2.DIST_L2, 5)[1:-1, 1:-1]
     x, y = points.astype(int).T
     in_frame = (x >= 0) & (y >= 0) & (x < width) & (y < height)
     on_it = in_frame.copy()
     on_it[in_frame] = away[y[in_frame], x[in_frame]] <= reach
     if on_it.mean() < INSIDE:
         return f"Only {on_it.mean():.0%} of the detector's joints lie on the character: it saw somebody else, or nobody."
-    whole = body or found
     shape, torso = flesh(whole, height, width), limb_lengths(whole).get("torso", 0.0)
     near = cv2.distanceTransform(1 - shape.astype(np.uint8), cv2.DIST_L2, 5) <= CLOTHED * (torso or 0.4 * whole.extent)
-    filled = float((shape & subject.mask).sum() / max(1, shape.sum()))
-    covered = float((near & subject.mask).sum() / max(1, subject.mask.sum()))
+    filled = float((shape & mask).sum() / max(1, shape.sum()))
+    covered = float((near & mask).sum() / max(1, mask.sum()))
     if filled < FILLED:
         return f"Only {filled:.0%} of the body that the detector saw lies on the character."
     if covered < COVERED:
         return f"The detector's joints explain only {covered:.0%} of the character: it saw a part, or somebody else."
     return None
+
+
+def _small(subject: Subject, found: Skeleton, body: Skeleton) -> tuple[Mask, Skeleton, Skeleton]:
+    """The mask at so many pixels as are enough to measure it, and both bodies on it."""
+    mask = reduced(subject.mask.astype(np.uint8) * 255, WORK_PIXELS)[0] > 127
+    shrink = mask.shape[1] / subject.size[0], mask.shape[0] / subject.size[1]
+    return mask, found.moved(shrink), body.moved(shrink)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from .pixels import AlignError, Mask
 from .skeleton import Skeleton
@@ -93,7 +94,7 @@ def subject_of(
         known = np.concatenate([[False], wanted])[labels]
         kept = f"; the {wanted.sum()} large ones are kept" if wanted.sum() > 1 else "; the largest is kept"
         told.append(f"The mask ({source}) has {count - 1} separate parts{'' if wanted.all() else kept}.")
-    rows, columns = np.nonzero(known.any(1))[0], np.nonzero(known.any(0))[0]
+    rows, columns = lines(known)
     box = Box(float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
     if min(box.width, box.height) < 2:
         raise AlignError(f"The subject in the mask ({source}) is only one pixel thin.")
@@ -142,9 +143,14 @@ def main_body(mask: Mask) -> Mask:
     return kept
 
 
+def lines(body: Mask) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """The rows and the columns in which a body has something."""
+    return np.flatnonzero(body.any(1)), np.flatnonzero(body.any(0))
+
+
 def around(body: Mask, room: float) -> tuple[slice, slice]:
     """The rows and columns of a body with room on all sides, as a share of its size: where a second look is worth it."""
-    rows, columns = np.nonzero(body.any(1))[0], np.nonzero(body.any(0))[0]
+    rows, columns = lines(body)
     reach = round(room * max(np.ptp(rows), np.ptp(columns)) + 1)
     return slice(max(0, rows[0] - reach), rows[-1] + 1 + reach), slice(max(0, columns[0] - reach), columns[-1] + 1 + reach)
 

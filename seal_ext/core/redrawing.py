@@ -13,6 +13,7 @@ from itertools import combinations
 import cv2
 import numpy as np
 
+from .mask import lines
 from .skeleton import BONES, HUE_STEP, INK, Skeleton, colour_of, hue_gap, hues, painted, stroked
 
 EXPLAINED = {True: 0.5, False: 0.9}  # of the paint, crisp or not, must be bodies, sticks and dots, or the map is something else
@@ -24,6 +25,7 @@ AROUND = 5  # radii from a dot: how far a stick reaches of which little shows
 STRAIGHT, LONG = 1.8, 2.2  # a stick is nowhere so much wider than it is usually, and so many times as long as wide
 SEAM = 1.5  # pixels around a shape that still count as it
 CRUMB = 8  # pixels
+MOST_PIECES = 1000  # six people with hands and faces have 900; each piece is compared with all dots, so that more take their time
 RIM = 0.4  # pixels by which OpenCV draws polygons too large
 SHIFT = 4  # bits of a pixel by which OpenCV places a shape
 
@@ -65,7 +67,10 @@ def redrawn(
     shapes = [shape for body in bodies for shape in _of_body(image, ink, hue, strokes, body)]
     left = ink & ~_covered(shapes, ink.shape)
     if crisp:
-        shapes += _loose(image, ink, left, shapes)
+        loose = _loose(image, ink, left, shapes)
+        if loose is None:
+            return None
+        shapes += loose
         left = ink & ~_covered(shapes, ink.shape)
     left = _without_crumbs(left)
     if left.sum() > (1 - EXPLAINED[crisp]) * ink.sum():
@@ -147,9 +152,12 @@ def _colour(levels: np.ndarray) -> tuple[int, ...]:
     return tuple(int(level) for level in np.round(levels))
 
 
-def _loose(image: np.ndarray, ink: np.ndarray, left: np.ndarray, shapes: Sequence[Shape]) -> list[Shape]:
-    """The dots and sticks among what no body explains: of hands, faces and animals."""
-    circles = [(piece, *_circle(piece)) for piece in _pieces(image, left)]
+def _loose(image: np.ndarray, ink: np.ndarray, left: np.ndarray, shapes: Sequence[Shape]) -> list[Shape] | None:
+    """The dots and sticks among what no body explains: of hands, faces and animals. None where that is nothing but crumbs."""
+    pieces = _pieces(image, left)
+    if pieces is None:
+        return None
+    circles = [(piece, *_circle(piece)) for piece in pieces]
     whole = [(piece, centre, radius) for piece, centre, radius in circles if len(piece) > ROUND * np.pi * radius**2]
     known = [radius for *_, radius in whole] or [shape.radius for shape in shapes if shape.is_dot] or [0.0]
     usual = float(np.percentile(known, 75))
@@ -160,7 +168,8 @@ def _loose(image: np.ndarray, ink: np.ndarray, left: np.ndarray, shapes: Sequenc
             rest[piece[:, 1], piece[:, 0]] = False
     ends = [*dots, *(shape for shape in shapes if shape.is_dot)]
     # Where one stick crosses another, the lower one is in two pieces.
-    sticks = [_stick(piece, image, ink, ends, usual) for piece in _pieces(image, rest, bridge=round(3 * usual), over=ink)]
+    bridged = _pieces(image, rest, bridge=round(3 * usual), over=ink) or ()  # these are fewer than before
+    sticks = [_stick(piece, image, ink, ends, usual) for piece in bridged]
     found = [stick for stick in sticks if stick] + dots
     rest &= ~_covered(found, left.shape)
     hidden = [(piece, centre) for piece, centre, radius in circles
@@ -177,8 +186,11 @@ def _circle(piece: np.ndarray) -> tuple[tuple[float, float], float]:
     return (x + 0.5, y + 0.5), max(radius, 0.5)
 
 
-def _pieces(image: np.ndarray, left: np.ndarray, bridge: int = 0, over: np.ndarray | None = None) -> list[np.ndarray]:
-    """The pixels `(n, 2)` of every connected piece of one colour; `bridge`: the widest gap, over other paint, that does not part it."""
+def _pieces(image: np.ndarray, left: np.ndarray, bridge: int = 0, over: np.ndarray | None = None) -> list[np.ndarray] | None:
+    """The pixels `(n, 2)` of every connected piece of one colour; None where these are too many.
+
+    `bridge`: the widest gap, over other paint, that does not part a piece.
+    """
     pieces: list[np.ndarray] = []
     codes = np.where(left, image.astype(np.int32) @ np.array([65536, 256, 1], np.int32), -1)
     for code in np.unique(codes)[1:].tolist():
@@ -187,7 +199,9 @@ def _pieces(image: np.ndarray, left: np.ndarray, bridge: int = 0, over: np.ndarr
         if over is not None:
             near = cv2.morphologyEx(own, cv2.MORPH_CLOSE, np.ones((bridge + 1, bridge + 1), np.uint8))
             joined = near * over[y0 : y0 + own.shape[0], x0 : x0 + own.shape[1]]
-        _, labels, stats, _ = cv2.connectedComponentsWithStats(joined, connectivity=8)
+        count, labels, stats, _ = cv2.connectedComponentsWithStats(joined, connectivity=8)
+        if len(pieces) + count > MOST_PIECES:
+            return None
         for number, (x, y, width, height, _) in enumerate(stats[1:], 1):
             inside = (labels[y : y + height, x : x + width] == number) & (own[y : y + height, x : x + width] > 0)
             pieces.append(np.argwhere(inside)[:, ::-1] + (x0 + x, y0 + y))
@@ -196,7 +210,7 @@ def _pieces(image: np.ndarray, left: np.ndarray, bridge: int = 0, over: np.ndarr
 
 def _cropped(mask: np.ndarray, room: int) -> tuple[np.ndarray, tuple[int, int]]:
     """The part of a mask that holds something, as bytes, and where it begins."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    rows, columns = lines(mask)
     x, y = max(0, int(columns[0]) - room), max(0, int(rows[0]) - room)
     return mask[y : rows[-1] + room + 1, x : columns[-1] + room + 1].astype(np.uint8), (x, y)
 

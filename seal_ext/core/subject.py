@@ -31,8 +31,8 @@ def find_subject(
     """The subject of a picture (RGB on white). `ways`: what the host has beside the picture itself: segmenters, attention, and
     what a user asked the model for by hand (`asked`).
 
-    `auto` takes the first way that finds a subject and is sure of it; if none is, the surest guess. AlignError where a drawn mask or a
-    chosen source finds nothing: no other way is tried in its place.
+    `auto` takes the first way that finds a subject and is sure of it, or was asked by hand; else the surest guess. AlignError where a drawn
+    mask or a chosen source finds nothing: no other way is tried in its place.
     """
     known: dict[str, Way] = {
         "drawn": lambda _: _of_drawn(drawn),
@@ -60,7 +60,7 @@ def find_subject(
             continue
         if found.mask.mean() > FULL:
             failed += found.reasons
-        elif found.guess:
+        elif found.guess and name != "asked":  # the user asked for that guess, and sees it
             guesses.append(found)
         else:
             return found

@@ -25,8 +25,8 @@ from .gradios import on
 TITLE = "SeAl — keep this character"
 FEW = 4  # choices that fit side by side
 AROUND = ("prompt", "width", "height", "gallery")  # of the tab: what stands outside the accordion and works with it
-POSE = ("You need this only if your unit's map is a finished skeleton. Give the skeleton of the reference itself, and SeAl matches limb "
-        "with limb. A unit with an openpose preprocessor finds it by itself.")  # fmt: skip
+POSE = ("You seldom need this. If a unit has a skeleton, SeAl looks for the reference's joints by itself. If it says that it finds no "
+        "joints on the reference, give the skeleton of the reference here.")  # fmt: skip
 LOST = "That picture's reference is no longer kept. Give it again, or use another one."
 NOTHING_READ = "The WebUI has no interrogator, or its interrogator failed. In that case the console of the WebUI says why."
 
@@ -248,7 +248,7 @@ def _interrogated(given: object, host) -> tuple:
 def _sought(given: Sequence[Any], prompt: str, host) -> tuple:
     """The model's answer about the first reference: how the mask is found from then on, and what there is to say."""
     try:
-        asked = parse([True, *given[1:]])  # also before somebody enables SeAl
+        asked = parse([True, *given[1:]], process_state.known_ways)  # also before somebody enables SeAl
         told = host.asked(asked.references[0], asked.settings.appearance_prompt.strip() or prompt)
     except (SettingsError, AlignError) as refusal:
         return gr.update(), _said(str(refusal))
@@ -261,7 +261,7 @@ def _added(more: list | None, strokes: object, *given: object) -> tuple:
     if _image(given[0]) is None:
         return *same, _said(preview.EMPTY)
     try:
-        (asked,) = parse([dict(zip(PICTURES, given, strict=True), strokes=strokes)]).references
+        (asked,) = parse([dict(zip(PICTURES, given, strict=True), strokes=strokes)], process_state.known_ways).references
     except SettingsError as refusal:
         return *same, _said(str(refusal))
     return [*(more or []), asked.aside()], gr.update(visible=True), *(None,) * len(PICTURES), ""

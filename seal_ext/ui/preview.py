@@ -86,7 +86,7 @@ def look(
     carrying = host.structures(units) if controlnet is not None else []
     shown = tuple((number, _name(number, unit)) for number, unit in carrying)
     try:
-        asked = parse(values)
+        asked = parse(values, process_state.known_ways)
         if not asked.settings.enabled:
             return Look(units=shown)
         first = asked.references[0]

@@ -107,6 +107,14 @@ def test_a_lone_spot_is_no_joint():
     assert not read_skeleton(image).seen[12]
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+def test_joints_in_one_line_are_aligned(axis):
+    line = body(scale=0.5, shift=(0.25, 0.25)).points
+    line[:, axis] = 256.0
+    shown = replace(body_of(body(), SIDE, SIDE), skeleton=Skeleton(line))
+    assert align(shown, shown, (SIDE, SIDE)).scale == pytest.approx(1)
+
+
 def test_where_the_subject_is_unknown_nothing_moves():
     image = paint([body(scale=0.4).points], (SIDE, SIDE))
     wishes = Settings().alignment()

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from seal_ext.core.control_map import WORK_PIXELS
 from seal_ext.core.detecting import LOOKS, detected, sticks_on
 from seal_ext.core.mask import subject_of
 from seal_ext.core.pixels import AlignError
@@ -72,6 +73,16 @@ def test_a_large_picture_is_looked_at_reduced_and_told_in_its_own_pixels():
     large = cv2.resize(picture(), None, fx=6, fy=6, interpolation=cv2.INTER_NEAREST)
     subject = subject_of(cv2.resize(SUBJECT.mask.astype(np.uint8), None, fx=6, fy=6, interpolation=cv2.INTER_NEAREST) > 0, "drawn")
     assert np.abs(detected(large, subject, Network()).points - 6 * BODY.points).max() < 18
+
+
+def test_no_more_than_a_megapixel_is_worked_on(monkeypatch):
+    large = cv2.resize(picture(), None, fx=16, fy=16, interpolation=cv2.INTER_NEAREST)
+    subject = subject_of(cv2.resize(SUBJECT.mask.astype(np.uint8), None, fx=16, fy=16, interpolation=cv2.INTER_NEAREST) > 0, "drawn")
+    sizes, own = [], cv2.distanceTransform
+    monkeypatch.setattr(cv2, "distanceTransform", lambda mask, *how: sizes.append(mask.size) or own(mask, *how))
+    monkeypatch.setattr(np, "argwhere", lambda _: pytest.fail("all pixels were listed"))
+    assert np.abs(detected(large, subject, Network()).points - 16 * BODY.points).max() < 48
+    assert len(sizes) == 2 + sum(alone for _, alone, _ in LOOKS) and max(sizes) < 1.02 * WORK_PIXELS
 
 
 def ankle(number):

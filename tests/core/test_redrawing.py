@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from bench.align_pairs import paint
+from seal_ext.core import redrawing
 from seal_ext.core.anchor_align import anchor_align
 from seal_ext.core.canvas import FILL
 from seal_ext.core.control_map import body_of
@@ -118,3 +119,11 @@ def test_a_later_larger_pass_has_thicker_strokes():
     once, fine = (anchor_align(subject, image, (SIDE, SIDE), kind="skeleton", detail=k, room=0.0, **wishes).map for k in (1.0, 2.0))
     elbow = (170, 255, 0)
     assert max(radii(fine, elbow)) == pytest.approx(2 * max(radii(once, elbow)), rel=0.2)
+
+
+def test_a_map_of_crumbs_is_not_drawn_anew(monkeypatch):
+    """Each piece is compared with all dots: what is nothing but noise would take minutes."""
+    monkeypatch.setattr(redrawing, "_stick", lambda *_: pytest.fail("crumbs were compared"))
+    colours = np.array([(0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (255, 0, 255)], np.uint8)
+    noise = colours[np.random.default_rng(0).integers(0, 6, (64, 64))]
+    assert redrawing.redrawn(noise, [], np.eye(2, 3) * 1.5, (64, 64), 1.0, True) is None

@@ -158,6 +158,11 @@ def test_a_guess_is_kept_until_something_is_sure():
     assert kept.guess and kept.sure == 0.4 and kept.source == "mediapipe" and not kept.clear
 
 
+def test_what_was_asked_for_by_hand_counts_even_as_a_guess():
+    asked = as_guess(subject_of(only(Box(5, 5, 9, 9)), "attention"), 0.4)
+    assert find_subject(photo(), ways={"asked": lambda rgb: asked}) is asked  # the even background is sure of another
+
+
 def test_where_nothing_helps_the_whole_picture_counts_and_a_field_says_so():
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     found = find_subject(noise, ways={"rembg": nobody})

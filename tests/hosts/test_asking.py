@@ -10,7 +10,7 @@ from PIL import Image
 
 from seal_ext import request as asked_for
 from seal_ext import segmenters
-from seal_ext.core.mask import CHECK, subject_of
+from seal_ext.core.mask import CHECK, as_guess, subject_of
 from seal_ext.core.pixels import AlignError
 from seal_ext.finds import finds
 from seal_ext.hosts.webui import process_state
@@ -146,6 +146,17 @@ def test_what_is_asked_by_hand_counts_until_asked_again(app, model, sure):
     assert len(unet_of(model).calls) == 2
     process_state.clear()
     assert not process_state.known_ways(reference)
+
+
+def test_what_is_asked_by_hand_counts_even_as_a_guess(app, model, monkeypatch):
+    plain = Image.new("RGB", (64, 96), "white")
+    plain.paste((200, 30, 40), (30, 20, 60, 80))  # another way is sure of this
+    monkeypatch.setattr(app.asking, "from_probability", lambda rgb, heat: as_guess(subject_of(WHERE, "attention"), 0.4))
+    reference = asked(reference=plain).references[0]
+    assert looked(reference, "auto", process_state.known_ways(reference)).seen.source == "background"
+    app.asking.by_hand(reference, "a cat")
+    assert (looked(reference, "auto", process_state.known_ways(reference)).seen.mask == WHERE).all()  # as the preview looks
+    assert (begun(app, reference=plain)[0].subjects[0].mask == WHERE).all()
 
 
 def test_what_was_painted_is_not_passed_over(app, model, sure):

@@ -18,8 +18,9 @@ from seal_ext.core.joints import refused
 from seal_ext.core.mask import Subject
 from seal_ext.core.pixels import AlignError, Pixels
 from seal_ext.core.skeleton import Skeleton, read_skeletons
-from seal_ext.detectors import NO_POSE, Detector, Failed, Later, answers
+from seal_ext.detectors import NO_POSE, Detector, Later, answers
 from seal_ext.reference import Reference
+from seal_ext.segmenters import Failed
 
 # The preprocessors, best first, and all files that each of them opens; what is missing it would download.
 PEOPLE = {
