@@ -1,6 +1,7 @@
 """What pictures and callers of earlier versions wrote is read on, or named."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -17,6 +18,8 @@ FAITHFUL = """a knight
 Steps: 12, Seed: 3, SeAl enabled: on, SeAl top k: 4, SeAl preset: faithful, SeAl hand x: 0.125, SeAl t app: at 750 500"""
 DAMAGED = """a knight
 Steps: 12, SeAl enabled: on, SeAl top k: many, SeAl clamp: False, SeAl tau late: 7, SeAl sharpness: "1, 2", SeAl lam: 1.0"""
+
+THEN = {"top_k": 0, "uncond_rows": 0.3}  # the defaults of before 0.3.0, of which pictures of then say nothing
 
 
 def handed(text, **more):
@@ -38,18 +41,23 @@ def test_a_picture_of_before_is_read():
         "appearance_prompt": 'a red cat, "proud"\nsitting: so',
     }
     made = Settings.from_infotext(handed(FREE))
-    assert made == Settings.parse({"enabled": True, "preset": "free"} | asked) and made.start == 0.3 and made.notes == ()
+    assert made == Settings.parse({"enabled": True, "preset": "free"} | THEN | asked) and made.start == 0.3 and made.notes == ()
 
 
 def test_a_choice_that_is_gone_is_read_as_another_and_said():
     made = Settings.from_infotext(handed(FAITHFUL))
-    assert made == Settings.parse({"enabled": True, "preset": "strong", "top_k": 4, "hand_x": 0.125, "t_app": "at 750 500"})
+    assert made == Settings.parse(THEN | {"enabled": True, "preset": "strong", "top_k": 4, "hand_x": 0.125, "t_app": "at 750 500"})
     (note,) = made.notes
     assert "Preset (preset)" in note and "'faithful'" in note and "'strong'" in note
     asked = Settings.parse({"preset": "faithful"})  # whoever calls the API says no version
     assert asked == Settings.parse({"preset": "strong"}) and asked.notes == made.notes and Settings.parse({"preset": "free"}).notes == ()
     again = Settings.from_infotext(handed(FAITHFUL) | {VERSION_KEY: __version__})
-    assert again == made and again.notes == made.notes
+    assert again == replace(made, uncond_rows=Settings().uncond_rows) and again.notes == made.notes
+
+
+def test_a_preset_of_before_keeps_what_it_says():
+    made = Settings.from_infotext({"SeAl enabled": "on", "SeAl preset": "paper"})
+    assert made == Settings.parse({"enabled": True, "preset": "paper"})
 
 
 def test_a_choice_that_came_back_is_read_as_itself():
@@ -61,7 +69,7 @@ def test_a_choice_that_came_back_is_read_as_itself():
 
 def test_what_does_not_read_is_named():
     made = Settings.from_infotext(handed(DAMAGED))
-    assert made == Settings.parse({"enabled": True, "lam": 1.0})
+    assert made == Settings.parse(THEN | {"enabled": True, "lam": 1.0})
     assert [next(word for word in ("top_k", "clamp", "tau_late", "SeAl sharpness: 1, 2") if word in note) for note in made.notes] == [
         "top_k", "clamp", "tau_late", "SeAl sharpness: 1, 2"]  # fmt: skip
 
@@ -72,7 +80,11 @@ def test_the_version_is_written_and_what_is_no_version_or_a_later_one_is_named()
     assert Settings.from_infotext(written).notes == ()
     for version, said in (("99.0", "99.0"), ("0.x", "SeAl version"), ("", "SeAl version")):
         made = Settings.from_infotext(written | {VERSION_KEY: version})
-        assert made == Settings(enabled=True, lam=2.0) and len(made.notes) == 1 and said in made.notes[0]
+        assert (
+            made == Settings(enabled=True, lam=2.0, **({} if version == "99.0" else THEN))
+            and len(made.notes) == 1
+            and said in made.notes[0]
+        )
 
 
 def test_no_change_is_of_a_version_to_come():

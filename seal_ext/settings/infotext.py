@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from seal_ext import __version__
 
 from .row import PREFIX, SettingsError, Value
-from .table import BY_NAME
+from .table import BY_NAME, PRESETS
 
 Version = tuple[int, ...]
 VERSION_KEY = PREFIX + "version"
@@ -38,6 +38,8 @@ class Change:
         return value * self.factor if self.factor != 1 and isinstance(value, (int, float)) and not isinstance(value, bool) else value
 
 
+# What a picture of before a version means where it is silent: the defaults of its time, wherever its preset does not say otherwise.
+EARLIER_DEFAULTS: dict[Version, dict[str, Value]] = {(0, 3, 0): {"top_k": 0, "uncond_rows": 0.3}}
 # In the order of their versions.
 CHANGES = (Change((0, 3, 0), "preset", values={"faithful": "strong"}),)
 
@@ -80,8 +82,17 @@ def read(parameters: Mapping[str, object]) -> tuple[dict[str, Value], list[str]]
             values |= {row.name: row.checked(translated({name: row.unwritten(str(text))}, notes, version)[row.name])}
         except SettingsError as error:
             notes.append(str(error))
+    if values:
+        values = earlier(version, values) | values
     more = len(notes) - MOST_NOTES
     return values, notes if more <= 0 else [*notes[:MOST_NOTES], f"And {more} more settings of this picture cannot be read."]
+
+
+def earlier(version: Version, values: Mapping[str, Value]) -> dict[str, Value]:
+    """The defaults that a version had and today's has not, except those that its preset sets."""
+    own = PRESETS.get(str(values.get("preset")), {})
+    known = {name: value for since, before in EARLIER_DEFAULTS.items() if version < since for name, value in before.items()}
+    return {name: value for name, value in known.items() if name not in own}
 
 
 def translated(given: Mapping[str, object], notes: list[str], version: Version | None = None) -> dict[str, object]:

@@ -9,8 +9,9 @@ import torch
 from bench.cli import UserError
 from bench.identity import page, report
 from bench.identity.goals import goals, of_conditions, of_stranger, reversed_on
+from bench.identity.known import FOUND
 from bench.identity.measurement import paired, weights_name
-from bench.identity.methods import read_trials
+from bench.identity.methods import SOURCES, read_trials, standing
 from bench.identity.tasks import POOLED, TASKS
 from bench.metrics.bootstrap import recovered_ratio
 from bench.seeds import FINAL
@@ -177,6 +178,13 @@ def test_tuning_and_results_are_of_the_weights_that_are_here():
     assert {trial["weights"] for trial in read_trials()} == {weights_name()}
     text = (page.ROOT / "docs" / "results.md").read_text(encoding="utf-8")
     assert f"(weights {weights_name()})" in text and f"(`bench/tuning.json`, {page.tuning_name()})" in text
+
+
+def test_the_best_peers_are_drawn_everywhere():
+    """Otherwise the best peer of a pooled goal might be one that is not there."""
+    best = {name: max((standing(trial) for trial in read_trials() if trial["method"] == name), default=0.0) for name in SOURCES}
+    wanted = sorted(best, key=lambda name: -best[name])[:3]
+    assert set(wanted) <= set(report.EVERYWHERE) and set(wanted) <= set(report.OPPONENTS[FOUND])
 
 
 def test_pooled_cases_share_no_picture():
