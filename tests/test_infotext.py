@@ -76,7 +76,8 @@ def test_what_does_not_read_is_named():
 
 def test_the_version_is_written_and_what_is_no_version_or_a_later_one_is_named():
     written = Settings(enabled=True, lam=2.0).to_infotext()
-    assert written == {"SeAl version": __version__, "SeAl enabled": "on", "SeAl lam": "2.0"} and Settings(lam=2.0).to_infotext() == {}
+    assert written == {"SeAl version": __version__, "SeAl enabled": "on", "SeAl lam": "2.0"}
+    assert Settings(lam=2.0).to_infotext() == {}
     assert Settings.from_infotext(written).notes == ()
     for version, said in (("99.0", "99.0"), ("0.x", "SeAl version"), ("", "SeAl version")):
         made = Settings.from_infotext(written | {VERSION_KEY: version})
