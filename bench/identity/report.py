@@ -21,6 +21,7 @@ from .tasks import POOLED, TASKS
 
 MAIN = 32  # pictures of every case
 EVERYWHERE = ("none", "reference_only", "reference_adain_attn", "masactrl", "seal", "seal_detected", "seal_given", "ceiling")
+ELSEWHERE = ("none", "reference_only", "seal", "seal_given", "ceiling")  # in cases that are pooled with no other
 TOLD = ("seal_told_light", "seal_told_place", "seal_told_caption")
 ALSO = {  # beside those, the rows that matter to a case
     "misaligned": ("seal_no_align",),
@@ -51,7 +52,8 @@ def measure(cases: list[str], asked: list[str] | None, seeds: range, model: str 
     measurement = Measurement(model)
     drawn: dict[str, Drawings] = {}
     for case in cases:
-        names = asked or (list(table()) if case == "pose" else [*EVERYWHERE, *ALSO.get(case, ())])
+        usual = EVERYWHERE if case in POOLED else ELSEWHERE
+        names = asked or (list(table()) if case == "pose" else [*usual, *ALSO.get(case, ())])
         drawn[case] = {name: measurement.columns(case, name, row(name).draw, seeds) for name in wanted(names)}
     pooled = [drawn[case] for case in POOLED if case in drawn]
     everywhere = [name for name in (pooled[0] if pooled else {}) if all(name in case for case in pooled)]
