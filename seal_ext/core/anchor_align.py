@@ -48,10 +48,10 @@ class Aligned:
 
     @cached_property
     def known(self) -> Known:
-        """Where the figure's joints are or how far it reaches, in shares of the canvas; nothing where AnchorAlign could not tell."""
+        """Where the figure's joints are or how far it reaches, in shares of the canvas, as far as the map tells."""
         size = self.map.shape[:2]
         try:
-            shown = _shown(self.map, self.bodies, self.kind, self.which) if self.moves or self.subject is None else None
+            shown = _shown(self.map, self.bodies, self.kind, self.which)
         except AlignError:
             shown = None
         return Known.of(shown, self.bodies[0] if self.bodies else None, size)
