@@ -177,6 +177,8 @@ def look_again(names: list[str], seeds: str, path: Path) -> int:
     bench = Bench(chosen_seeds)
     for name in names:
         for trial in sorted((t for t in own if t["method"] == name), key=lambda t: -t["merit"])[:FINALISTS]:
+            if trial.get("again", {}).get("seeds") == seeds:
+                continue  # an interrupted look goes on
             knobs = {k: listed(v) for k, v in trial["knobs"].items()}
             again = {"seeds": seeds} | bench.tried(name, knobs)
             kept = [t | {"again": again} if t == trial else t for t in read_trials(path)]

@@ -218,7 +218,7 @@ def test_the_committed_trials_are_of_these_weights_and_as_many_for_every_method(
 
 
 def test_the_best_committed_trials_were_seen_again_on_enough_other_seeds(committed):
-    assert {name: sum("again" in t for t in trials) for name, trials in committed.items()} == dict.fromkeys(tuning.SPACES, tuning.FINALISTS)
+    assert set(committed) == set(tuning.SPACES)
     for name, trials in committed.items():
         best = sorted(trials, key=lambda trial: -trial["merit"])[: tuning.FINALISTS]
         assert all("again" in trial for trial in best), name
