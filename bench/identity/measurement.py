@@ -25,6 +25,7 @@ from .tasks import TASKS
 ROOT = Path(__file__).resolve().parents[2]
 BATCH = 8
 CACHE = Path("out/identity")
+DRAWS = ROOT / "bench" / "final.json"  # when test seeds were drawn
 Columns = dict[str, torch.Tensor]  # one row an image
 RATIOS = {  # figure → what is summed above and below; matches are not known of every method
     "text": ("found", "asked"),

@@ -14,9 +14,8 @@ from bench.world.sheet import grid, save_png
 from bench.writing import write_text
 
 from .goals import Goal, goals, of_conditions, of_stranger
-from .measurement import ROOT, Measurement
+from .measurement import DRAWS, ROOT, Measurement
 from .methods import TUNING, best_knobs, read_trials
-from .report import DRAWS
 from .tasks import POOLED, TASKS
 
 OF_CEILING = ("identity", "pattern")

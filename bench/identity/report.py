@@ -15,7 +15,7 @@ from bench.writing import write_json
 
 from .goals import goals
 from .known import DETECTED, FOUND, UNMOVED
-from .measurement import Columns, Measurement, figures, fingerprint, paired, weights_name
+from .measurement import DRAWS, Columns, Measurement, figures, fingerprint, paired, weights_name
 from .methods import SOURCES, beside, row, table
 from .tasks import POOLED, TASKS
 
@@ -29,7 +29,6 @@ ALSO = {  # beside those, the rows that matter to a case
 }
 # What is also drawn from the structures of rows that move them otherwise: what a newcomer would use instead, and for others the best known.
 OPPONENTS = {FOUND: ("reference_only", "reference_adain_attn", "masactrl"), DETECTED: ("reference_only",), UNMOVED: ("reference_only",)}
-DRAWS = Path(__file__).resolve().parents[1] / "final.json"
 
 SHOWN = ("identity", "pattern", "structure", "text", "kept", "leak", "unet_rows")
 
