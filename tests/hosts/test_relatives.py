@@ -336,6 +336,7 @@ def test_what_a_call_says_in_the_words_of_before_is_said_under_the_picture(monke
     comments, picture = [], np.full((16, 16, 3), 99, np.uint8)
     module.request, module.controlnet = SimpleNamespace(parse=parse), SimpleNamespace(align_units=lambda *given: None)
     module.xyz = SimpleNamespace(changed=lambda p, asked: asked)
+    module.process_state = SimpleNamespace(known_ways=lambda reference: {})
     begun = SimpleNamespace(references=(), settings=None, note=None, align=lambda found: None)
     ours = {"end": lambda p: None, "without": lambda p: None, "begin": lambda p, asked: begun, "for_inner_pass": lambda p, asked: asked}
     module.session = SimpleNamespace(**ours)
