@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from seal_ext import __version__
-from seal_ext.settings import BY_NAME, Settings, SettingsError, infotext
+from seal_ext.settings import BY_NAME, PRESETS, Settings, SettingsError, infotext
 from seal_ext.settings.infotext import VERSION_KEY, Change
 
 # As they stood in pictures of before 0.2.0, which say no version.
@@ -19,7 +19,17 @@ Steps: 12, Seed: 3, SeAl enabled: on, SeAl top k: 4, SeAl preset: faithful, SeAl
 DAMAGED = """a knight
 Steps: 12, SeAl enabled: on, SeAl top k: many, SeAl clamp: False, SeAl tau late: 7, SeAl sharpness: "1, 2", SeAl lam: 1.0"""
 
-THEN = {"top_k": 0, "uncond_rows": 0.3}  # the defaults of before 0.3.0, of which pictures of then say nothing
+# The defaults of before 0.3.0, of which pictures of then say nothing.
+THEN = {"top_k": 0, "uncond_rows": 0.3, "lam": 0.5, "lam_end": 0.2, "radius": 1, "gate_strength": 1.5, "gate_low": 0.2, "gate_high": 1.0}
+    "top_k": 0,
+    "uncond_rows": 0.3,
+    "lam": 0.5,
+    "lam_end": 0.2,
+    "radius": 1,
+    "gate_strength": 1.5,
+    "gate_low": 0.2,
+    "gate_high": 1.0,
+}  # the defaults of before 0.3.0, of which pictures of then say nothing
 
 
 def handed(text, **more):
@@ -52,12 +62,14 @@ def test_a_choice_that_is_gone_is_read_as_another_and_said():
     asked = Settings.parse({"preset": "faithful"})  # whoever calls the API says no version
     assert asked == Settings.parse({"preset": "strong"}) and asked.notes == made.notes and Settings.parse({"preset": "free"}).notes == ()
     again = Settings.from_infotext(handed(FAITHFUL) | {VERSION_KEY: __version__})
-    assert again == replace(made, uncond_rows=Settings().uncond_rows) and again.notes == made.notes
+    now = {name: getattr(Settings(), name) for name in THEN if name != "top_k"}  # which it says
+    assert again == replace(made, **now) and again.notes == made.notes
 
 
 def test_a_preset_of_before_keeps_what_it_says():
     made = Settings.from_infotext({"SeAl enabled": "on", "SeAl preset": "paper"})
-    assert made == Settings.parse({"enabled": True, "preset": "paper"})
+    own = Settings.parse({"enabled": True, "preset": "paper"})
+    assert made == replace(own, **{name: value for name, value in THEN.items() if name not in PRESETS["paper"]})
 
 
 def test_a_choice_that_came_back_is_read_as_itself():
@@ -82,7 +94,7 @@ def test_the_version_is_written_and_what_is_no_version_or_a_later_one_is_named()
     for version, said in (("99.0", "99.0"), ("0.x", "SeAl version"), ("", "SeAl version")):
         made = Settings.from_infotext(written | {VERSION_KEY: version})
         assert (
-            made == Settings(enabled=True, lam=2.0, **({} if version == "99.0" else THEN))
+            made == Settings(**({} if version == "99.0" else THEN) | {"enabled": True, "lam": 2.0})
             and len(made.notes) == 1
             and said in made.notes[0]
         )

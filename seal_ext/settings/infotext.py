@@ -39,7 +39,18 @@ class Change:
 
 
 # What a picture of before a version means where it is silent: the defaults of its time, wherever its preset does not say otherwise.
-EARLIER_DEFAULTS: dict[Version, dict[str, Value]] = {(0, 3, 0): {"top_k": 0, "uncond_rows": 0.3}}
+EARLIER_DEFAULTS: dict[Version, dict[str, Value]] = {
+    (0, 3, 0): {
+        "top_k": 0,
+        "uncond_rows": 0.3,
+        "lam": 0.5,
+        "lam_end": 0.2,
+        "radius": 1,
+        "gate_strength": 1.5,
+        "gate_low": 0.2,
+        "gate_high": 1.0,
+    },
+}  # fmt: skip
 # In the order of their versions.
 CHANGES = (Change((0, 3, 0), "preset", values={"faithful": "strong"}),)
 

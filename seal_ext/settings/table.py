@@ -95,22 +95,22 @@ class Table:
         "are the same.", choices=PLACES, axis=False)
 
     bridge: bool = row(True, BRIDGE, "Delta-Bridge", "Steer towards what your prompt says and the reference prompt does not say.")
-    lam: float = row(0.5, BRIDGE, "λ", "How strongly Delta-Bridge steers when it starts.", low=0.0, high=16.0, step=0.1)
+    lam: float = row(8.0, BRIDGE, "λ", "How strongly Delta-Bridge steers when it starts.", low=0.0, high=16.0, step=0.1)
     lam_start: float = share(0.0, BRIDGE, "λ start", "Delta-Bridge starts after this share of the steps.")
-    lam_end: float = share(0.2, BRIDGE, "λ end", "Delta-Bridge ends after this share of the steps. While it is on, a step takes about half "
+    lam_end: float = share(0.6, BRIDGE, "λ end", "Delta-Bridge ends after this share of the steps. While it is on, a step takes about half "
         "as long again.")
     lam_shape: str = row("cosine", BRIDGE, "λ's decay", "How λ falls to 0 between its start and its end.", choices=SHAPES)
     filter: str = row("average", BRIDGE, "Low-pass", "The two prompts disagree here and there. This filter keeps the broad areas and drops "
         "fine detail.", choices=FILTERS)
-    radius: int = row(1, BRIDGE, "Low-pass radius", "How far the filter reaches, in cells of 8 pixels. 0 keeps all detail.", low=0, high=16,
+    radius: int = row(2, BRIDGE, "Low-pass radius", "How far the filter reaches, in cells of 8 pixels. 0 keeps all detail.", low=0, high=16,
         step=1)
     repeats: int = row(2, BRIDGE, "Low-pass repeats", "How many times the filter is applied.", low=0, high=8, step=1)
     gate: bool = row(True, BRIDGE, "Δ-gate", "Take less from the reference where your prompt and the reference prompt disagree.")
-    gate_strength: float = row(1.5, BRIDGE, "Δ-gate strength", "Above 1 the prompt wins over the reference in more places.", low=0.0,
+    gate_strength: float = row(1.0, BRIDGE, "Δ-gate strength", "Above 1 the prompt wins over the reference in more places.", low=0.0,
         high=4.0, step=0.1)
-    gate_low: float = share(0.2, BRIDGE, "Δ-gate from", "This share of the picture, where the prompts disagree least, takes as much from "
+    gate_low: float = share(0.35, BRIDGE, "Δ-gate from", "This share of the picture, where the prompts disagree least, takes as much from "
         "the reference as before.")
-    gate_high: float = share(1.0, BRIDGE, "Δ-gate to", "Places where the prompts disagree more than in this share of the picture take "
+    gate_high: float = share(0.97, BRIDGE, "Δ-gate to", "Places where the prompts disagree more than in this share of the picture take "
         "nothing from the reference.")
 
     align: bool = row(True, BASIC, "AnchorAlign", "Move and scale the structure so that its figure stands where the reference's stands.")
