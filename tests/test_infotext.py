@@ -21,15 +21,6 @@ Steps: 12, SeAl enabled: on, SeAl top k: many, SeAl clamp: False, SeAl tau late:
 
 # The defaults of before 0.3.0, of which pictures of then say nothing.
 THEN = {"top_k": 0, "uncond_rows": 0.3, "lam": 0.5, "lam_end": 0.2, "radius": 1, "gate_strength": 1.5, "gate_low": 0.2, "gate_high": 1.0}
-    "top_k": 0,
-    "uncond_rows": 0.3,
-    "lam": 0.5,
-    "lam_end": 0.2,
-    "radius": 1,
-    "gate_strength": 1.5,
-    "gate_low": 0.2,
-    "gate_high": 1.0,
-}  # the defaults of before 0.3.0, of which pictures of then say nothing
 
 
 def handed(text, **more):
