@@ -27,7 +27,7 @@ ALSO = {  # beside those, the rows that matter to a case
     "misaligned": ("seal_no_align",),
     "conflict": ("seal_no_delta", "seal_no_gate", "seal_no_words", "seal_no_infusion", *TOLD),
 }
-# What is also drawn from the structures of rows that move them otherwise: what a newcomer would use instead, and for others the best known.
+# Which peers are also drawn from structures that a row moves: a newcomer's meet all that could be best, others' what is used most.
 OPPONENTS = {FOUND: ("reference_only", "reference_adain_attn", "masactrl"), DETECTED: ("reference_only",), UNMOVED: ("reference_only",)}
 
 SHOWN = ("identity", "pattern", "structure", "text", "kept", "leak", "unet_rows")
