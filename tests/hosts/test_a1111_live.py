@@ -148,7 +148,7 @@ def test_a_references_pose_guides_limbs(webui, unit):
     for align in (True, False):
         alone, guided, rests = (webui.draw(given | {"align": align}, units=[unit])[0]
                                 for given in (seal(limbs=1.0), posed, posed | {"limbs": 0.0}))  # fmt: skip
-        assert apart(alone, guided) > 1 and ("the limbs both show" in " ".join(live.complaints(webui))) == align
+        assert apart(alone, guided) > 1 and not live.complaints(webui)
         assert align or apart(alone, rests) == 0  # nothing else follows from a pose, but how large the structure becomes
 
 

@@ -133,10 +133,10 @@ def test_align_and_mask(webui):
     assert found["boxes"]["reference"] == mask["box"] and mask["found"] and not mask["reasons"]
 
 
-def test_align_by_limbs(webui):
+def test_align_by_joints(webui):
     given = {"reference": REFERENCE, "reference_pose": POSE, "structure": live.encoded(painted(scale=0.5)), "width": 128, "height": 128}
     found = webui.call("/seal/v1/align", given)
-    assert found["rule"] == "limbs" and abs(found["scale"] - 2) < 0.1
+    assert found["rule"] == "joints" and abs(found["scale"] - 2) < 0.1
     with pytest.raises(live.Refused, match="skeleton"):
         webui.call("/seal/v1/align", given | {"reference_pose": REFERENCE})
 
