@@ -13,6 +13,7 @@ OF_CEILING = 0.92
 OF_BEST_PEER, NEWCOMER = 1.3, 1.2
 STRUCTURE_LOST, TEXT_LOST = 0.02, 0.03  # beside a picture without a reference
 CHANGED = 0.85
+ORDER = "pairs of rows in another order on a second model"
 TOLD = {"seal_given": "one word", "seal_told_place": "light and place", "seal_told_caption": "a full caption"}
 
 
@@ -91,10 +92,12 @@ def of_conditions(rows: list[dict]) -> Goal:
     return Goal("conditions that destroy a picture, with the defaults", "none", ", ".join(lost) or "none", not lost)
 
 
-def of_stranger(report: dict, stranger: dict) -> Goal:
+def of_stranger(report: dict, stranger: dict | None) -> Goal:
     """What is better on one model is better on another."""
+    if stranger is None:
+        return Goal(ORDER, "none", "not measured", False)
     turned = reversed_on(report, stranger)
-    return Goal("pairs of rows in another order on a second model", "none", "; ".join(turned) or "none", not turned)
+    return Goal(ORDER, "none", "; ".join(turned) or "none", not turned)
 
 
 def reversed_on(report: dict, stranger: dict) -> list[str]:

@@ -25,6 +25,7 @@ from .tasks import TASKS
 ROOT = Path(__file__).resolve().parents[2]
 BATCH = 8
 CACHE = Path("out/identity")
+TELLING = {"page.py", "goals.py", "align_report.py", "subjects_report.py", "model_report.py", "model_card.py", "demo_page.py"}  # of figures
 DRAWS = ROOT / "bench" / "final.json"  # when test seeds were drawn
 Columns = dict[str, torch.Tensor]  # one row an image
 RATIOS = {  # figure → what is summed above and below; matches are not known of every method
@@ -42,9 +43,9 @@ def weights_name(model: str = EMBEDDED_MODEL) -> str:
 
 
 def fingerprint(model: str = EMBEDDED_MODEL) -> str:
-    """Changes with the weights, the judge's too, and with any code that could change a result."""
+    """Changes with the weights, the judge's too, and with any code that could change a result; not with what only tells of results."""
     digest, code = _weights(model), [path for top in ("bench", "seal_ext") for path in (ROOT / top).rglob("*.py")]
-    drawing = [path for path in code if not {"ui", "webui", "install"} & set(path.relative_to(ROOT).parts)]
+    drawing = [path for path in code if not {"ui", "webui", "install", *TELLING} & set(path.relative_to(ROOT).parts)]
     # The stranger has the embedded model's autoencoder.
     for path in sorted([*drawing, TUNING, WEIGHTS, FOLDER[EMBEDDED_MODEL] / "manifest.json"]):
         digest.update(path.read_bytes())
@@ -69,10 +70,11 @@ def columns_of(parts: Iterable[dict[str, list[float]]]) -> Columns:
 
 
 class Measurement:
-    """Columns of every case and method, batch by batch; what an interrupted run had done is read again."""
+    """Columns of every case and method, batch by batch; what an interrupted run had done is read again. `state`: what it is a
+    measurement of, where that was before."""
 
-    def __init__(self, name: str = EMBEDDED_MODEL):
-        self.name, self.folder = name, CACHE / fingerprint(name)
+    def __init__(self, name: str = EMBEDDED_MODEL, state: str | None = None):
+        self.name, self.folder = name, CACHE / (state or fingerprint(name))
         self.model: Model | None = None
         self.judge: Judge | None = None
 

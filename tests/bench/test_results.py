@@ -10,7 +10,7 @@ from bench.cli import UserError
 from bench.identity import page, report
 from bench.identity.goals import goals, of_conditions, of_stranger, reversed_on
 from bench.identity.known import FOUND
-from bench.identity.measurement import paired, weights_name
+from bench.identity.measurement import Measurement, fingerprint, paired, weights_name
 from bench.identity.methods import SOURCES, read_trials, standing
 from bench.identity.tasks import POOLED, TASKS
 from bench.metrics.bootstrap import recovered_ratio
@@ -138,6 +138,15 @@ def test_the_page_holds_every_case_and_row():
     assert "destroys pictures" in page.page(measured(), swept(), measured(), conditions(destroyed=True))
 
 
+def test_without_a_second_model_the_page_says_so_and_its_goal_is_open():
+    text = page.page(measured(), swept(), None, conditions())
+    assert "not trained far enough" in text and not of_stranger(measured(), None).met
+
+
+def test_a_page_shows_the_pictures_of_the_state_that_it_tells_of():
+    assert Measurement(state="earlier").folder.name == "earlier" != Measurement().folder.name == fingerprint()
+
+
 @pytest.mark.parametrize("number", [0, 1, 2])
 def test_the_page_says_how_often_the_test_seeds_were_drawn(monkeypatch, tmp_path, number):
     for module in (page, report):
@@ -170,6 +179,7 @@ def stopped(*_):
 def test_figures_of_different_states_make_no_page(monkeypatch, tmp_path):
     for name, state in (("", "now"), ("-sweeps", "now"), ("-stranger", "now"), ("-conditions", "before")):
         (tmp_path / f"identity{name}.json").write_text(json.dumps({"state": state}))
+    monkeypatch.setattr(page, "STRANGER", tmp_path)
     with pytest.raises(UserError, match="different states"):
         page.main(["--from", "--json", str(tmp_path / "identity.json"), "--folder", str(tmp_path)])
 
