@@ -146,10 +146,10 @@ def test_a_references_pose_guides_limbs(webui, unit):
     unit |= {"image": live.encoded(painted(scale=0.5, shift=(0.1, 0.2)))}
     posed = seal(limbs=1.0, reference_pose=live.encoded(painted(STANDING | {4: (0.2, 0.3)})))
     for align in (True, False):
-        alone, guided, rests = (webui.draw(given | {"align": align}, units=[unit])[0]
-                                for given in (seal(limbs=1.0), posed, posed | {"limbs": 0.0}))  # fmt: skip
+        alone, guided, without, rests = (webui.draw(given | {"align": align}, units=[unit])[0]
+                                         for given in (seal(limbs=1.0), posed, seal(limbs=0.0), posed | {"limbs": 0.0}))  # fmt: skip
         assert apart(alone, guided) > 1 and not live.complaints(webui)
-        assert align or apart(alone, rests) == 0  # nothing else follows from a pose, but how large the structure becomes
+        assert align or apart(without, rests) == 0  # nothing else follows from a pose, but how large the structure becomes
 
 
 @pytest.fixture
@@ -198,7 +198,7 @@ def steepness(picture: np.ndarray) -> float:
 @pytest.mark.parametrize("form", ["joint", "output", "kv"])
 def test_strong_guidance_breaks_no_picture(webui, unit, form):
     how = dict(cfg_scale=7, steps=12, units=[unit])
-    plain, drawn = webui.draw(**how)[0], webui.draw(seal(form=form), **how)[0]
+    plain, drawn = (webui.draw(seal(form=form, strength=strength), **how)[0] for strength in (0.0, 1.0))  # of the same aligned structure
     assert apart(plain, drawn) > 2 and steepness(drawn) < 1.8 * steepness(plain) + 1
 
 

@@ -7,7 +7,6 @@ import urllib.request
 import numpy as np
 import pytest
 from live_webui import DOG, HIRES, SMALL, apart, complaints, encoded, figure, seal
-from PIL import Image
 
 pytestmark = [pytest.mark.slow, pytest.mark.live, pytest.mark.usefixtures("nothing_stays")]
 
@@ -36,10 +35,9 @@ def errors(webui):
 
 
 def uploaded(webui, picture):
-    """A picture as the page sends it: gradio 3 with what was painted on it, and gradio 4 wants it uploaded before."""
+    """A picture as the page sends it: gradio 3 in words, and gradio 4 wants it uploaded before."""
     if webui.kind != "forge":
-        parts = {"image": picture, "mask": Image.new("RGBA", picture.size)}
-        return {name: "data:image/png;base64," + encoded(part) for name, part in parts.items()}
+        return "data:image/png;base64," + encoded(picture)
     data = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\nContent-Type: image/png\r\n\r\n'
     data += base64.b64decode(encoded(picture)) + b"\r\n--x--\r\n"
     request = urllib.request.Request(f"http://127.0.0.1:{webui.port}/upload", data, {"Content-Type": "multipart/form-data; boundary=x"})

@@ -155,7 +155,7 @@ def test_the_cache_counts_and_is_emptied(webui):
 def test_the_schema_names_what_is_taken(webui):
     known = webui.call("/seal/v1/schema")["properties"]
     defaults = {name: row["default"] for name, row in known.items() if "default" in row}
-    assert len(webui.draw({"reference": REFERENCE, **defaults})) == 1 and set(known) - set(defaults) == set(PICTURES)
+    assert len(webui.draw({"reference": REFERENCE, **defaults})) == 1 and set(known) - set(defaults) == {*PICTURES, "strokes"}
 
 
 # ---- refusals
