@@ -51,12 +51,12 @@ HARDLY = 1e-6  # a δ that changes nothing visible, so that matching is looked a
 
 def sweeps(measurement: Measurement, seeds: range) -> dict[str, list[dict]]:
     """Every value of every setting, the others as they are."""
-    without = measurement.columns(CASE, "none", none(GIVEN), seeds)
+    without = measurement.columns(CASE, "none", none(GIVEN).draw, seeds)
     rows: dict[str, list[dict]] = {}
     for name, values in SWEEPS.items():
         rows[name] = []
         for value, row in values.items():
-            seen = figures(measurement.columns(CASE, f"seal-{name}-{value}", row, seeds), without)
+            seen = figures(measurement.columns(CASE, f"seal-{name}-{value}", row.draw, seeds), without)
             rows[name].append({"value": value} | {key: seen[key] for key in ("identity", "pattern", "structure", "sharpness")})
     return rows
 
@@ -66,10 +66,10 @@ def as_paper(measurement: Measurement, seeds: range) -> list[dict]:
     rows = []
     for said, names in AS_PAPER.items():
         case = "conflict" if set(names) & set(DISAGREEING) else CASE
-        without = measurement.columns(case, "none", none(GIVEN), seeds)
-        usual = measurement.columns(case, "seal-default", seal(TUNED), seeds)
+        without = measurement.columns(case, "none", none(GIVEN).draw, seeds)
+        usual = measurement.columns(case, "seal-default", seal(TUNED).draw, seeds)
         changed = seal(replace(TUNED, **{name: PRESETS["paper"][name] for name in names}))
-        drawn = measurement.columns(case, f"seal-paper-{said}", changed, seeds)
+        drawn = measurement.columns(case, f"seal-paper-{said}", changed.draw, seeds)
         beside, seen = paired(drawn, usual, without), figures(drawn, without)
         more = {key: seen[key] for key in ("conflict_success", "others_identity") if key in seen}
         rows.append({"value": said, "case": case} | {key: beside[key] for key in ("identity", "pattern", "structure")} | more)
