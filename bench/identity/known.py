@@ -67,7 +67,8 @@ def placed(task: Task, stands: str, settings: Settings, model: Model | None = No
 
 def on_references(references: Sequence[Reference], hints: Tensor, settings: Settings, kind: str | None = None) -> Placed:
     size = hints.shape[-1], hints.shape[-2]
-    subjects = [reference.standing if settings.align else None for reference in references]
+    # An empty map is no structure at all, as where no unit is on: there is nothing to align.
+    subjects = [reference.standing if settings.align and hint.any() else None for reference, hint in zip(references, hints, strict=True)]
     structures = [anchor_align(subject, as_map(hint), size, kind=kind, room=settings.room, **settings.alignment())
                   for subject, hint in zip(subjects, hints, strict=True)]  # fmt: skip
     return Placed(list(references), structures)

@@ -12,7 +12,7 @@ from bench.identity import known, methods, report
 from bench.identity.ceiling import TrueGuide, true_guides
 from bench.identity.measurement import figures
 from bench.identity.scores import score
-from bench.identity.tasks import BEYOND, TASKS, after
+from bench.identity.tasks import TASKS, after
 from bench.judge.network import Network
 from bench.judge.reading import Judge
 from bench.model import tokenizer as bpe
@@ -59,7 +59,7 @@ def test_every_case_shows_one_subject_twice_in_different_places():
 
 
 def test_a_case_does_not_depend_on_its_batch():
-    for make in (*TASKS.values(), *BEYOND.values()):
+    for make in TASKS.values():
         many, one = make(SEEDS[:6]), make(SEEDS[4:5])
         assert torch.equal(many.structure()[4], one.structure()[0])
         assert torch.equal(many.reference.picture.image[4], one.reference.picture.image[0])
@@ -106,7 +106,7 @@ def test_families_and_held_out_things():
 
 
 def test_two_asks_for_the_reference_s_character_beside_another():
-    task = BEYOND["two"](SEEDS)
+    task = TASKS["two"](SEEDS)
     first, second = task.duo.identities
     assert torch.equal(first.kind, task.shown.kind) and (first.kind != second.kind).all()
     assert (task.poses.family != task.reference.poses.family).all()
@@ -128,7 +128,7 @@ def test_two_asks_for_the_reference_s_character_beside_another():
 
 
 def test_a_camera_moves_both_of_two():
-    task = BEYOND["two"](SEEDS[:4])
+    task = TASKS["two"](SEEDS[:4])
     half = Camera(torch.full((4,), 0.5), torch.full((4, 2), 0.25))
     before, now = task.duo.picture(SIZE), task.duo.picture(SIZE, half)
     for figure in (1, 2):
@@ -138,9 +138,16 @@ def test_a_camera_moves_both_of_two():
 
 
 def test_free_gives_the_pose_in_words_alone():
-    task = BEYOND["free"](SEEDS)
+    task = TASKS["free"](SEEDS)
     assert not task.structure().any()
     assert all("pose" in prompt.facts for prompt in task.prompts)
+
+
+def test_without_a_structure_nothing_is_aligned_and_the_figure_may_be_anywhere():
+    task = TASKS["free"](SEEDS)
+    there = known.placed(task, known.GIVEN, methods.TUNED)
+    assert not there.hints.any() and bool((there.figure == 1).all()) and not any(structure.moves for structure in there.structures)
+    assert torch.equal(there.moved.scale, torch.ones(len(SEEDS))) and not there.moved.shift.any()
 
 
 def test_animals_have_no_skeleton_to_go_by():
