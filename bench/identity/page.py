@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from math import isfinite
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ from .tasks import POOLED, TASKS
 
 STRANGER = FOLDER[STRANGER_MODEL] / "manifest.json"
 OF_CEILING = ("identity", "pattern")
-SHOWN = ("none", "reference_only", "reference_adain_attn", "ctrl_x", "masactrl", "paper", "seal", "seal_given", "ceiling")
+SHOWN = ("none", "reference_only", "seal", "seal_given", "ceiling")  # which every case of the sheet has
 SHEET_CASES = ("pose", "conflict", "misaligned")
 COLUMNS = {  # key → heading and digits
     "identity": ("identity %", 1), "pattern": ("pattern %", 1), "structure": ("structure", 3), "text": ("text", 3), "kept": ("kept", 3),
@@ -132,7 +133,7 @@ def _conditions(report: dict) -> list[str]:
 
 
 def _cell(figure: dict | None, digits: int) -> str:
-    if figure is None:
+    if figure is None or not isfinite(figure["value"]):  # beside nothing, everything is infinitely much
         return ""
     return f"{figure['value']:.{digits}f} [{figure['low']:.{digits}f}, {figure['high']:.{digits}f}]"
 
