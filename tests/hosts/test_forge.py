@@ -278,9 +278,10 @@ def test_an_ip_adapter_meets_its_own_rows(app, model, monkeypatch, prompts, sett
     assert not p.comments and not torch.allclose(drawn, alone, atol=1e-3)
     assert sum(negatives) == 2 * before
     assert not torch.allclose(drawn, draw(app, model, prompts, settings)[0], atol=1e-3)
-    assert torch.allclose(drawn, draw(app, model, prompts, settings, split=True, before=adapts)[0], atol=1e-3)
+    close = 1e-4 * float(drawn.abs().max())  # what the order of sums makes of values this large
+    assert torch.allclose(drawn, draw(app, model, prompts, settings, split=True, before=adapts)[0], atol=close)
     monkeypatch.setattr(app.forge, "_may_count", lambda told: True)  # in calls of their own the rows cannot be mistaken
-    assert torch.allclose(drawn, draw(app, model, prompts, settings, before=adapts)[0], atol=1e-3)
+    assert torch.allclose(drawn, draw(app, model, prompts, settings, before=adapts)[0], atol=close)
 
 
 def test_words_that_another_extension_replaces_are_named(app, model):
