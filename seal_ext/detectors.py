@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from .core.cache import fingerprint
 from .core.detecting import Look, detected
+from .core.fingerprint import fingerprint
 from .core.mask import Subject
 from .core.pixels import AlignError, Pixels
 from .core.skeleton import Skeleton

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from .core.cache import fingerprint
 from .core.canvas import as_tensor, fit, known_on
 from .core.control_map import body_of
+from .core.fingerprint import fingerprint
 from .core.guide import Known
 from .core.mask import Subject
 from .core.pixels import AlignError, Mask, Pixels, as_bytes, checked_image, on_white

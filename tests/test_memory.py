@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from seal_ext.core import guide, memory
-from seal_ext.core.cache import AppearanceCache, AppearanceKey
+from seal_ext.core.cache import AppearanceCache
+from seal_ext.core.fingerprint import AppearanceKey
 from seal_ext.core.guide import Guide, Known
 from seal_ext.core.infusion import Asking, Infusion, attention
 from seal_ext.core.limbs import Body

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from seal_ext import decoding, request, strokes
-from seal_ext.core.cache import fingerprint
+from seal_ext.core.fingerprint import fingerprint
 from seal_ext.core.mask import overlap, subject_of
 from seal_ext.finds import finds
 from seal_ext.latest import Latest

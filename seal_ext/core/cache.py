@@ -2,51 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from weakref import WeakSet
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from .entry import Entry
 from .memory import ORDINARY, ran_out, settled, size
-from .schedule import nearest
-
-
-@dataclass(frozen=True)
-class AppearanceKey:
-    """All that a reference pass depends on, and nothing else: not the image seed, the prompt or the batch."""
-
-    weights: str  # the checkpoint's fingerprint
-    vae: str
-    loras: tuple[tuple[str, float], ...]
-    pixels: str
-    mask: str
-    prompt: str  # c_app, as the text encoder's options and embeddings make it
-    size: tuple[int, int]  # of the latent
-    timesteps: tuple[float, ...]
-    layers: tuple[str, ...]
-    feature: str  # what is kept for the match
-    noise: str = "clean"  # or the noise's seed
-
-
-def fingerprint(*parts: object) -> str:
-    """A short text for any pixels, masks, embeddings, names and numbers: the same for the same content."""
-    digest = hashlib.blake2b(digest_size=16)
-    for part in parts:
-        if isinstance(part, Tensor):
-            part = (part.float() if part.is_floating_point() else part).detach().cpu().numpy()
-        if isinstance(part, np.ndarray):
-            what, content = f"{part.dtype} {part.shape}", np.ascontiguousarray(part).tobytes()
-        else:
-            what, content = type(part).__name__, part if isinstance(part, bytes) else repr(part).encode()
-        digest.update(f"{what} {len(content)} ".encode() + content)
-    return digest.hexdigest()
 
 
 @dataclass
@@ -58,72 +24,6 @@ class Counts:
     passes: int = 0
     thinned: int = 0
     evicted: int = 0
-
-
-class Entry:
-    """One reference as the U-Net saw it: for each timestep and layer, tensors by name (k, v, feature)."""
-
-    def __init__(self, timesteps: Sequence[float], place: str = "auto"):
-        self.whole = len(timesteps)  # how many there are where memory is not short
-        self.wanted = tuple(timesteps)  # fewer when memory was short; always those from the middle to the clean end
-        self.off = ""  # why nothing is kept, in a sentence for the user
-        self.scarce = False  # whether memory itself ran out while it was read, and not the budget
-        self.bytes = 0
-        self.place = place
-        self.lies: torch.device | None = None  # known with the first tensors
-        self.users: WeakSet[object] = WeakSet()  # the runs that draw with it
-        self._steps: dict[float, dict[str, dict[str, Tensor]]] = {}
-
-    def at(self, t: float, layer: str, like: Tensor) -> dict[str, Tensor]:
-        """The layer's tensors at the nearest timestep kept, on the device and in the dtype of a live tensor."""
-        return {name: x.to(like.device) for name, x in self.kept(self.nearest(t), layer, like.dtype).items()}
-
-    def nearest(self, t: float) -> float:
-        """The timestep kept that is nearest to this one."""
-        return nearest(t, self._steps)
-
-    def kept(self, t: float, layer: str, dtype: torch.dtype) -> dict[str, Tensor]:
-        """The layer's tensors at a timestep that is kept, in this dtype and where they lie."""
-        return {name: x.to(dtype) if x.is_floating_point() else x for name, x in self._steps[t][layer].items()}
-
-    @property
-    def timesteps(self) -> tuple[float, ...]:
-        """The timesteps that are kept."""
-        return tuple(self._steps)
-
-    @property
-    def thinned(self) -> bool:
-        return len(self.wanted) < self.whole
-
-    @property
-    def lacking(self) -> int:
-        """How many bytes more it would take with the timesteps that it has lost."""
-        return (self.whole - len(self.wanted)) * self.bytes // max(len(self.wanted), 1)
-
-    def _keep(self, t: float, layer: str, tensors: dict[str, Tensor]) -> int:
-        before = self._steps.setdefault(t, {}).get(layer, {})
-        self._steps[t][layer] = tensors
-        return self._count(size(tensors.values()) - size(before.values()))
-
-    def _thin(self) -> int:
-        """Keep every second timestep, of two the cleaner: a single one works best at the clean end."""
-        self.wanted = self.wanted[1::2]
-        return self._replace({t: layers for t, layers in self._steps.items() if t in self.wanted})
-
-    def _move(self, device: torch.device) -> None:
-        """Let it lie elsewhere; one layer after the other, so that little lies in both places."""
-        for layers in self._steps.values():
-            for layer, tensors in layers.items():
-                layers[layer] = {name: x.to(device) for name, x in tensors.items()}
-        self.lies = device
-
-    def _replace(self, steps: dict[float, dict[str, dict[str, Tensor]]]) -> int:
-        self._steps = steps
-        return self._count(sum(size(tensors.values()) for layers in steps.values() for tensors in layers.values()) - self.bytes)
-
-    def _count(self, more: int) -> int:
-        self.bytes += more
-        return more
 
 
 class AppearanceCache:

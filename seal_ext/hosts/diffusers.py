@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from seal_ext.core.cache import AppearanceCache, AppearanceKey, fingerprint
+from seal_ext.core.cache import AppearanceCache
 from seal_ext.core.canvas import size_of
+from seal_ext.core.fingerprint import AppearanceKey, fingerprint
 from seal_ext.core.guide import Known
 from seal_ext.layers import Layers, Undo, find_sites, undo_all, wrap
 from seal_ext.reference import Reference

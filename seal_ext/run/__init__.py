@@ -12,8 +12,10 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from seal_ext.core.cache import AppearanceCache, AppearanceKey, Entry
+from seal_ext.core.cache import AppearanceCache
 from seal_ext.core.delta import DeltaGate, add_delta
+from seal_ext.core.entry import Entry
+from seal_ext.core.fingerprint import AppearanceKey
 from seal_ext.core.guide import Guide, Known
 from seal_ext.core.memory import ran_out
 from seal_ext.core.schedule import Progress

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from seal_ext.core.cache import Entry
+from seal_ext.core.entry import Entry
 from seal_ext.core.memory import Sent
 
 

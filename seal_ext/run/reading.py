@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from seal_ext.core.blocks import Blocks
-from seal_ext.core.cache import AppearanceCache, AppearanceKey, Entry, Filling, fingerprint
+from seal_ext.core.cache import AppearanceCache, Filling
+from seal_ext.core.entry import Entry
+from seal_ext.core.fingerprint import AppearanceKey, fingerprint
 from seal_ext.core.matching import Appearance, feature_of, subject_tokens, surrounding_tokens, token_grid
 from seal_ext.core.noise import reference_input, reference_noise
 from seal_ext.layers import AttentionCall, Layers

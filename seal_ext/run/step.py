@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from seal_ext.core.cache import Entry
+from seal_ext.core.entry import Entry
 from seal_ext.core.guide import Guide
 from seal_ext.core.infusion import Asking, attention, attention_after, change, negative_share, plain
 from seal_ext.core.matching import Appearance, Match, row_by_row, subject_tokens, to_tokens, together, token_grid

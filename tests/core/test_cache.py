@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from seal_ext.core import cache as module
 from seal_ext.core import memory
-from seal_ext.core.cache import AppearanceCache, AppearanceKey, fingerprint
+from seal_ext.core.cache import AppearanceCache
+from seal_ext.core.fingerprint import AppearanceKey, fingerprint
 
 STEPS = (900.0, 700.0, 500.0, 300.0, 100.0)
 LAYERS = ("mid.0", "up.0")

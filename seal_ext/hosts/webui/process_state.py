@@ -8,7 +8,8 @@ from functools import partial
 from torch import Tensor
 
 from seal_ext import request
-from seal_ext.core.cache import AppearanceCache, AppearanceKey, fingerprint
+from seal_ext.core.cache import AppearanceCache
+from seal_ext.core.fingerprint import AppearanceKey, fingerprint
 from seal_ext.core.mask import Subject
 from seal_ext.core.pixels import Pixels
 from seal_ext.core.subject import Way

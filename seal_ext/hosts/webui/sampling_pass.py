@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from modules import prompt_parser, sd_samplers_common, shared
 from torch import Tensor
 
-from seal_ext.core.cache import AppearanceKey, fingerprint
 from seal_ext.core.canvas import size_of
+from seal_ext.core.fingerprint import AppearanceKey, fingerprint
 from seal_ext.core.pixels import Pixels
 from seal_ext.layers import Layers, Site, Undo, find_sites, undo_all
 from seal_ext.match_map import MatchWatch

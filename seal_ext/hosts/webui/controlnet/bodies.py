@@ -12,8 +12,8 @@ from typing import TypeVar
 import numpy as np
 from modules import errors
 
-from seal_ext.core.cache import fingerprint
 from seal_ext.core.detecting import sticks_on
+from seal_ext.core.fingerprint import fingerprint
 from seal_ext.core.joints import refused
 from seal_ext.core.mask import Subject
 from seal_ext.core.pixels import AlignError, Pixels
