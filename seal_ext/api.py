@@ -28,8 +28,10 @@ from .reference import Reference, png
 from .request import PICTURES, label, looked, opened, parse
 from .request import schema as run_schema
 from .settings import Setting, Settings, SettingsError, refuse_unknown
+from .shelf import Shelf
+from .store import Store
 
-VERSION = 2  # of the routes
+VERSION = 3  # of the routes
 CANVAS = (
     Setting("width", 512, "Width", "Of the picture that will be drawn.", low=16, high=LARGEST_CANVAS),
     Setting("height", 512, "Height", "Of the picture that will be drawn.", low=16, high=LARGEST_CANVAS),
@@ -69,6 +71,7 @@ def mount(app, guards: Sequence = (), ask: Ask = nobody) -> None:
     # Plain functions: FastAPI runs them in threads, so that nobody else waits.
     for path, method, endpoint in (
         ("version", "GET", version), ("schema", "GET", schema), ("cache", "GET", cache), ("cache", "DELETE", empty_cache),
+        ("store", "DELETE", empty_store),
         ("align", "POST", answering(partial(align, ask=ask))), ("mask", "POST", answering(partial(mask, ask=ask))),
     ):  # fmt: skip
         app.add_api_route(f"/seal/v1/{path}", endpoint, methods=[method], dependencies=list(guards), name=f"seal {method} {path}")
@@ -107,15 +110,25 @@ def schema() -> dict[str, Any]:
 
 
 def cache() -> dict:
-    """What is kept: of references in memory, as U-Nets saw them, and of their pictures on disk."""
-    count, size = process_state.store.stats() if process_state.store is not None else (0, 0)
-    budget = process_state.store.budget() if process_state.store is not None else 0
-    return process_state.cache.stats() | {"store": {"entries": count, "bytes": size, "budget": budget}}
+    """What is kept of references: in memory as U-Nets saw them, and on disk their pictures, and these readings."""
+    on_disk = {"store": process_state.store, "readings": process_state.shelf}
+    return process_state.cache.stats() | {name: _sizes(kept) for name, kept in on_disk.items()}
+
+
+def _sizes(kept: Store | Shelf | None) -> dict[str, int]:
+    count, size = (0, 0) if kept is None else kept.stats()
+    return {"entries": count, "bytes": size, "budget": 0 if kept is None else kept.budget()}
 
 
 def empty_cache() -> dict:
-    """Forget what is kept in memory; the pictures on disk stay."""
+    """Forget what is kept in memory; what is on disk stays."""
     process_state.clear()
+    return cache()
+
+
+def empty_store() -> dict:
+    """Forget what is kept in memory, and delete what is kept on disk."""
+    process_state.empty()
     return cache()
 
 

@@ -7,12 +7,8 @@ a file counts only if its content has the hash that is its name, and files with 
 from __future__ import annotations
 
 import io
-import os
 import re
-import tempfile
-import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,17 +16,17 @@ from typing import Any
 import numpy as np
 from PIL import Image, PngImagePlugin
 
+from . import folders
 from .decoding import MOST_PIXELS
 from .reference import Reference, png
 
 HASH = re.compile(r"[0-9a-f]{16}")
 FILE = re.compile(r"[0-9a-f]{16}\.png")
-PART = re.compile(r"[0-9a-f]{16}\.[a-z0-9_]+\.part")  # of a writing that was cut short
+PART = re.compile(r"[0-9a-f]{16}(\.png)?\.[a-z0-9_]+\.part")  # of a writing that was cut short
 # PNG files within the file and their modes: private to SeAl, no part of the picture, gone when a program changes the picture.
 DRAWN, POSE = (b"seAL", "L"), (b"seAP", "RGB")
 MOST_FILES = 1000
 MOST_BYTES = 4 * MOST_PIXELS + (1 << 24)
-STALE = 3600  # seconds after which a half-written file is nobody's
 
 
 @dataclass(frozen=True)
@@ -49,16 +45,9 @@ class Store:
         if not content or len(content) > room:
             self.trim()
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
         self.trim(len(content), 1)
-        handle, part = tempfile.mkstemp(".part", f"{reference.hash}.", self.folder)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-            Path(part).replace(self.folder / f"{reference.hash}.png")
-        except BaseException:
-            Path(part).unlink(missing_ok=True)
-            raise
+        with folders.written(self.folder, f"{reference.hash}.png") as file:
+            file.write(content)
 
     def find(self, name: str) -> Reference | None:
         """The reference with this hash, if it is here and sound; it counts as used now."""
@@ -68,37 +57,23 @@ class Store:
         reference = _read(path)
         if reference is None or reference.hash != name:
             return None
-        with suppress(OSError):  # gone meanwhile, or somebody else's file: it was read all the same
-            os.utime(path)
+        folders.used(path)
         return reference
 
     def trim(self, bytes: int = 0, files: int = 0) -> None:
         """Make room for so much more: what was not used for longest goes."""
-        budget, (count, total) = self.budget(), self.stats()
-        for _, size, path in self._files(FILE):
-            if total + bytes <= budget and count + files <= MOST_FILES:
-                break
-            path.unlink(missing_ok=True)
-            count, total = count - 1, total - size
-        for used, _, path in self._files(PART):
-            if used < (time.time() - STALE) * 1e9:
+        folders.trim(self.folder, FILE, PART, self.budget(), MOST_FILES, (bytes, files))
+
+    def clear(self) -> None:
+        """Delete every reference that is here. A file that only has such a name is somebody else's, and stays."""
+        for _, _, path in folders.files(self.folder, FILE):
+            if self.find(path.stem) is not None:
                 path.unlink(missing_ok=True)
 
     def stats(self) -> tuple[int, int]:
         """How many references there are, and their bytes."""
-        kept = self._files(FILE)
+        kept = folders.files(self.folder, FILE)
         return len(kept), sum(size for _, size, _ in kept)
-
-    def _files(self, name: re.Pattern) -> list[tuple[int, int, Path]]:
-        """When each of these was last used (ns), its bytes and its path; the longest unused first."""
-        found = []
-        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(self.folder) as entries:
-            for entry in entries:
-                if name.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
-                    with suppress(FileNotFoundError):  # another WebUI may share the folder
-                        stat = entry.stat(follow_symlinks=False)
-                        found.append((stat.st_mtime_ns, stat.st_size, Path(entry.path)))
-        return sorted(found)
 
 
 def _written(reference: Reference) -> bytes:

@@ -292,6 +292,18 @@ def test_the_model_is_asked_with_the_reference_prompt_or_else_the_tabs(accordion
     assert "Reference (reference) is missing" in ask(*values, "a cat")[1]
 
 
+def test_all_that_is_kept_goes_once_the_user_has_said_yes(accordion, store, tmp_path, monkeypatch):
+    drawn, reference = joined(accordion), Reference(PICTURE)
+    ((answer, inputs, outputs), told), *_ = drawn.parts["empty"].events
+    assert len(inputs) == 1 and outputs == [drawn.parts["lost"]] and "confirm(" in str(told)
+    process_state.remember(reference)
+    assert answer("") == "" and process_state.recall(reference.hash) is not None
+    assert "keeps no references" in answer("yes") and process_state.recall(reference.hash) is None
+    process_state.remember(reference)
+    monkeypatch.setattr(Path, "unlink", lambda self, missing_ok: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
+    assert "Permission denied" in answer("yes")
+
+
 def test_the_interrogator_answers_or_is_said_to_fail(accordion):
     picture = Image.fromarray(PICTURE)
     assert accordion._interrogated(picture, Host()) == ("a cat", "")

@@ -17,9 +17,11 @@ from PIL import Image, ImageDraw
 
 import seal_ext
 from seal_ext import api, decoding, request
+from seal_ext.core.fingerprint import AppearanceKey
 from seal_ext.core.pixels import AlignError
 from seal_ext.hosts.webui import process_state
 from seal_ext.settings import TABLE, SettingsError
+from seal_ext.shelf import Shelf
 from seal_ext.store import Store
 from tests.skeletons import painted
 
@@ -173,6 +175,26 @@ def test_the_cache_is_told_and_emptied(tmp_path, monkeypatch):
     assert (empty["entries"], empty["bytes"]) == (0, 0) and empty["store"]["entries"] == 1
 
 
+def test_all_that_is_kept_is_deleted(tmp_path, monkeypatch):
+    process_state.clear()
+    shelf = Shelf(tmp_path, lambda: 2 << 20)
+    monkeypatch.setattr(process_state, "store", Store(tmp_path, lambda: 1 << 20))
+    monkeypatch.setattr(process_state, "shelf", shelf)
+    process_state.remember(request.taken(REFERENCE))
+    key = AppearanceKey("", "", (), "", "", "", (8, 8), (1.0,), ("layer",), "")
+    with process_state.cache.filling(key, (1.0,)) as filling:
+        filling.store(1.0, "layer", k=torch.zeros(8))
+    shelf.keep(key, filling.entry)
+    shelf.settle(60)
+    (tmp_path / ("0" * 16 + ".png")).write_text("a file of the user's with such a name")
+    full = api.cache()
+    assert full["store"]["entries"] == 2 and full["readings"]["entries"] == full["entries"] == 1
+    assert full["readings"]["budget"] == 2 << 20 and full["readings"]["bytes"] == shelf.stats()[1] > 32
+    empty = api.empty_store()
+    assert empty["readings"]["entries"] == empty["entries"] == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["0" * 16 + ".png"]
+
+
 def test_a_store_that_cannot_be_written_is_said(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setattr(process_state, "store", Store(tmp_path / "file", lambda: 1 << 20))
@@ -200,9 +222,10 @@ def test_routes_are_guarded_and_refuse_as_the_host_does(monkeypatch):
     api.mount(app, ["guard"])
     at = "/seal/v1/"
     assert set(app.routes) == {("GET", at + "version"), ("GET", at + "schema"), ("GET", at + "cache"), ("DELETE", at + "cache"),
+                               ("DELETE", at + "store"),
                                ("POST", at + "align"), ("POST", at + "mask")}  # fmt: skip
     assert all(route.guards == ["guard"] for route in app.routes.values())
-    assert app.routes["GET", at + "version"].answer() == {"version": seal_ext.__version__, "api": 2}
+    assert app.routes["GET", at + "version"].answer() == {"version": seal_ext.__version__, "api": 3}
     assert app.routes["POST", at + "mask"].answer({"reference": REFERENCE})["found"]
     with pytest.raises(app.refusal) as refused:
         app.routes["POST", at + "align"].answer({"reference": REFERENCE})

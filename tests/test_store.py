@@ -63,6 +63,22 @@ def test_only_a_hash_is_a_name(store, name):
     assert store.find(name) is None
 
 
+def test_emptied_it_holds_nothing_and_files_of_others_stay(store):
+    for _ in range(3):
+        store.keep(asked())
+    others = ["0" * 16 + ".png", "holiday.png", f"seal-{'0' * 32}.safetensors"]
+    for name in others:
+        (store.folder / name).write_bytes(b"theirs")
+    store.clear()
+    assert files(store) == sorted(others)
+
+
+def test_only_its_owner_may_look(store):
+    store.keep(asked())
+    if os.name == "posix":
+        assert {path.stat().st_mode & 0o777 for path in (store.folder, *store.folder.iterdir())} == {0o700, 0o600}
+
+
 def test_without_a_folder_there_is_nothing(store):
     assert store.find("0" * 16) is None and store.stats() == (0, 0)
     store.trim()

@@ -38,6 +38,10 @@ class Entry:
         """The layer's tensors at a timestep that is kept, in this dtype and where they lie."""
         return {name: x.to(dtype) if x.is_floating_point() else x for name, x in self._steps[t][layer].items()}
 
+    def seen_at(self, t: float) -> dict[str, dict[str, Tensor]]:
+        """What is kept at a timestep, by layers; nothing where that was given back."""
+        return self._steps.get(t, {})
+
     @property
     def timesteps(self) -> tuple[float, ...]:
         """The timesteps that are kept."""

@@ -19,6 +19,7 @@ from seal_ext.layers import Layers, Undo, find_sites, undo_all, wrap
 from seal_ext.reference import Reference
 from seal_ext.run import APPEARANCE, CONDITIONAL, UNCONDITIONAL, Encoded, Row, Run
 from seal_ext.settings import Settings
+from seal_ext.shelf import Shelf
 
 RESIDUALS = ("down_block_additional_residuals", "mid_block_additional_residual", "down_intrablock_additional_residuals")
 MEGABYTE = 2**20
@@ -29,6 +30,7 @@ class Seal:
 
     `reference`: a picture or a `Reference`, several that all images share, or with `per_image` one for each image of the batch.
     `figure`: where the structure's figure is, and `known`: how it stands in shares of the canvas, for all images or each.
+    `shelf`: a folder in which readings are kept beyond this process; without it they are kept in memory alone.
     `appearance_prompt`: c_app, one for all or one an image; without it the prompt serves, and Delta-Bridge has nothing to do.
     """
 
@@ -41,6 +43,7 @@ class Seal:
         per_image: bool = False,
         appearance_prompt: str | Sequence[str] | None = None,
         cache: AppearanceCache | None = None,
+        shelf: Shelf | None = None,
         tell: Callable[[int, int], None] | None = None,
         watch=None,
         seeds: Sequence[int] = (0,),
@@ -53,6 +56,7 @@ class Seal:
         self.per_image, self.figure, self.known = per_image, figure, known
         self.appearance_prompt = appearance_prompt or self.settings.appearance_prompt or None
         self.cache = AppearanceCache(self.settings.cache_mb * MEGABYTE) if cache is None else cache
+        self.shelf = shelf
         self.tell = tell or (lambda done, total: None)
         self.layers = Layers(find_sites(pipe.unet))
         if not self.layers.sites:
@@ -158,7 +162,7 @@ class Seal:
             self._contradicts = not torch.equal(app.to(told), told)
         figure = None if self.figure is None or not self.settings.on_figure else self.figure.to(sample)
         run = Run(self.settings, references, self.cache, self._key, levels, self.layers, seeds=self.seeds, watch=self.watch, figure=figure,
-                  known=self.known, guidance=float(getattr(self.pipe, "guidance_scale", 1.0)), images=images)  # fmt: skip
+                  known=self.known, guidance=float(getattr(self.pipe, "guidance_scale", 1.0)), images=images, shelf=self.shelf)  # fmt: skip
         self.run = run
         self.runs += 1
         if self.settings.enabled and self.settings.infusion and self.settings.strength > 0:

@@ -21,6 +21,7 @@ from seal_ext.core.memory import ran_out
 from seal_ext.core.schedule import Progress
 from seal_ext.layers import Layers
 from seal_ext.settings import Settings
+from seal_ext.shelf import Shelf
 
 from .fetching import Fetching
 from .parts import APPEARANCE, CONDITIONAL, UNCONDITIONAL, Encoded, Host, Row
@@ -39,7 +40,8 @@ RAN_OUT = ("Memory ran out. SeAl has given back what it kept of references and t
 class Run:
     """`references`: those that all images share, or one list for each image. `figure`: where the picture's own subject will be, as
     its structure shows it, (1 or images, height, width) in 0 … 1 and of any size; None: anywhere. `known`: how it stands in shares of
-    the canvas, one for all images or one for each. `guidance`: the scale w of classifier-free guidance."""
+    the canvas, one for all images or one for each. `guidance`: the scale w of classifier-free guidance.
+    `shelf`: where readings are kept on disk."""
 
     def __init__(
         self,
@@ -56,6 +58,7 @@ class Run:
         known: Sequence[Known] = (),
         guidance: float = 1.0,
         images: int = 1,
+        shelf: Shelf | None = None,
     ):
         self.settings, self.levels, self.layers, self.watch = settings, tuple(levels), layers, watch
         self.figure, self.guidance = figure, guidance
@@ -63,6 +66,7 @@ class Run:
         self.references: list[list[Encoded]] = [list(group) for group in references if not isinstance(group, Encoded)]
         self.references = self.references or [[one for one in references if isinstance(one, Encoded)]]
         self._cache, self._key, self._seeds, self._images = cache, key, tuple(seeds), images
+        self._shelf = shelf
         self.blocks = settings.block_weights()
         self.lam = settings.lambda_schedule()
         self.low_pass = settings.low_pass()
@@ -87,7 +91,8 @@ class Run:
         alone = settings.noise == "noised" and settings.seed_policy == "image"
         if len(self.references) < len(images) and (alone or len(set(map(self._key, images))) > 1):
             self.references = self.references * len(images)  # each image reads for itself, since it reads with other words or other noise
-        reading = Reading(settings, self.references, self._cache, self._key, self.levels, self._seeds, self.layers, self.note, self)
+        reading = Reading(settings, self.references, self._cache, self._key, self.levels, self._seeds, self.layers, self.note, self,
+                          self._shelf)  # fmt: skip
         with self._ending_where_memory_does():
             self.entries = reading.entries(host)
 
@@ -142,6 +147,8 @@ class Run:
         """Let go of everything the run held; the cache keeps what it kept. The last notes are there afterwards."""
         if self._moved is not None and float(self._moved) < ROUNDING:
             self.note(SAME_WORDS)
+        if self._shelf is not None and (failed := self._shelf.settle()):
+            self.note(failed)
         self.now, self._moved, self.closed = None, None, True
         self._release()
 

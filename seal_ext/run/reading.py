@@ -16,6 +16,8 @@ from seal_ext.core.matching import Appearance, feature_of, subject_tokens, surro
 from seal_ext.core.noise import reference_input, reference_noise
 from seal_ext.layers import AttentionCall, Layers
 from seal_ext.settings import Settings
+from seal_ext.shelf import Shelf
+from seal_ext.tensor_file import Damaged
 
 from .parts import Encoded, Host
 
@@ -35,6 +37,7 @@ class Reading:
     layers: Layers
     note: Callable[[str], None]
     user: object = None  # who holds the entries from now on
+    shelf: Shelf | None = None  # where readings are kept on disk
 
     @torch.no_grad()
     def entries(self, host: Host) -> list[list[tuple[Encoded, Entry]]]:
@@ -43,17 +46,17 @@ class Reading:
         plan = [(image, number, reference) for image, group in enumerate(self.references) for number, reference in enumerate(group)]
         found: list[list[tuple[Encoded, Entry]]] = [[] for _ in self.references]
         for done, (image, number, reference) in enumerate(plan):
-            key, place = self._key(image, number, reference, steps), self.settings.cache_place
-            entry = self.cache.find(key, self.user)
-            if entry is not None:
-                self.cache.lay(entry, place, reference.latent.device)
-            else:
-                with self.cache.filling(key, steps, self.user, place) as filling:
+            key = self._key(image, number, reference, steps)
+            entry = self._kept(key, reference)
+            if entry is None:
+                with self.cache.filling(key, steps, self.user, self.settings.cache_place) as filling:
                     for count, t in enumerate(steps):
                         host.tell(done * len(steps) + count, len(plan) * len(steps))
                         if filling.wants(t):
                             self._read(host, filling, t, reference, image, number)
                 entry = filling.entry
+            if self.shelf is not None and not self._is_of_one_image:
+                self.shelf.keep(key, entry)
             if entry.off:
                 self.note(entry.off)
             else:
@@ -62,6 +65,29 @@ class Reading:
             self.note(THINNED)
         host.tell(len(plan) * len(steps), len(plan) * len(steps))
         return found
+
+    def _kept(self, key: AppearanceKey, reference: Encoded) -> Entry | None:
+        """What was read before: in memory, or on disk."""
+        entry, place, device = self.cache.find(key, self.user), self.settings.cache_place, reference.latent.device
+        if entry is not None:
+            self.cache.lay(entry, place, device)
+            return entry
+        layers = None if self.shelf is None else self.shelf.of(key)
+        if layers is None:
+            return None
+        try:
+            with self.cache.filling(key, key.timesteps, self.user, place) as filling:
+                for t, layer, tensors in layers:
+                    if filling.wants(t):
+                        filling.store(t, layer, **{name: x.to(device) for name, x in tensors.items()})
+        except Damaged:
+            return None
+        return filling.entry
+
+    @property
+    def _is_of_one_image(self) -> bool:
+        """Whether what is read serves a single image, and no other ever."""
+        return self.settings.noise == "noised" and self.settings.seed_policy == "image"
 
     def _key(self, image: int, number: int, reference: Encoded, steps: tuple[float, ...]) -> AppearanceKey:
         settings, blocks = self.settings, self.settings.block_weights()

@@ -19,7 +19,7 @@ from seal_ext.request import MOST_REFERENCES, NAMES, PICTURES, REFERENCE_KEY, pa
 from seal_ext.settings import BY_NAME, GROUPS, PRESETS, TABLE, Setting, Settings, SettingsError, defaults
 from seal_ext.units import Units
 
-from . import gradios, preview, words
+from . import emptying, gradios, preview, words
 from .gradios import on
 
 TITLE = "SeAl — keep this character"
@@ -145,6 +145,8 @@ class _Parts:
             for heading in GROUPS:
                 with gr.Accordion(heading, open=False, elem_id=self.elem_id("group_" + heading.lower().replace(" ", "_"))):
                     self.put(*(setting.name for setting in TABLE if setting.group == heading))
+            with gr.Row(elem_classes=["seal-buttons"]):
+                self.button("empty", emptying.LABEL, emptying.TOLD)
         self.text("version", f"SeAl {__version__}")
         self.button("glance", "Glance", "", shown=False)
         self.button("compare", "Compare", "", shown=False)
@@ -186,6 +188,7 @@ def _connect(parts: Mapping, tab: str) -> None:
     hand = [parts["hand_x"], parts["hand_y"], parts["hand_scale"]]
     for part in hand:
         on(part.change, f"(x, y, scale) => sealHand('{tab}', x, y, scale)", hand)
+    parts["empty"].click(emptying.answer, [parts["picture"]], [parts["lost"]], show_progress=False, **gradios.script(emptying.SCRIPT))
     on(parts["reset"].click, f"() => sealReset('{tab}')")
     for name in ("appearance_prompt", "enabled"):
         on(parts[name].change, f"() => sealWords('{tab}')")

@@ -16,6 +16,7 @@ from seal_ext.core.limbs import Body
 from seal_ext.core.skeleton import Skeleton
 from seal_ext.hosts.webui import conditioning, process_state
 from seal_ext.request import parse
+from seal_ext.shelf import Shelf
 from tests.hosts import webui
 from tests.skeletons import STANDING
 
@@ -418,6 +419,26 @@ def test_another_model_and_none_give_all_back_but_a_refiner_does_not(app, named,
     finally:
         del sys.modules["modules.sd_models"]
     app.hear_unloading()()  # a relative that unloads otherwise
+
+
+def test_a_restart_draws_the_same_and_reads_nothing(app, model, tmp_path, monkeypatch):
+    drawn, passes = [], []
+    for _ in range(3):
+        monkeypatch.setattr(process_state, "shelf", Shelf(tmp_path, lambda: 1 << 24))
+        process_state.clear()
+        before = process_state.cache.counts.passes
+        drawn += [draw(app, model, "a cat", {})[0] for _ in range(2)]
+        passes.append(process_state.cache.counts.passes - before)
+    assert all(torch.equal(drawn[0], x) for x in drawn) and passes[0] > 0 == passes[1] == passes[2]
+    networks = ModuleType("networks")
+    networks.loaded_networks = [SimpleNamespace(name="style", mtime=1.0, unet_multiplier=1.0)]
+    monkeypatch.setitem(sys.modules, "networks", networks)
+    for mtime, new in ((1.0, True), (1.0, False), (2.0, True)):  # a LoRA, and then one that was trained on under the same name
+        networks.loaded_networks[0].mtime = mtime
+        process_state.clear()
+        before = process_state.cache.counts.passes
+        draw(app, model, "a cat", {})
+        assert (process_state.cache.counts.passes > before) is new
 
 
 def test_what_other_weights_saw_goes_with_the_generation(app, model):

@@ -28,6 +28,7 @@ from seal_ext.hosts.diffusers import Seal
 from seal_ext.layers import find_sites
 from seal_ext.reference import Reference
 from seal_ext.settings import Settings
+from seal_ext.shelf import Shelf
 
 WORDS = ["a red cat", "a blue dog", "a cat in the snow", "standing", "waving"]
 BASE = dict(enabled=True)  # what users get; other forms are cases beside it
@@ -100,6 +101,17 @@ def pipe(request, tokenizer):
 @pytest.fixture
 def sd1(tokenizer):
     return pipeline("sd1", tokenizer)
+
+
+def test_a_restart_draws_the_same_and_reads_nothing(pipe, tmp_path):
+    drawn, passes = [], []
+    for _ in range(2):
+        cache = AppearanceCache(1 << 30)
+        with Seal(pipe, picture(), Settings(**BASE, blocks="up"), cache=cache, shelf=Shelf(tmp_path, lambda: 1 << 30)) as seal:
+            drawn.append(draw(pipe))
+        passes.append(cache.counts.passes)
+        assert not seal.notes
+    assert torch.equal(*drawn) and passes[0] > 0 == passes[1]
 
 
 def footprint(pipe):

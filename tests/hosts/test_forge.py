@@ -13,6 +13,7 @@ from seal_ext.core.limbs import Body
 from seal_ext.core.skeleton import read_skeleton
 from seal_ext.hosts.webui import process_state
 from seal_ext.request import parse
+from seal_ext.shelf import Shelf
 from tests.hosts import forge_host, webui
 from tests.skeletons import painted
 
@@ -99,6 +100,17 @@ def test_the_room_that_is_asked_for_holds_what_is_kept(app, model):
     images = asked(["a cat", "a cat"], {"noise": "noised", "seed_policy": "image"})
     assert all(room >= kept > 0 for room, kept in (one, three, images))
     assert (three[0], images[0]) == (3 * one[0], 2 * one[0])
+
+
+def test_a_restart_draws_the_same_and_reads_nothing(app, model, tmp_path, monkeypatch):
+    drawn, passes = [], []
+    for _ in range(3):
+        monkeypatch.setattr(process_state, "shelf", Shelf(tmp_path, lambda: 1 << 24))
+        process_state.clear()
+        before = process_state.cache.counts.passes
+        drawn += [draw(app, model, "a cat", {})[0] for _ in range(2)]
+        passes.append(process_state.cache.counts.passes - before)
+    assert all(torch.equal(drawn[0], x) for x in drawn) and passes[0] > 0 == passes[1] == passes[2]
 
 
 def test_the_match_map_on_request(app, model):

@@ -7,6 +7,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
+from seal_ext.core.fingerprint import AppearanceKey
 from seal_ext.hosts.webui import process_state
 
 
@@ -29,6 +30,7 @@ def options(monkeypatch, tmp_path):
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.delitem(sys.modules, "seal_ext.hosts.webui.options", raising=False)
     monkeypatch.setattr(process_state, "store", None)
+    monkeypatch.setattr(process_state, "shelf", None)
     yield importlib.import_module("seal_ext.hosts.webui.options")
     sys.modules.pop("seal_ext.hosts.webui.options", None)
     process_state.cache.resize(1024 * process_state.MEGABYTE)
@@ -47,13 +49,15 @@ def test_the_first_that_says_something_holds(options):
 
 @pytest.mark.parametrize("nonsense", ["512", None, -1, 1e99, float("nan"), True, [512]])
 def test_nonsense_counts_as_nothing(options, nonsense):
-    options.shared.opts.seal_cache_mb = options.shared.opts.seal_store_mb = nonsense
+    options.shared.opts.seal_cache_mb = options.shared.opts.seal_store_mb = options.shared.opts.seal_readings_mb = nonsense
     assert options.cache_mb(1024, 2048) == 2048 and options.store_bytes() == 256 * process_state.MEGABYTE
+    assert options.readings_bytes() == 1024 * process_state.MEGABYTE
 
 
 def test_where_the_store_is(options, tmp_path):
     options.settle()
     assert process_state.store.folder == tmp_path / "seal" / "references" and process_state.store.budget() == 256 << 20
+    assert process_state.shelf.folder == process_state.store.folder and process_state.shelf.budget() == 1024 << 20
     options.shared.cmd_opts.seal_store = "elsewhere"
     options.shared.cmd_opts.seal_cache_mb = 100
     options.settle()
@@ -65,11 +69,23 @@ def test_the_section(options):
     options.settle()
     options.add_section()
     added = options.shared.opts.added
-    assert set(added) == {"seal_cache_mb", "seal_store_mb"} and all(option.section == ("seal", "SeAl") for option in added.values())
+    assert set(added) == {"seal_cache_mb", "seal_store_mb", "seal_readings_mb"} and all(
+        option.section == ("seal", "SeAl") for option in added.values()
+    )
     assert str(process_state.store.folder) in added["seal_store_mb"].told
     options.shared.opts.seal_cache_mb = 128
     added["seal_cache_mb"].onchange()
     added["seal_store_mb"].onchange()
+    reading = process_state.shelf.folder / f"seal-{'0' * 32}.safetensors"
+    reading.parent.mkdir(parents=True)
+    reading.touch()
+    added["seal_readings_mb"].onchange()
+    assert reading.exists() and process_state.shelf.budget() == 1024 << 20
+    options.shared.opts.seal_readings_mb = 0
+    assert process_state.shelf.of(AppearanceKey("", "", (), "", "", "", (8, 8), (1.0,), (), "")) is None
+    reading.write_bytes(b"something")
+    added["seal_readings_mb"].onchange()
+    assert not reading.exists()
     assert process_state.cache.budget == 128 << 20
 
 

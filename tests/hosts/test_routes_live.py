@@ -25,7 +25,15 @@ live = sys.modules["live_webui"]
 pytestmark = [pytest.mark.slow, pytest.mark.live]
 
 CREDENTIALS, BUDGET = "artist:secret", 300
-ROUTES = [("GET", "version"), ("GET", "schema"), ("GET", "cache"), ("DELETE", "cache"), ("POST", "align"), ("POST", "mask")]
+ROUTES = [
+    ("GET", "version"),
+    ("GET", "schema"),
+    ("GET", "cache"),
+    ("DELETE", "cache"),
+    ("DELETE", "store"),
+    ("POST", "align"),
+    ("POST", "mask"),
+]
 REFERENCE = live.encoded(live.figure())
 STRUCTURE = live.encoded(live.figure(24, 50, black=True))
 POSE = live.encoded(painted())
@@ -119,7 +127,7 @@ def test_routes_ask_for_the_password_as_the_hosts_own_do(guarded, method, route)
     assert ask(guarded, "GET", "/sdapi/v1/options")[0] == 401
 
 
-@pytest.mark.parametrize(("method", "route"), ROUTES[:4])
+@pytest.mark.parametrize(("method", "route"), ROUTES[:5])
 def test_without_a_password_they_answer_everybody(webui, method, route):
     assert ask(webui, method, f"/seal/v1/{route}")[0] == 200
 
@@ -293,8 +301,29 @@ def test_a_reference_is_found_again_after_a_restart(guarded):
     assert "value" not in slots["reference"] and "no longer kept" in slots["lost"]["value"]
     guarded.draw(runs["alpha"])  # used again: kept anew
     assert "value" in guarded.pasted(texts["alpha"])["reference"]
-    guarded.call("/sdapi/v1/options", {"seal_store_mb": 0})
+    guarded.call("/sdapi/v1/options", {"seal_store_mb": 0, "seal_readings_mb": 0})
     assert list(guarded.store.iterdir()) == []
     guarded.draw(runs["plain"])
     assert list(guarded.store.iterdir()) == []
-    guarded.call("/sdapi/v1/options", {"seal_store_mb": 256})
+    guarded.call("/sdapi/v1/options", {"seal_store_mb": 256, "seal_readings_mb": 1024})
+
+
+def test_a_restart_draws_the_same_and_reads_nothing(guarded):
+    def drawn():
+        before = ask(guarded, "GET", "/seal/v1/cache", credentials=CREDENTIALS)[1]["passes"]
+        picture = guarded.drawn({"reference": REFERENCE})[0]
+        return picture, ask(guarded, "GET", "/seal/v1/cache", credentials=CREDENTIALS)[1]["passes"] - before
+
+    ask(guarded, "DELETE", "/seal/v1/store", credentials=CREDENTIALS)
+    assert list(guarded.store.iterdir()) == []
+    first, passes = drawn()
+    again, none = drawn()
+    assert passes > 0 == none and np.array_equal(first, again)
+    (reading,) = guarded.store.glob("*.safetensors")
+    guarded.restart()
+    again, none = drawn()
+    assert none == 0 and np.array_equal(first, again)
+    reading.write_bytes(reading.read_bytes()[:-1])
+    guarded.restart()
+    again, passes = drawn()
+    assert passes > 0 and np.array_equal(first, again) and reading.exists()  # damaged, read again and kept again

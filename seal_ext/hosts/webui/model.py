@@ -54,8 +54,11 @@ class Model:
 
     def extras(self) -> tuple[tuple[str, float], ...]:
         """What changes its weights, and how strongly: hypernetworks and LoRAs, where the host lists them."""
-        found = [(network.name, float(network.unet_multiplier)) for network in getattr(sys.modules.get("networks"), "loaded_networks", ())]
-        return (*found, *((net.name, float(net.multiplier)) for net in getattr(shared, "loaded_hypernetworks", ())))
+        # Readings outlive the process: a file of the same name may have been trained on meanwhile.
+        found = [(f"{network.name} {getattr(network, 'mtime', '')}", float(network.unet_multiplier))
+                 for network in getattr(sys.modules.get("networks"), "loaded_networks", ())]  # fmt: skip
+        beside = [(f"{net.name} {getattr(net, 'step', '')}", float(net.multiplier)) for net in getattr(shared, "loaded_hypernetworks", ())]
+        return (*found, *beside)
 
     def encode(self, image: Tensor) -> Tensor:
         """A picture (1, 3, height, width) in 0 … 1 as the U-Net sees it."""
@@ -103,7 +106,8 @@ class Model:
 
     def weights(self) -> str:
         """A text that tells its weights and their precision from all others'."""
-        return f"{self.checkpoint.filename} {self.checkpoint.sha256 or self.checkpoint.hash} {devices.dtype_unet}"
+        stored = getattr(devices, "fp8", False)  # the weights, in eight bits
+        return f"{self.checkpoint.filename} {self.checkpoint.sha256 or self.checkpoint.hash} {devices.dtype_unet}{' fp8' * stored}"
 
     def vae(self) -> str:
         """What its autoencoder is known by, beside the checkpoint."""

@@ -8,13 +8,14 @@ from pathlib import Path
 from modules import paths_internal, shared
 
 from seal_ext.settings import BY_NAME, Settings
+from seal_ext.shelf import Shelf
 from seal_ext.store import Store
 
 from . import process_state
 
-CACHE, STORE = "seal_cache_mb", "seal_store_mb"
+CACHE, STORE, READINGS = "seal_cache_mb", "seal_store_mb", "seal_readings_mb"
 USUAL_CACHE, MOST_CACHE = Settings().cache_mb, int(BY_NAME["cache_mb"].high or 0)
-MOST_STORE, USUAL_STORE = 1 << 16, 256
+MOST_STORE, USUAL_STORE, USUAL_READINGS = 1 << 16, 256, 1024
 
 
 def cache_mb(asked: int, own: int) -> int:
@@ -33,8 +34,17 @@ def cache_mb(asked: int, own: int) -> int:
 
 def store_bytes() -> int:
     """How large the store of references may become."""
-    chosen = _number(getattr(shared.opts, STORE, None), MOST_STORE)
-    return (USUAL_STORE if chosen is None else chosen) * process_state.MEGABYTE
+    return _on_disk(STORE, USUAL_STORE)
+
+
+def readings_bytes() -> int:
+    """How much of the disk readings may take."""
+    return _on_disk(READINGS, USUAL_READINGS)
+
+
+def _on_disk(name: str, usual: int) -> int:
+    chosen = _number(getattr(shared.opts, name, None), MOST_STORE)
+    return (usual if chosen is None else chosen) * process_state.MEGABYTE
 
 
 def store_folder() -> Path:
@@ -46,7 +56,7 @@ def store_folder() -> Path:
 
 def settle() -> None:
     """Where references are kept and how large the cache is, before any run says otherwise."""
-    process_state.store = Store(store_folder(), store_bytes)
+    process_state.store, process_state.shelf = Store(store_folder(), store_bytes), Shelf(store_folder(), readings_bytes)
     process_state.cache.resize(cache_mb(USUAL_CACHE, USUAL_CACHE) * process_state.MEGABYTE)
 
 
@@ -57,7 +67,10 @@ def add_section() -> None:
     store = ("on disk, so that pasting a picture's parameters brings its reference back, also after a restart. The longest unused go "
              f"first. 0 keeps none and deletes those in {html.escape(str(store_folder()))}")  # fmt: skip
     _add(CACHE, 0, "Cache (MB)", cache, MOST_CACHE, settle)
+    readings = ("on disk, so that a reference that was read once is not read again, also after a restart. They lie beside the references. "
+                "The longest unused go first. 0 keeps none and deletes those that are there")  # fmt: skip
     _add(STORE, USUAL_STORE, "Keep references (MB)", store, MOST_STORE, process_state.trim)
+    _add(READINGS, USUAL_READINGS, "Keep readings (MB)", readings, MOST_STORE, process_state.trim)
 
 
 def _add(name: str, default: int, label: str, told: str, most: int, changed) -> None:

@@ -18,6 +18,7 @@ from seal_ext.detectors import forget as forget_joints
 from seal_ext.finds import finds
 from seal_ext.latest import Latest
 from seal_ext.reference import Reference
+from seal_ext.shelf import Shelf
 from seal_ext.store import Store
 
 MEGABYTE = 2**20
@@ -26,6 +27,7 @@ A_WHILE = 3  # generations without SeAl
 
 cache = AppearanceCache(1024 * MEGABYTE)
 store: Store | None = None  # a host says where
+shelf: Shelf | None = None  # of readings, beside the references
 detectors: Callable[[], dict[str, Detector]] = dict  # of bodies, that the host has; it says which
 _latents = Latest[Tensor](LATENTS)
 # Where the WebUI's networks see the subject. By the picture, the words and the checkpoint; by the picture alone what was found last; and
@@ -46,9 +48,18 @@ def remember(reference: Reference) -> str:
 
 
 def trim() -> None:
-    """Let the store be as large as it is allowed to be now."""
-    if store is not None:
-        store.trim()
+    """Let what is on disk be as large as it is allowed to be now."""
+    for kept in (store, shelf):
+        if kept is not None:
+            kept.trim()
+
+
+def empty() -> None:
+    """Forget all that was seen and found, and delete what is kept on disk of references."""
+    clear()
+    for kept in (store, shelf):
+        if kept is not None:
+            kept.clear()
 
 
 def recall(name: str) -> Reference | None:
@@ -63,7 +74,7 @@ def release() -> None:
 
 
 def clear() -> None:
-    """Forget all that was seen and found; the store stays."""
+    """Forget all that was seen and found; what is on disk stays."""
     release()
     for latest in (_found, _last, _by_hand):
         latest.clear()

@@ -130,6 +130,7 @@ class SamplingPass(Generic[M, C]):
         self.started = Run(
             settings, references, process_state.cache, self._key, self.levels, self.layers, seeds=tuple(self.p.seeds or (0,)), watch=watch,
             figure=self._figure(), known=[self.session.structures.known], guidance=self.guidance(), images=len(call.parts),
+            shelf=process_state.shelf,
         )  # fmt: skip
         self.layers.__enter__()
         self.undo.append(self.layers.__exit__)
