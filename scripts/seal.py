@@ -72,7 +72,7 @@ class SealScript(scripts.Script):
                 session.without(p)
         except SettingsError as refusal:
             session.end(p)
-            session.refuse(p, str(refusal))
+            session.refuse(p, str(refusal), refusal.named)
         except Exception as error:
             session.end(p)
             errors.report("SeAl could not begin", exc_info=True)

@@ -23,9 +23,10 @@ from .core.pixels import LARGEST_SIDE, AlignError, Pixels
 from .core.subject import Way
 from .decoding import MOST_PIXELS
 from .detectors import posed
+from .given import kind_of
 from .hosts.webui import process_state
 from .reference import Reference, png
-from .request import PICTURES, label, looked, opened, parse
+from .request import PICTURES, fault, looked, opened, parse
 from .request import schema as run_schema
 from .settings import Setting, Settings, SettingsError, refuse_unknown
 from .shelf import Shelf
@@ -62,7 +63,9 @@ def mount(app, guards: Sequence = (), ask: Ask = nobody) -> None:
             try:
                 with _one_at_a_time:
                     return work(given)
-            except (SettingsError, AlignError) as refusal:
+            except SettingsError as refusal:
+                raise HTTPException(status_code=422, detail=refusal.named) from refusal
+            except AlignError as refusal:
                 raise HTTPException(status_code=422, detail=str(refusal)) from refusal
 
         return answer
@@ -146,7 +149,7 @@ def align(given: Any, ask: Ask = nobody) -> dict[str, Any]:
     reference, settings, canvas = _read(given, ask, COMPARED, OF_ALIGN, CANVAS)
     structure = _sized(opened(_single(given, "structure"), "structure"), "structure")
     if canvas["width"] * canvas["height"] > MOST_PIXELS:
-        raise SettingsError("width", f"Width (width) times height (height) must be at most {MOST_PIXELS >> 20} megapixels.")
+        raise SettingsError("width", f" times height must be at most {MOST_PIXELS >> 20} megapixels.", "Width")
     kind, size = None if canvas["kind"] == "auto" else canvas["kind"], (canvas["width"], canvas["height"])
     rgb, told = np.ascontiguousarray(structure[..., :3]), tuple[str, ...]()
     try:
@@ -154,7 +157,7 @@ def align(given: Any, ask: Ask = nobody) -> dict[str, Any]:
             reference, told = posed(reference, process_state.detectors())
         aligned = anchor_align(reference.standing, rgb, size, canvas["resize_mode"], FILL, kind, room=settings.room, **settings.alignment())
     except AlignError as error:
-        raise SettingsError("structure", f"{label('structure')}: {error}") from error
+        raise fault("structure", f": {error}") from error
     how, reasons = aligned.alignment, () if reference.seen.known else reference.seen.reasons
     boxes = {"reference": asdict(how.reference_box), "structure": asdict(how.structure_box), "aligned": asdict(how.aligned_box)}
     return {"image": _base64(aligned.map), "known": aligned.moves, "boxes": boxes, "scale": how.scale, "shift": list(how.shift),
@@ -182,15 +185,15 @@ def _single(given: Mapping, name: str) -> object:
     if value is None and name not in NEEDED:
         return None
     if value is None or value == "":
-        raise SettingsError(name, f"{label(name)} is missing: give a picture in base64.")
+        raise fault(name, " is missing: give a picture in base64.")
     if not isinstance(value, str):
-        raise SettingsError(name, f"{label(name)} must be one picture in base64, not a {type(value).__name__}.")
+        raise fault(name, f" must be one picture in base64, not {kind_of(value)}.")
     return value
 
 
 def _sized(picture: np.ndarray, name: str) -> np.ndarray:
     if min(picture.shape[:2]) < 2 or max(picture.shape[:2]) > LARGEST_SIDE:
-        raise SettingsError(name, f"{label(name)} must have from 2 to {LARGEST_SIDE} pixels a side.")
+        raise fault(name, f" must have from 2 to {LARGEST_SIDE} pixels a side.")
     return picture
 
 

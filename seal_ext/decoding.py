@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from .core.pixels import LARGEST_SIDE, AlignError
+from .given import kind_of
 
 MOST_PIXELS = 1 << 26
 MOST_TOGETHER = 1 << 27  # pixels of all pictures of one call
@@ -40,7 +41,7 @@ def recognised(given: object) -> Image.Image:
         except (TypeError, ValueError) as error:
             raise AlignError("is not a picture with rows, columns and colours.") from error
     if not isinstance(given, Image.Image):
-        raise AlignError(f"must be a picture in base64, not a {type(given).__name__}.")
+        raise AlignError(f"must be a picture in base64, not {kind_of(given)}.")
     check_size(given.width, given.height)
     return given
 

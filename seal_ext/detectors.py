@@ -24,7 +24,7 @@ LEAST = 0.15  # sure enough for one look: several must agree anyway
 # Where mediapipe's landmarks are in our order; the neck, which it lacks, is between the shoulders.
 LANDMARKS = (0, 11, 12, 14, 16, 11, 13, 15, 24, 26, 28, 23, 25, 27, 5, 2, 8, 7)
 NECK, SHOULDERS = 1, [2, 5]
-NO_POSE = "SeAl finds no joints on the reference. You can give its pose yourself: *Reference's pose*."
+NO_POSE = 'SeAl finds no joints on the reference. You can give its pose yourself: "Reference\'s pose".'
 NONE_HERE = "No detector is here: neither one of ControlNet's with its files, nor mediapipe with its body model."
 KEPT = 32  # answers that are remembered
 

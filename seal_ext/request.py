@@ -96,12 +96,12 @@ def parse(args: Sequence[object], known: Known = nothing_known) -> Request:
     settings = replace(settings, notes=(*settings.notes, *dict.fromkeys(notes)))
     references, further = _references(given["reference"]), tuple(map(_laid_aside, _references(more), _several(more, "reference")))
     if not references + further:
-        raise SettingsError("reference", f"{label('reference')} is missing: give a picture of the character.")
+        raise fault("reference", " is missing: give a picture of the character.")
     for name in BESIDE:
         several = _several(given[name], name)
         if several and len(several) != len(references):
             said = f"there are {len(several)} for {len(references)} reference pictures. Give one for each, or none."
-            raise SettingsError(name, f"{label(name)}: {said}")
+            raise fault(name, f": {said}")
         if several:
             references = tuple(_with(one, name, picture) for one, picture in zip(references, several, strict=True))
     first, *others = _at_most(references + further)
@@ -111,9 +111,13 @@ def parse(args: Sequence[object], known: Known = nothing_known) -> Request:
     return Request(settings, (painted, *others))
 
 
-def label(name: str) -> str:
-    """How a sentence names a picture."""
-    return f"{PICTURES.get(name, name.capitalize())} ({name})"
+def fault(name: str, what: str) -> SettingsError:
+    """The refusal of a picture, or of what comes beside it; `what` goes on from its name."""
+    return SettingsError(name, what, _label(name))
+
+
+def _label(name: str) -> str:
+    return PICTURES.get(name, name.capitalize())
 
 
 def _references(given: object) -> tuple[Reference, ...]:
@@ -128,7 +132,7 @@ def _laid_aside(reference: Reference, given: object) -> Reference:
 
 def _at_most(several: Given, name: str = "reference") -> Given:
     if len(several) > MOST_REFERENCES:
-        raise SettingsError(name, f"{label(name)} takes at most {MOST_REFERENCES} pictures, not {len(several)}.")
+        raise fault(name, f" takes at most {MOST_REFERENCES} pictures, not {len(several)}.")
     return several
 
 
@@ -136,7 +140,7 @@ def _several(given: object, name: str) -> list[object]:
     several = list(given) if isinstance(given, (list, tuple)) else [given]
     nothing = [one is None or (isinstance(one, str) and not one) for one in several]
     if len(several) > 1 and any(nothing):
-        raise SettingsError(name, f"{label(name)} has an empty place in its list.")
+        raise fault(name, " has an empty place in its list.")
     return [] if all(nothing) else several
 
 
@@ -145,7 +149,7 @@ def taken(given: object) -> Reference:
     layers: Mapping[str, object] = given if isinstance(given, Mapping) and "image" in given else {"image": given}
     array, painted = opened(layers["image"], "reference"), layers.get("mask")
     if min(array.shape[:2]) < 16:
-        raise SettingsError("reference", f"{label('reference')} is smaller than 16 pixels a side.")
+        raise fault("reference", " is smaller than 16 pixels a side.")
     reference = Reference(array if array[..., 3].min() < 255 else np.ascontiguousarray(array[..., :3]))
     drawn = reference if painted is None else _with(reference, "mask", painted)
     return drawn if drawn.drawn is not None and drawn.drawn.any() else reference
@@ -161,7 +165,7 @@ def _refusing(name: str, work: Callable[[], Taken]) -> Taken:
     try:
         return work()
     except AlignError as error:
-        raise SettingsError(name, f"{label(name)} {error}") from error
+        raise fault(name, f" {error}") from error
 
 
 def _measured(given: object, name: str, notes: list[str]) -> Any:
@@ -176,7 +180,7 @@ def _measured(given: object, name: str, notes: list[str]) -> Any:
         return given
     picture = _refusing(name, lambda: recognised(given))
     if animated(picture):
-        notes.append(f"{label(name)} is animated. SeAl takes its first frame.")
+        notes.append(f"{_label(name)} is animated. SeAl takes its first frame.")
     return picture
 
 
@@ -194,7 +198,7 @@ def _with(reference: Reference, name: str, picture: object) -> Reference:
     try:
         return replace(reference, **{taken_as: read(reference.size, array)})
     except AlignError as error:
-        raise SettingsError(name, f"{label(name)}: {error}") from error
+        raise fault(name, f": {error}") from error
 
 
 def _painted(reference: Reference, given: object, source: str, known: Known) -> Reference:
@@ -210,7 +214,7 @@ def _painted(reference: Reference, given: object, source: str, known: Known) -> 
         start = looked(reference, source, ways).seen
         return replace(reference, drawn=from_stroke(reference.rgb, strokes.add, strokes.away, start).mask)
     except AlignError as error:
-        raise SettingsError("strokes", f"{label('strokes')}: {error}") from error
+        raise fault("strokes", f": {error}") from error
 
 
 def keep(reference: Reference, subject: Subject) -> None:
@@ -240,7 +244,7 @@ def looked(reference: Reference, source: str, ways: Mapping[str, Way] | None = N
         return replace(reference, subject=seen)
     except AlignError as error:
         name = "mask" if source == "auto" else "mask_source"
-        raise SettingsError(name, f"Mask ({name}): {error}") from error
+        raise SettingsError(name, f": {error}", "Mask") from error
 
 
 def _sought(reference: Reference, source: str) -> Subject:

@@ -27,7 +27,7 @@ class Units:
             return cls()
         numbers = words[2:] if words[:2] == ["all", "but"] else words
         if not numbers or not all(word.isascii() and word.isdecimal() and len(word) < 3 and int(word) < MOST for word in numbers):
-            raise ValueError("write `all`, `all but 1`, or the units' numbers such as `0 2`")
+            raise ValueError('write "all", "all but 1", or the units\' numbers such as "0 2"')
         return cls(frozenset(map(int, numbers)), but)
 
     def ticked(self, shown: Iterable[int], ticks: Iterable[int]) -> Units:

@@ -106,7 +106,18 @@ def test_every_argument_has_its_component_in_order(accordion):
     assert all(named[name].elem_id == f"script_txt2img_seal_{name}" for name in (*BY_NAME, "more") if name != "enabled")
     assert all(named[name].value == BY_NAME[name].default for name in BY_NAME)
     assert drawn.components[0].label == accordion.TITLE and drawn.components[0].value is False
-    assert all(drawn.parts[name].told["info"] == BY_NAME[name].help for name in BY_NAME if name != "enabled")
+    shown = {name: drawn.parts[name].told["info"] for name in BY_NAME if name != "enabled"}
+    assert not any("`" in text for text in shown.values()) and "“hidden” compares" in shown["feature"]
+    assert all(re.sub("[“”]", "`", text) == BY_NAME[name].help for name, text in shown.items())
+
+
+@pytest.mark.parametrize(("name", "other", "without", "with_it"), [("clamp", "form", "joint", "kv"),
+                                                                   ("seed_policy", "noise", "clean", "noised")])  # fmt: skip
+def test_what_does_nothing_beside_another_setting_cannot_be_changed(accordion, name, other, without, with_it):
+    drawn = draw(accordion)
+    assert drawn.parts[name].told["interactive"] is False and "interactive" not in drawn.parts[other].told
+    (answer,) = [args[0] for args, _ in drawn.parts[other].events if args[2:] == ([drawn.parts[name]],)]
+    assert answer(with_it)["interactive"] and not answer(without)["interactive"]
 
 
 def test_a_pose_is_needed_only_where_the_joints_are_not_found(accordion):
@@ -186,7 +197,7 @@ def test_a_paste_names_what_is_read_as_something_else_or_not_at_all(accordion, s
     assert filled[id(drawn.parts["preset"])] == "strong"
     assert filled[id(drawn.parts["lam"])] == EARLIER_DEFAULTS[0, 3, 0]["lam"]  # as every picture that names no version had it
     said = filled[id(drawn.parts["lost"])]["value"]
-    assert said.count("<p") == 3 and "Preset (preset)" in said and "λ (lam)" in said and "&lt;b&gt;" in said and "SeAl later" in said
+    assert said.count("<p") == 3 and "Preset: " in said and "λ must be" in said and "&lt;b&gt;" in said and "SeAl later" in said
 
 
 def test_a_further_reference_takes_all_along_that_came_with_it(accordion):
@@ -289,7 +300,7 @@ def test_the_model_is_asked_with_the_reference_prompt_or_else_the_tabs(accordion
     source, said = ask(*values, "")
     assert "value" not in source and "needs words" in said
     values[1] = None
-    assert "Reference (reference) is missing" in ask(*values, "a cat")[1]
+    assert "Reference is missing" in ask(*values, "a cat")[1]
 
 
 def test_all_that_is_kept_goes_once_the_user_has_said_yes(accordion, store, tmp_path, monkeypatch):

@@ -47,7 +47,7 @@ def test_deep_greys_keep_their_levels():
 def test_a_moving_picture_says_which_frame_was_taken():
     frames = [Image.fromarray(LEFT), Image.fromarray(LEFT[:, ::-1].copy())]
     asked = parse([{"reference": text(frames[0], "GIF", save_all=True, append_images=frames[1:])}])
-    assert asked.settings.notes == ("Reference (reference) is animated. SeAl takes its first frame.",)
+    assert asked.settings.notes == ("Reference is animated. SeAl takes its first frame.",)
     assert asked.references[0].pixels[5, 5, 0] > 150
     assert parse([{"reference": text(frames[0], "GIF")}]).settings.notes == ()
 
@@ -59,7 +59,7 @@ def test_absurd_shapes_are_refused_undecoded(size, said, monkeypatch):
     for name in ("reference", "mask", "reference_pose"):
         with pytest.raises(SettingsError) as refused:
             parse([{"reference": text(Image.fromarray(LEFT)), name: given}])
-        assert said in str(refused.value) and f"({name})" in str(refused.value) and str(refused.value).count(".") == 1
+        assert said in str(refused.value) and f"({name})" in refused.value.named and str(refused.value).count(".") == 1
 
 
 def test_a_mask_of_another_shape_is_refused():

@@ -20,7 +20,8 @@ REPORTS = ("bench.align_report", "bench.model_report", "bench.subjects_report", 
 # The floors from below; what stands on one line does not know each other.
 FLOORS = [
     {"core"},
-    {"units", "decoding", "strokes", "latest"},
+    {"units", "strokes", "latest", "given"},
+    {"decoding"},
     {"settings", "finds"},
     {"reference"},
     {"segmenters"},

@@ -45,11 +45,19 @@ def test_a_picture_of_before_is_read():
     assert made == Settings.parse({"enabled": True, "preset": "free"} | THEN | asked) and made.start == 0.3 and made.notes == ()
 
 
+def test_a_picture_says_reference_prompt_as_the_page_does_and_what_said_otherwise_is_read_on():
+    written = Settings(enabled=True, appearance_prompt="a red cat").to_infotext()
+    assert written["SeAl reference prompt"] == "a red cat" == Settings.from_infotext(written).appearance_prompt
+    before = {"SeAl version": "0.3.0", "SeAl enabled": "on", "SeAl appearance prompt": "a red cat"}
+    assert Settings.from_infotext(before) == Settings.from_infotext(written) and not Settings.from_infotext(before).notes
+    assert BY_NAME["appearance_prompt"].infotext.removeprefix("SeAl ") == BY_NAME["appearance_prompt"].label.lower()
+
+
 def test_a_choice_that_is_gone_is_read_as_another_and_said():
     made = Settings.from_infotext(handed(FAITHFUL))
     assert made == Settings.parse(THEN | {"enabled": True, "preset": "strong", "top_k": 4, "hand_x": 0.125, "t_app": "at 750 500"})
     (note,) = made.notes
-    assert "Preset (preset)" in note and "'faithful'" in note and "'strong'" in note
+    assert note.startswith("Preset: ") and "'faithful'" in note and "'strong'" in note
     asked = Settings.parse({"preset": "faithful"})  # whoever calls the API says no version
     assert asked == Settings.parse({"preset": "strong"}) and asked.notes == made.notes and Settings.parse({"preset": "free"}).notes == ()
     again = Settings.from_infotext(handed(FAITHFUL) | {VERSION_KEY: __version__})
@@ -73,8 +81,8 @@ def test_a_choice_that_came_back_is_read_as_itself():
 def test_what_does_not_read_is_named():
     made = Settings.from_infotext(handed(DAMAGED))
     assert made == Settings.parse(THEN | {"enabled": True, "lam": 1.0})
-    assert [next(word for word in ("top_k", "clamp", "tau_late", "SeAl sharpness: 1, 2") if word in note) for note in made.notes] == [
-        "top_k", "clamp", "tau_late", "SeAl sharpness: 1, 2"]  # fmt: skip
+    named = ["Top-k", "Clamp δ at 1", "τ late", "SeAl sharpness: 1, 2"]
+    assert [next(word for word in named if word in note) for note in made.notes] == named
 
 
 def test_the_version_is_written_and_what_is_no_version_or_a_later_one_is_named():
@@ -123,6 +131,6 @@ def test_changes_follow_each_other_and_a_call_s_values_are_today_s(changes):
     with pytest.raises(SettingsError, match="twice"):
         Settings.parse({"infusion_strength": 150, "strength": 1.5})
     for junk in ("much", None, [1], {}):
-        with pytest.raises(SettingsError, match="strength"):
+        with pytest.raises(SettingsError, match="Strength must be"):
             Settings.parse({"infusion_strength": junk})
-    assert Settings.from_infotext({"SeAl infusion strength": "900"}).notes[0].startswith("Strength (strength)")
+    assert Settings.from_infotext({"SeAl infusion strength": "900"}).notes[0].startswith("Strength: ")

@@ -103,7 +103,36 @@ WRONG = {
 def test_a_fault_names_its_field(wrong, name):
     with pytest.raises(SettingsError) as caught:
         Settings.parse(wrong)
-    assert caught.value.name == name and name in str(caught.value)
+    assert caught.value.name == name and name in caught.value.named
+
+
+@pytest.mark.parametrize(("given_", "said"), [
+    ({"start": 1e308}, "Start must be a number between 0 and 1, not 1e+308."),
+    ({"top_k": "many"}, "Top-k must be a whole number between 0 and 4096, not 'many'."),
+    ({"clamp": [1]}, "Clamp δ at 1 must be on or off (true or false), not a list."),
+    ({"lam": None}, "λ must be a number between 0 and 16, not nothing."),
+    ({"start": 0.9, "end": 0.1}, "Start must come before End."),
+])  # fmt: skip
+def test_whoever_reads_the_page_reads_words_and_no_names_of_fields_or_types(given_, said):
+    with pytest.raises(SettingsError) as caught:
+        Settings.parse(given_)
+    name = next(iter(given_))
+    label = BY_NAME[name].label
+    assert str(caught.value) == said and caught.value.named == said.replace(label, f"{label} ({name})", 1)
+
+
+def test_a_switch_is_written_on_or_off():
+    with pytest.raises(SettingsError, match=r"must be on or off \(true or false\), not 'False'"):
+        BY_NAME["clamp"].read("False")
+
+
+def test_what_does_nothing_beside_another_setting_is_said():
+    (note,) = Settings.parse({"clamp": False}).notes
+    assert note == 'Clamp δ at 1 does nothing, since Blend is "joint".'
+    for given_ in ({"clamp": True}, {"clamp": False, "form": "kv"}, {"preset": "paper"}, {"noise": "noised", "seed_policy": "image"}):
+        assert not Settings.parse(given_).notes
+    assert Settings(clamp=False).infusion_at(Progress(3, 4)).ceiling == Settings().infusion_at(Progress(3, 4)).ceiling
+    assert Settings(clamp=False, form="kv").infusion_at(Progress(3, 4)).ceiling != Settings(form="kv").infusion_at(Progress(3, 4)).ceiling
 
 
 def test_whole_numbers_may_come_as_floats_and_the_other_way_round():

@@ -14,7 +14,7 @@ def test_the_grammar(text, wanted):
 
 @pytest.mark.parametrize("text", ["", "every", "-1", "1.5", "all 1", "all but", "but 1", "99", "²", "0 x"])
 def test_anything_else_is_refused_by_name(text):
-    with pytest.raises(SettingsError, match="units") as refused:
+    with pytest.raises(SettingsError, match="ControlNet units") as refused:
         Settings.parse({"units": text})
     assert refused.value.name == "units"
 

@@ -20,7 +20,7 @@ class Blocks:
         for word in re.split(r"[\s,]+", text.strip().lower()):
             read = re.fullmatch(r"(down|mid|up)(?:\.(\d{1,3})(?:(-)(\d{1,3})?)?)?(?::(\d+(?:\.\d*)?|\.\d+))?", word)
             if read is None:
-                raise ValueError(f"{word!r} is not a block; write `mid`, `up`, `up.3`, `up.0-3:0.5` or `up.4-`")
+                raise ValueError(f'{word!r} is not a block; write "mid", "up", "up.3", "up.0-3:0.5" or "up.4-"')
             part, first, dash, last, weight = read.groups()
             low = float(first or 0)
             high = math.inf if first is None or (dash and not last) else float(last or first)

@@ -143,7 +143,7 @@ class AppearanceCache:
                     return
                 if not self._give_back(entry):
                     self._bytes += entry._replace({})
-                    entry.off = "The reference does not fit into SeAl's cache, not even at one step. Raise *Cache (MB)*."
+                    entry.off = 'The reference does not fit into SeAl\'s cache, not even at one step. Raise "Cache (MB)".'
 
     def _try_to_keep(self, entry: Entry, t: float, layer: str, tensors: dict[str, Tensor]) -> bool:
         try:

@@ -152,7 +152,7 @@ def one_of(shown: Subject, which: str) -> Subject:
     if not shown.solid or len(several) < 2 or len(several) < len(figures):  # a small part beside is a hand or a hat
         return shown
     mask = np.isin(labels, several[chosen([one[0] + one[1] for one in several], which)][2])
-    told = f"The map shows {len(several)} figures; the character is the one that *Which figure* says: {which}."
+    told = f'The map shows {len(several)} figures; the character is the one that "Which figure" says: {which}.'
     return subject_of(mask, shown.source, True, shown.solid, shown.even, (told,))
 
 

@@ -22,7 +22,7 @@ LEAVES = 0.02  # of the canvas: what lies further outside is worth a sentence
 GRAIN = 0.4  # pixels of its own picture by which a joint that was read there may be off
 UNSURE = (
     "The joints that both bodies show do not tell how large the pose must be, so it stays where it is. "
-    "*Shift right*, *Shift down* and *Scale* move it."
+    'You can move it with "Shift right", "Shift down" and "Scale".'
 )
 
 

@@ -57,7 +57,7 @@ def feature_of(kind: str, heads: Tensor, hidden: Tensor | None = None) -> Tensor
     if kind != "hidden":
         return head_feature(heads, per_head=kind == "qk_per_head")
     if hidden is None:
-        raise ValueError("matching on hidden states needs them: pass the attention layer's input as `hidden`")
+        raise ValueError("matching on hidden states needs them: pass the attention layer's input, too")
     return hidden_feature(hidden)
 
 

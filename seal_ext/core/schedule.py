@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 SHAPES = ("constant", "linear", "cosine", "step")
+WRITE = 'write "all", "every 4" or "at 750 500 250"'
 _EDGE = 1e-9  # (i + 1) / steps may land a rounding error beside the window's end
 
 
@@ -86,14 +87,14 @@ def lambda_schedule(lam: float, end: float, shape: str, start: float) -> Schedul
 
 @dataclass(frozen=True)
 class AppearanceSteps:
-    """T_app: every `every`-th timestep of the run, or exactly the timesteps `at`, whatever the run's own are."""
+    """T_app: every `every`-th timestep of the run, or those of the timesteps `at` that a step of the run is nearest to."""
 
     every: int = 1
     at: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if self.every < 1:
-            raise ValueError("the number after `every` must be at least 1")
+            raise ValueError('the number after "every" must be at least 1')
         if any(not math.isfinite(t) or t < 0 for t in self.at):
             raise ValueError("timesteps must not be negative")
 
@@ -109,13 +110,13 @@ class AppearanceSteps:
             if words[0] == "at" and len(words) > 1:
                 return cls(at=tuple(sorted({float(word) for word in words[1:]}, reverse=True)))
         except ValueError as error:
-            raise ValueError(f"write `all`, `every 4` or `at 750 500 250`, not {text!r}: {error}") from error
-        raise ValueError(f"write `all`, `every 4` or `at 750 500 250`, not {text!r}")
+            raise ValueError(f"{WRITE}, not {text[:40]!r}: {error}") from error
+        raise ValueError(f"{WRITE}, not {text[:40]!r}")
 
     def select(self, timesteps: Sequence[float]) -> tuple[float, ...]:
         """The timesteps at which the reference is read in a run over `timesteps`, noisiest first."""
-        if self.at:
-            return self.at
+        if self.at:  # what no step would ever look at is not read: never more readings than steps
+            return tuple(sorted({nearest(t, self.at) for t in timesteps}, reverse=True))
         # The middle of every n, not the first: the nearest one read is then never more than n/2 steps away.
         return tuple(timesteps[self.every // 2 :: self.every]) or (timesteps[len(timesteps) // 2],)
 

@@ -15,7 +15,7 @@ MISSING = {
     "mediapipe": "mediapipe, or the model inside it, is not installed here: outline the character.",
     "rembg": "rembg is not installed here: outline the character, or give a picture with a transparent background.",
     "controlnet": "ControlNet has no files of a segmentation preprocessor here: outline the character.",
-    "attention": "The model has not been asked where this character is: press *Ask the model*, or outline the character.",
+    "attention": 'The model has not been asked where this character is: press "Ask the model", or outline the character.',
 }
 UNFOUND = ("SeAl did not find the character on the reference, so the whole picture counts. Outline the character, or make the background "
            "transparent.")  # fmt: skip

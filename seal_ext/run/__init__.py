@@ -34,7 +34,7 @@ ROUNDING = 1e-4  # of the noise, whose size is 1: what predictions from the same
 SAME_WORDS = ("Delta-Bridge had no effect: another extension gave the reference prompt the same words as the prompt. Describe the "
               "difference in that extension's own fields.")  # fmt: skip
 RAN_OUT = ("Memory ran out. SeAl has given back what it kept of references and takes no further part in this picture. Draw a smaller "
-           "picture, or set *Cache lies in* to `ordinary memory`.")  # fmt: skip
+           'picture, or set "Cache lies in" to "ordinary memory".')  # fmt: skip
 
 
 class Run:

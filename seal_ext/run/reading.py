@@ -21,7 +21,7 @@ from seal_ext.tensor_file import Damaged
 
 from .parts import Encoded, Host
 
-THINNED = "The reference did not fit into SeAl's cache at every step, so SeAl keeps fewer steps. Raise *Cache (MB)*."
+THINNED = 'The reference did not fit into SeAl\'s cache at every step, so SeAl keeps fewer steps. Raise "Cache (MB)".'
 
 
 @dataclass(frozen=True)

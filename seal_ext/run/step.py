@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 Watch = Callable[["Step", Site, Match, Tensor], None]
 SPLIT = "Another extension splits the picture's batch inside the U-Net. SeAl leaves those parts alone."
-MERGED = ("Tokens are merged (ToMe), or an extension changes how many tokens a layer has. There SeAl does not know what is where: *Only on "
-          "the figure*, the Δ-gate and *Guide* do nothing.")  # fmt: skip
+MERGED = ("Tokens are merged (ToMe), or an extension changes how many tokens a layer has. There SeAl does not know what is where: "
+          '"Only on the figure", the Δ-gate and "Guide" do nothing.')  # fmt: skip
 GUIDES = 64 * 2**20  # bytes of limb guides that a run keeps whole; of larger ones it keeps coordinates
 
 

@@ -11,9 +11,10 @@ from seal_ext.core.delta import Disagreement, LowPass
 from seal_ext.core.geometry import Correction, Wishes
 from seal_ext.core.infusion import Infusion
 from seal_ext.core.schedule import AppearanceSteps, Progress, Schedule, lambda_schedule
+from seal_ext.given import shown
 
 from . import infotext
-from .row import LONGEST, Setting, SettingsError, Value, refuse_unknown, shown
+from .row import LONGEST, Setting, SettingsError, Value, refuse_unknown
 from .table import ARCHITECTURES, BY_NAME, GROUPS, PRESETS, TABLE, Table, defaults
 
 __all__ = ["ARCHITECTURES", "BY_NAME", "GROUPS", "LONGEST", "PRESETS", "TABLE", "Setting", "Settings", "SettingsError", "Value", "defaults",
@@ -31,7 +32,7 @@ class Settings(Table):
             object.__setattr__(self, setting.name, setting.checked(getattr(self, setting.name)))
         for low, high in (("start", "end"), ("lam_start", "lam_end"), ("gate_low", "gate_high")):
             if getattr(self, low) > getattr(self, high) or (low == "gate_low" and self.gate_low == self.gate_high):
-                raise BY_NAME[low].error(f"must come before {BY_NAME[high].label} ({high})")
+                raise BY_NAME[low].error(f"must come before {BY_NAME[high].label}")
 
     @classmethod
     def parse(cls, given: Mapping[str, object]) -> Settings:
@@ -42,7 +43,12 @@ class Settings(Table):
         values: dict[str, Any] = infotext.translated(given, notes)
         refuse_unknown(values, BY_NAME)
         values = {name: BY_NAME[name].checked(value) for name, value in values.items()}
-        return cls(**defaults(values.get("preset", "balanced")) | values, notes=tuple(notes))
+        made = defaults(values.get("preset", "balanced")) | values
+        for setting in (BY_NAME[name] for name in values):
+            if made[setting.name] != setting.default and not setting.acts(made):
+                other = setting.only_with[0]
+                notes.append(f'{setting.label} does nothing, since {BY_NAME[other].label} is "{made[other]}".')
+        return cls(**made, notes=tuple(notes))
 
     def for_architecture(self, architecture: str) -> Settings:
         """With the architecture's own defaults in place of those that nobody changed."""

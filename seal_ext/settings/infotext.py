@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from seal_ext import __version__
 
 from .row import PREFIX, SettingsError, Value
-from .table import BY_NAME, PRESETS
+from .table import BY_NAME, PRESETS, TOLD
 
 Version = tuple[int, ...]
 VERSION_KEY = PREFIX + "version"
@@ -85,7 +85,8 @@ def read(parameters: Mapping[str, object]) -> tuple[dict[str, Value], list[str]]
     for key, text in parameters.items():
         if not key.startswith(PREFIX) or key == VERSION_KEY:
             continue
-        name = key.removeprefix(PREFIX).replace(" ", "_")
+        name = key.removeprefix(PREFIX)
+        name = TOLD.get(name, name.replace(" ", "_"))
         row = BY_NAME.get(_renamed(name))
         try:
             if row is None:
@@ -127,7 +128,7 @@ def translated(given: Mapping[str, object], notes: list[str], version: Version |
         values[name] = value
         if value != given[original]:
             since = ".".join(map(str, changed.version))
-            notes.append(f"{row.label} ({name}): {given[original]!r} is read as {value!r}, since SeAl {since} changed this setting.")
+            notes.append(f"{row.label}: {given[original]!r} is read as {value!r}, since SeAl {since} changed this setting.")
     return values
 
 

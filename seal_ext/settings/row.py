@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import difflib
 import numbers
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
+
+from seal_ext.given import shown
 
 Value = bool | int | float | str
 V = TypeVar("V", bound=Value)
@@ -16,11 +18,12 @@ BASIC = "Basic"  # the group on the page at once; every other group is a heading
 
 
 class SettingsError(ValueError):
-    """A setting that cannot be: `name` says which, the message is a sentence for the user."""
+    """A setting that cannot be: `name` says which. As text it is a sentence for who reads the page, `named` for who calls an API."""
 
-    def __init__(self, name: str, sentence: str):
-        super().__init__(sentence)
-        self.name = name
+    def __init__(self, name: str, what: str, label: str = ""):
+        """`label` is what the page calls it, and `what` goes on from there."""
+        super().__init__(label + what)
+        self.name, self.named = name, f"{label} ({name}){what}" if label else what
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,8 @@ class Setting:
     choices: tuple[str, ...] = ()
     group: str = BASIC
     axis: bool = True  # of the XYZ plot
+    told: str = ""  # what pictures call it, where that is not its name
+    only_with: tuple[str, ...] = ()  # another setting and its values, without which this one does nothing
     grammar: Callable[[str], object] | None = None  # raises ValueError on a text that does not read
 
     @property
@@ -50,7 +55,11 @@ class Setting:
     @property
     def infotext(self) -> str:
         """The key in a picture's generation parameters."""
-        return PREFIX + self.name.replace("_", " ")
+        return PREFIX + (self.told or self.name.replace("_", " "))
+
+    def acts(self, values: Mapping[str, object]) -> bool:
+        """Whether it does anything beside these values of the others."""
+        return not self.only_with or values[self.only_with[0]] in self.only_with[1:]
 
     def offers(self, value: object) -> bool:
         """Whether this is among the choices, where there are choices."""
@@ -62,7 +71,7 @@ class Setting:
         if not self.offers(typed):
             raise self.error(f"must be one of {', '.join(self.choices)}, not {str(typed)[:40]!r}")
         if self.low is not None and self.high is not None and not self.low <= float(typed) <= self.high:
-            raise self.error(f"must lie between {self.low:g} and {self.high:g}, not {typed:g}")
+            raise self.error(f"must be {self._wanted}, not {typed:g}")
         if self.grammar is not None:
             try:
                 self.grammar(str(typed))
@@ -79,23 +88,28 @@ class Setting:
             number: Any = value  # numpy's, too: the abstract kind has no arithmetic
             if abs(number) < 1e15 and (self.kind is float or number == int(number)):
                 return self.kind(number)
-        wanted = {bool: "true or false", str: f"a text of at most {LONGEST} characters", int: "a whole number", float: "a finite number"}
-        raise self.error(f"must be {wanted[self.kind]}, not {shown(value)}")
+        raise self.error(f"must be {self._wanted}, not {shown(value)}")
+
+    @property
+    def _wanted(self) -> str:
+        """What a value is, in words."""
+        range_ = "" if self.low is None else f" between {self.low:g} and {self.high:g}"
+        if self.kind in (int, float):
+            return ("a whole number" if self.kind is int else "a number") + range_
+        return "on or off (true or false)" if self.kind is bool else f"a text of at most {LONGEST} characters"
 
     def written(self, value: Value) -> str:
         # Not True and False: where a WebUI converts by type, every text that is not empty means True.
         return ("on" if value else "off") if self.kind is bool else str(value)
 
-    def unwritten(self, text: str) -> Value | None:
-        """What `written` wrote, of whatever range; None where that is not on or off."""
-        if self.kind is bool:
-            return {"on": True, "off": False}.get(text.strip().lower())
+    def unwritten(self, text: str) -> Value:
+        """What `written` wrote, of whatever range."""
         if self.kind is str:
             return text
         try:
-            return float(text)
-        except ValueError:
-            raise self.error(f"must be a number, not {text[:40]!r}") from None
+            return {"on": True, "off": False}[text.strip().lower()] if self.kind is bool else float(text)
+        except (KeyError, ValueError):
+            raise self.error(f"must be {self._wanted}, not {text[:40]!r}") from None
 
     def read(self, text: str) -> Value:
         """The value that `written` wrote, or a SettingsError."""
@@ -112,7 +126,7 @@ class Setting:
         return told | ({"maxLength": LONGEST} if self.kind is str and not self.choices else {})
 
     def error(self, what: str) -> SettingsError:
-        return SettingsError(self.name, f"{self.label} ({self.name}) {what}.")
+        return SettingsError(self.name, f" {what}.", self.label)
 
 
 def row(default: V, group: str, label: str, help: str, **more: Any) -> V:
@@ -136,8 +150,3 @@ def refuse_unknown(given: Iterable[object], names: Collection[str]) -> None:
         if name not in names:
             close = difflib.get_close_matches(str(name)[:40], names, 1)
             raise SettingsError(str(name)[:40], f"There is no setting {str(name)[:40]!r}" + (f": is it {close[0]}?" if close else "."))
-
-
-def shown(value: object) -> str:
-    """What somebody gave, in a few words."""
-    return "nothing" if value is None else f"{value!r}"[:40] if isinstance(value, (str, bool, int, float)) else f"a {type(value).__name__}"

@@ -34,7 +34,7 @@ class Table:
         step=0.05)
     appearance_prompt: str = row("", BASIC, "Reference prompt", "What the reference shows. Empty means: the same as your prompt. It works "
         "best as a copy of your prompt in which you change only the words that contradict the reference, such as the colour of its shirt.",
-        axis=False)
+        axis=False, told="reference prompt")
 
     infusion: bool = row(True, INFUSION, "Infusion", "Let the model look at the reference while it draws.")
     start: float = share(0.0, INFUSION, "Start", "Infusion begins after this share of the steps. A later start leaves more to the prompt "
@@ -54,7 +54,8 @@ class Table:
     delta_late: float = row(1.0, INFUSION, "δ late", "The same for the last steps.", low=0.0, high=4.0, step=0.05)
     shape: str = row("linear", INFUSION, "From early to late", "How τ and δ change from early to late.", choices=SHAPES)
     clamp: bool = row(True, INFUSION, "Clamp δ at 1", "Take at most what the reference has. Switched off, a δ above 1 goes beyond the "
-        "reference: that is stronger, and may be too much.")
+        "reference: that is stronger, and may be too much. It does nothing with the blend `joint`, "
+        "where no δ goes beyond the reference.", only_with=("form", "output", "kv"))
     rivals: bool = row(True, INFUSION, "Background competes", "A place that looks more like the reference's background than like its "
         "character takes nothing from the reference.")
     on_figure: bool = row(True, INFUSION, "Only on the figure", "Use the reference only where the structure's figure stands. The "
@@ -84,9 +85,10 @@ class Table:
     noise: str = row("clean", READING, "Reference noise", "`clean` shows the reference to the model as it is. `noised` adds as much noise "
         "to it as the picture has in that step.", choices=("clean", "noised"))
     seed_policy: str = row("fixed", READING, "Noise seed", "`fixed` gives every image the same reference noise. `image` makes it from each "
-        "image's own seed; then the reference is read again for every image.", choices=("fixed", "image"))
+        "image's own seed; then the reference is read again for every image.", choices=("fixed", "image"),
+        only_with=("noise", "noised"))
     t_app: str = row("every 4", READING, "Reference steps", "In which steps the reference is read: `all`, `every 4` (steps), or `at 750 "
-        "500 250` (timesteps).", grammar=AppearanceSteps.parse)
+        "500 250` (those of these timesteps that a step comes near).", grammar=AppearanceSteps.parse)
     cache_mb: int = row(1024, READING, "Cache (MB)", "Memory for what was read of references. If it is too small, fewer steps of a "
         "reference are kept. While you leave this at its default, the WebUI's Settings and --seal-cache-mb decide.", low=0, high=65536,
         step=64, axis=False)
@@ -147,6 +149,7 @@ class Table:
 
 TABLE = rows(Table)
 BY_NAME = {setting.name: setting for setting in TABLE}
+TOLD = {setting.told: setting.name for setting in TABLE if setting.told}  # what pictures call by another name
 GROUPS = tuple(dict.fromkeys(setting.group for setting in TABLE if not setting.basic))
 
 # Differences from the defaults. Values nobody set follow the preset, and then the model's architecture.

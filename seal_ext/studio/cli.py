@@ -46,7 +46,9 @@ def run(main: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> 
     """Calls `main` with the command line; its exit code, or 2 and one line for wrong input, or 130 for Ctrl-C."""
     try:
         return main(list(sys.argv[1:] if argv is None else argv))
-    except (UserError, AlignError, SettingsError, CheckpointError) as error:
+    except SettingsError as error:
+        return complain(error.named)
+    except (UserError, AlignError, CheckpointError) as error:
         return complain(error)
     except BrokenPipeError:  # whoever reads the output has read enough
         sys.stdout = None

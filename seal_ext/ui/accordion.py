@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -24,6 +25,7 @@ from .gradios import on
 
 TITLE = "SeAl — keep this character"
 FEW = 4  # choices that fit side by side
+CODE = re.compile("`([^`]*)`")
 AROUND = ("prompt", "width", "height", "gallery")  # of the tab: what stands outside the accordion and works with it
 POSE = ("You seldom need this. If a unit has a skeleton, SeAl looks for the reference's joints by itself. If it says that it finds no "
         "joints on the reference, give the skeleton of the reference here.")  # fmt: skip
@@ -155,7 +157,9 @@ class _Parts:
 
 def component(setting: Setting, elem_id: Callable[[str], str]):
     """One setting as what its type and range ask for."""
-    common = dict(value=setting.default, label=setting.label, info=setting.help, elem_id=elem_id(setting.name))
+    common = dict(value=setting.default, label=setting.label, info=plain(setting.help), elem_id=elem_id(setting.name))
+    if not setting.acts(defaults()):
+        common["interactive"] = False
     if setting.kind is bool:
         return gr.Checkbox(**common)
     if setting.choices:
@@ -163,6 +167,11 @@ def component(setting: Setting, elem_id: Callable[[str], str]):
     if setting.kind is str:
         return gr.Textbox(lines=2 if setting.basic else 1, **common)
     return gr.Slider(minimum=setting.low, maximum=setting.high, step=setting.step, **common)
+
+
+def plain(help: str) -> str:
+    """Help as a page shows it, which knows no code: what stands between backticks comes between quotation marks."""
+    return CODE.sub("“\\1”", help)
 
 
 def _unsaved(made):
@@ -185,6 +194,11 @@ def _connect(parts: Mapping, tab: str) -> None:
         on(parts[name].change, f"() => sealLook('{tab}')")
     on(parts["strokes"].change, f"(strokes) => sealPainted('{tab}', strokes)", [parts["strokes"]])
     on(parts["clear"].click, f"() => sealLook('{tab}')")
+    for setting in TABLE:
+        if setting.only_with:
+            other, *values = setting.only_with
+            parts[other].change(lambda chosen, values=values: gr.update(interactive=chosen in values), [parts[other]],
+                                [parts[setting.name]], show_progress=False)  # fmt: skip
     hand = [parts["hand_x"], parts["hand_y"], parts["hand_scale"]]
     for part in hand:
         on(part.change, f"(x, y, scale) => sealHand('{tab}', x, y, scale)", hand)

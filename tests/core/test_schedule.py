@@ -77,6 +77,16 @@ def test_t_app_reads_every_nth_step_all_of_them_or_those_named():
     assert AppearanceSteps.parse("every 50").select(timesteps[:3]) == (timesteps[1],)
 
 
+@given(STEPS, st.sets(st.integers(0, 1999), min_size=1, max_size=60))
+def test_there_are_never_more_readings_than_steps(steps, at):
+    """Each step looks at the same one as if all were read."""
+    timesteps, named = tuple(float(t) for t in range(999, 999 - steps, -1)), tuple(map(float, sorted(at, reverse=True)))
+    read = AppearanceSteps.parse("at " + " ".join(map(str, named))).select(timesteps)
+    assert len(read) <= steps and list(read) == sorted(read, reverse=True)
+    assert all(nearest(t, read) == nearest(t, named) for t in timesteps)
+    assert len(AppearanceSteps.parse("at " + " ".join(map(str, range(2000)))).select((999.0, 1.0))) == 2
+
+
 @given(STEPS, st.integers(1, 12))
 def test_the_nearest_step_read_is_at_most_half_an_interval_away(steps, every):
     timesteps = tuple(range(steps - 1, -1, -1))

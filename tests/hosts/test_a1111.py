@@ -323,11 +323,11 @@ def test_a_refusal_is_an_error_of_the_api_and_a_note_on_the_page(app):
     page, api = webui.Processing(["a cat"]), webui.Processing(["a cat"])
     api.is_api = True
     for p in (page, api):
-        app.refuse(p, "No.")
+        app.refuse(p, "No.", "No (field).")
     page.fill_fields_from_opts()
     with pytest.raises(Exception) as caught:
         api.fill_fields_from_opts()
-    assert page.comments == {"No.": 1} and caught.value.status_code == 422 and caught.value.detail == "No."
+    assert page.comments == {"No.": 1} and caught.value.status_code == 422 and caught.value.detail == "No (field)."
 
 
 def test_shadowing_gives_way_to_who_came_later():

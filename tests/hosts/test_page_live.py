@@ -64,7 +64,7 @@ def test_no_error_is_ours(seen):
 
 
 def test_enable(step):
-    assert step["on"] and "Reference (reference) is missing" in step["told"]
+    assert step["on"] and "Reference is missing" in step["told"]
 
 
 def test_reference(step):
@@ -108,7 +108,7 @@ def test_draw(step, webui):
     # What was painted came along, as the outline that it gives.
     figure = (np.asarray(live.figure()) != (200, 210, 220)).any(2)
     assert overlap(kept.drawn, figure) > 0.8 and np.array_equal(kept.pose, painted())
-    for told in ("enabled: on", "appearance prompt", "hand scale: 1.5", "lam: 2.5", 'blocks: "mid up:0.5"', "reference"):
+    for told in ("enabled: on", "reference prompt", "hand scale: 1.5", "lam: 2.5", 'blocks: "mid up:0.5"', "reference"):
         assert f"SeAl {told}" in step["info"]
     assert f"SeAl hand x: {step['hand'][0]:g}" in step["info"] and "Corrected by hand" in step["log"]
 
@@ -145,7 +145,7 @@ def test_phone(step):
 
 
 def test_refusal(step):
-    assert "Reference (reference) is missing" in step["log"]
+    assert "Reference is missing" in step["log"]
 
 
 def test_ask(step):

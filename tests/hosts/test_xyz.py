@@ -84,7 +84,7 @@ def test_values_as_the_plot_gives_them(xyz, name, given, wanted):
     ("top_k", "0-4096"), ("bridge", ["maybe"]), ("filter", ["coffee"]), ("blocks", "cellar"),
 ])  # fmt: skip
 def test_a_wrong_value_is_one_sentence_that_names_the_setting(xyz, name, given):
-    with pytest.raises(SettingsError, match=name) as refused:
+    with pytest.raises(SettingsError, match=BY_NAME[name].label) as refused:
         values(axis(xyz, name), given)
     assert "\n" not in str(refused.value) and str(refused.value).endswith(".")
 
@@ -141,7 +141,7 @@ def test_a_reference_of_the_store_by_its_hash_or_file_name(xyz, store):
 
 @pytest.mark.parametrize("given", ["mine", "../outside", "../outside.png", "/etc/passwd", "", "0" * 16, "*"])
 def test_nothing_but_the_store_can_be_named(xyz, store, given):
-    with pytest.raises(SettingsError, match=r"reference.*store.*\.$"):
+    with pytest.raises(SettingsError, match=r"Reference.*store.*\.$"):
         values(xyz.axes(AxisOption)[-1], [given])
 
 
@@ -156,7 +156,7 @@ def test_a_reference_that_is_gone_by_then_is_refused(xyz, store, tmp_path):
 def test_values_that_cannot_be_together_are_refused(xyz):
     p = SimpleNamespace()
     axis(xyz, "start").apply(p, 0.9, [])
-    with pytest.raises(SettingsError, match="start"):
+    with pytest.raises(SettingsError, match="Start must come before End"):
         xyz.changed(p, request(end=0.2))
 
 

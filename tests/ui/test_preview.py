@@ -108,9 +108,10 @@ def test_boxes_and_map_are_in_the_canvas_without_the_hand():
 
 
 @pytest.mark.parametrize(("given", "units", "said"), [
-    (dict(reference=None), [], "missing"), (dict(lam="much"), [], "(lam)"), (dict(mask_source="drawn"), [], "(mask_source)"),
+    (dict(reference=None), [], "missing"), (dict(lam="much"), [], "λ must be a number"),
+    (dict(mask_source="drawn"), [], "Mask: No mask was drawn"),
     ({}, [unit(None)], "stays where it is: it has no picture"), ({}, [unit(module="openpose")], "press Update preview"),
-    (dict(strokes="[[]]"), [], "Strokes (strokes) is no list of strokes."),
+    (dict(strokes="[[]]"), [], "Strokes is no list of strokes."),
 ])  # fmt: skip
 def test_what_is_not_seen_is_said(given, units, said):
     seen = look(values(**given), (64, 64), units, Host())

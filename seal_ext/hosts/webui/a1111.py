@@ -52,7 +52,7 @@ class Model(model.Model):
 
     def check(self) -> None:
         if sd_unet.current_unet is not None:
-            raise Refusal(f"SeAl cannot look into a compiled U-Net. Choose `None` under SD Unet. {WITHOUT}")
+            raise Refusal(f'SeAl cannot look into a compiled U-Net. Choose "None" under SD Unet. {WITHOUT}')
 
     def signal(self, t: float) -> tuple[float, float]:
         alphas = self.sd.alphas_cumprod

@@ -287,8 +287,8 @@ def hear_unloading() -> Undo:
     return shadow(models, "unload_model_weights", unloading)
 
 
-def refuse(p: Any, sentence: str) -> None:
-    """An API call gets the sentence as an error; on the page it stands under a picture that is drawn without SeAl."""
+def refuse(p: Any, sentence: str, named: str = "") -> None:
+    """On the page it stands under a picture that is drawn without SeAl. An API call gets it as an error, with the field's name."""
     # The host swallows what a script raises, and not what its own work raises: this is the first thing it does after asking scripts.
     first = next((name for name in ("fill_fields_from_opts", "setup_prompts") if hasattr(p, name)), None)
     if first is None or not getattr(p, "is_api", False):
@@ -297,6 +297,6 @@ def refuse(p: Any, sentence: str) -> None:
     from fastapi import HTTPException
 
     def refused(*args, **kwargs):
-        raise HTTPException(status_code=422, detail=sentence)
+        raise HTTPException(status_code=422, detail=named or sentence)
 
     shadow(p, first, refused)

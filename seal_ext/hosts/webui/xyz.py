@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from modules import scripts
 
-from seal_ext.request import Request
+from seal_ext.request import Request, fault
 from seal_ext.settings import TABLE, Setting, SettingsError, Value
 from seal_ext.store import HASH
 
@@ -47,7 +47,7 @@ def kept(name: str) -> str:
     """The hash of a reference in SeAl's store, as infotext and the store's file names tell it; nothing else of the disk can be named."""
     wanted = name.strip().removesuffix(".png")
     if process_state.recall(wanted) is None:
-        raise SettingsError("reference", f"Reference (reference): SeAl's store has no picture with the hash {wanted[:40]!r}.")
+        raise fault("reference", f": SeAl's store has no picture with the hash {wanted[:40]!r}.")
     return wanted
 
 
@@ -69,7 +69,7 @@ def changed(p, asked: Request) -> Request:
         name = values.pop("reference")
         found = process_state.recall(name)
         if found is None:
-            raise SettingsError("reference", f"Reference (reference) {name} is no longer in SeAl's store.")
+            raise fault("reference", f" {name} is no longer in SeAl's store.")
         references = (found,)
     if "preset" in values:
         settings = settings.with_preset(values.pop("preset"))
