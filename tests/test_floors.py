@@ -31,7 +31,7 @@ FLOORS = [
     {"store", "shelf"},
     {"layers"},
     {"run"},
-    {"match_map", "asking"},
+    {"match_map", "asking", "learning"},
     {"hosts"},
     {"api", "ui", "studio"},
     {"install"},
@@ -63,6 +63,11 @@ def imported(name: str, source: str, package: bool) -> set[str]:
     return found
 
 
+# What runs inside a WebUI, and what it may take of learning: the file, and how a word takes part. The rest needs diffusers.
+INSIDE = ("seal_ext.hosts.webui", "seal_ext.api", "seal_ext.ui")
+OF_LEARNING = ("seal_ext.learning.character", "seal_ext.learning.tokens")
+
+
 def within(name: str, package: str) -> bool:
     return name == package or name.startswith(package + ".")
 
@@ -85,6 +90,21 @@ def test_every_part_has_its_floor_and_imports_go_downward_only():
 def test_a_floor_does_not_import_what_stands_above_or_beside_it(floor, above):
     wrong = {name: reached for name in IMPORTS if within(name, floor) and (reached := {x for x in IMPORTS[name] if within(x, above)})}
     assert not wrong
+
+
+def test_nothing_inside_a_webui_learns():
+    """Neither by itself nor through what it imports."""
+    sources = {name: path for name, path in MODULES.items() if any(within(name, part) for part in (*INSIDE, *OF_LEARNING))}
+    assert set(OF_LEARNING) <= set(sources)
+    wrong = {
+        name: strange
+        for name in sources
+        if (strange := {x for x in IMPORTS[name] if x in MODULES and within(x, "seal_ext.learning.")
+                        and x not in OF_LEARNING})
+    }  # fmt: skip
+    assert not wrong
+    script = imported("scripts.seal", (ROOT / "scripts" / "seal.py").read_text(encoding="utf-8"), package=False)
+    assert not {x for x in script if within(x, "seal_ext.learning")}
 
 
 def test_core_needs_few_packages_and_nothing_of_ours_but_itself():
