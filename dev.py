@@ -35,7 +35,7 @@ COMMANDS = {
                     ("studio", "dev"), (("ruff", "check"), ("ruff", "format", "--check"), ("mypy",), ("pytest",))),
     "bench": Command("measure: a report's name, then its arguments", ("studio",), (("bench",),), first="a report, such as `model`"),
     "demo": Command("draw one character in three poses, measured against the truth", ("studio",), (("bench.demo",),)),
-    "studio": Command("draw, align, mask and calibrate with the embedded model or your own; without arguments it lists its commands",
+    "studio": Command("draw, align, mask, calibrate and learn with the embedded model or your own; without arguments it lists its commands",
                       ("studio",), (("seal_ext.studio",),), there=True),
     "train": Command("train the embedded model, or resume", ("studio",), (("bench.train",),)),
     "webui": Command("link the extension into a WebUI, with the embedded model; --remove undoes it", ("studio",),

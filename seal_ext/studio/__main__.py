@@ -15,6 +15,7 @@ COMMANDS = {
     "align": ("seal_ext.studio.align", "look at what AnchorAlign does to a structure"),
     "mask": ("seal_ext.studio.mask", "look at where the reference's subject is"),
     "calibrate": ("seal_ext.studio.calibrate", "find the blocks, the feature and τ that suit a checkpoint"),
+    "learn": ("seal_ext.studio.learn", "learn a character from one picture, to draw it by its word"),
     "page": ("seal_ext.studio.page", "all of it in a browser, on this machine alone"),
     "settings": ("seal_ext.studio.listing", "list every setting with its range and meaning"),
 }

@@ -21,6 +21,7 @@ from seal_ext.match_map import MatchWatch
 from seal_ext.reference import Reference
 from seal_ext.settings import Settings
 from seal_ext.studio.align import add_structure, align_structure, on_canvas, read_size, say_alignment
+from seal_ext.studio.characters import NOBODY, Characters, add_characters, read_characters
 from seal_ext.studio.cli import Bar, Parser, UserError, add_model, add_reference, add_settings, read_settings
 from seal_ext.studio.drawing import boxes_overlay, disagreement_map
 from seal_ext.studio.mask import find_subject, read_reference, say
@@ -70,6 +71,7 @@ def generate(
     structure: Aligned | None = None,
     progress: Progress = lambda share, doing: None,
     cache: AppearanceCache | None = None,
+    characters: Characters = NOBODY,
 ) -> Result:
     """Draws the job. `structure` is on the job's canvas, aligned or not. `progress` may raise, and everything is undone."""
     settings = settings.for_architecture(studio.architecture)
@@ -80,11 +82,13 @@ def generate(
     groups = [job.seeds[i : i + job.batch] for i in range(0, len(job.seeds), job.batch)]
     for number, seeds in enumerate(groups):
         share = (number / len(groups), (number + 1) / len(groups))
-        _draw(studio, job, seeds, settings, reference, structure, _within(progress, share), cache, result)
+        _draw(studio, job, seeds, settings, reference, structure, _within(progress, share), cache, result, characters)
+    result.notes += characters.notes(studio, job.prompt)
     return result
 
 
-def _draw(studio, job: Job, seeds: Sequence[int], settings: Settings, reference, structure, progress: Progress, cache, result) -> None:
+def _draw(studio, job: Job, seeds: Sequence[int], settings: Settings, reference, structure, progress: Progress, cache, result,
+          characters: Characters) -> None:  # fmt: skip
     pipe = studio.pipe if structure is None else studio.structured
     width, height = job.size
     watch = MatchWatch()
@@ -101,7 +105,7 @@ def _draw(studio, job: Job, seeds: Sequence[int], settings: Settings, reference,
                     watch=watch if settings.show_match else None,
                     tell=lambda done, of: progress(0.2 * done / of, "reading the reference"))  # fmt: skip
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    with _reporting(pipe, job.steps, _within(progress, (0.2, 1.0))), seal or nullcontext():
+    with _reporting(pipe, job.steps, _within(progress, (0.2, 1.0))), characters.on(pipe), seal or nullcontext():
         drawn = pipe(prompt=[job.prompt] * len(seeds), negative_prompt=[job.negative] * len(seeds), width=width, height=height, **more,
                      num_inference_steps=job.steps, guidance_scale=job.guidance, generator=generators, output_type="np").images  # fmt: skip
         images = [(image * 255).round().clip(0, 255).astype(np.uint8) for image in np.nan_to_num(drawn)]
@@ -187,9 +191,11 @@ def main(argv: list[str]) -> int:
     add_job(parser)
     add_reference(parser, required=False)
     add_structure(parser)
+    add_characters(parser)
     add_model(parser)
     add_settings(parser)
     options = parser.parse_args(argv)
+    characters = read_characters(options.characters)
     out, settings = png(options.out), read_settings(options.preset, options.changes)
     if options.maps:
         settings = replace(settings, show_match=True, show_disagreement=True, show_aligned=True, show_mask=True)
@@ -206,7 +212,7 @@ def main(argv: list[str]) -> int:
         aligned = align_structure(reference, structure, job.size, settings, options.structure_kind)
         say_alignment(aligned.alignment)
     with closing(Bar()) as bar:
-        result = generate(studio, job, settings, reference, aligned, bar)
+        result = generate(studio, job, settings, reference, aligned, bar, characters=characters)
     for path in write(result, job, settings, out, reference, aligned):
         print(path)
     for note in result.notes:

@@ -45,6 +45,7 @@ class Studio:
 
     pipe: Any
     adapter: Any = None
+    checkpoint: Path | None = None  # its file
 
     @property
     def architecture(self) -> str:
@@ -56,14 +57,18 @@ class Studio:
     @property
     def size(self) -> int:
         """Pixels a side that the model was trained at."""
-        config = self.pipe.unet.config
-        if config.block_out_channels[0] < NARROW:
-            return SMALL  # the embedded model: its description says what SD1's says
-        return max(512, int(config.sample_size) * self.pipe.vae_scale_factor)
+        if self.small:
+            return SMALL  # its description says what SD1's says
+        return max(512, int(self.pipe.unet.config.sample_size) * self.pipe.vae_scale_factor)
+
+    @property
+    def small(self) -> bool:
+        """Whether it is the embedded model."""
+        return self.pipe.unet.config.block_out_channels[0] < NARROW
 
     @property
     def guidance(self) -> float:
-        return 4.0 if self.size == SMALL else 7.0
+        return 4.0 if self.small else 7.0
 
     @cached_property
     def structured(self) -> Any:
@@ -115,9 +120,9 @@ def open_studio(
         expanded = files.expand(files.EMBEDDED, files.EMBEDDED / "expanded")
         checkpoint, adapter = expanded.checkpoint, adapter or expanded.adapter
     if _described(checkpoint):
-        studio = Studio(files.load_diffusers(checkpoint, dtype=dtype, device=device).pipeline())
+        studio = Studio(files.load_diffusers(checkpoint, dtype=dtype, device=device).pipeline(), checkpoint=checkpoint)
     else:
-        studio = Studio(_single_file(checkpoint, config, dtype).to(device))
+        studio = Studio(_single_file(checkpoint, config, dtype).to(device), checkpoint=checkpoint)
     if adapter is not None:
         read_shapes(adapter)  # its complaints are for users
         studio.adapter = files.load_adapter(adapter, dtype, device)
