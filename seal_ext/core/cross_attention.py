@@ -76,15 +76,20 @@ def heat(seen: Iterable[Tensor], latent: tuple[int, int]) -> Tensor:
         grid = token_grid(len(weights), *latent)
         if grid is None or min(grid) < COARSEST:
             continue
-        layer = weights.cpu().reshape(1, 1, *grid)
-        layer = (layer - layer.amin()) / (layer.amax() - layer.amin()).clamp(min=1e-8)
-        total += F.interpolate(layer, size=latent, mode="bilinear", align_corners=False)[0, 0]
+        layer = weights.cpu().reshape(grid)
+        total += widened((layer - layer.amin()) / (layer.amax() - layer.amin()).clamp(min=1e-8), latent)
     return total
+
+
+def widened(seen: Tensor, size: tuple[int, int]) -> Tensor:
+    """A map (rows, columns) in another size."""
+    found: Tensor = F.interpolate(seen[None, None], size=size, mode="bilinear", align_corners=False)[0, 0]
+    return found
 
 
 def on_picture(heat: Tensor, inside: Tensor) -> Pixels:
     """Without the bars that were added beside a picture of another shape."""
     rows, columns = inside.any(1).nonzero()[:, 0], inside.any(0).nonzero()[:, 0]
-    full = F.interpolate(heat[None, None], size=inside.shape, mode="bilinear", align_corners=False)[0, 0]
+    full = widened(heat, (inside.shape[0], inside.shape[1]))
     found: Pixels = full[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].numpy()
     return found

@@ -17,6 +17,8 @@ from .mask import DOUBT, Subject, as_guess, filled, main_body, overlap, subject_
 from .pixels import AlignError, Mask, Pixels, as_rgb, checked_image
 
 PIXELS, ROUGH = 1 << 16, 1 << 15  # GrabCut's time grows with every pixel, and the box hardly changes
+INNER, OUTER = 0.03, 0.05  # of the picture's longer side: how far from the true outline a coarse one may run, inside and outside
+ALONE = 0.6  # what the model sees is outvoted by colours if they agree with it less
 SAID = 0.5  # how much the contrast of a map counts beside the agreement of guesses
 BESIDE, BEYOND = 0.15, 1.0  # of a stroke's length: within the first the rest of the body is likely, beyond the second it ends
 SURE = 0.8  # a chance from which on a pixel is the subject's, and below 1 - SURE the background's
@@ -32,21 +34,31 @@ def from_probability(image: object, heat: object) -> Subject:
         raise AlignError("The map of where the subject is must be rows and columns of finite numbers.")
     small, grow = reduced(rgb, ROUGH)
     hot: Chances = cv2.resize(seen.astype(np.float32), small.shape[1::-1], interpolation=cv2.INTER_CUBIC)
-    mean, spread = float(hot.mean()), float(hot.std())
-    if spread < 1e-6 * max(1.0, abs(mean)):
+    if float(hot.std()) < 1e-6 * max(1.0, abs(float(hot.mean()))):
         raise AlignError("Attention finds no clear place for the subject.")
-    likely: Mask = hot > mean + 0.5 * spread
-    labels = np.where(likely, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
-    labels[hot > mean + 2 * spread] = cv2.GC_FGD
-    labels[hot < mean - 0.5 * spread] = cv2.GC_BGD
-    first: Mask = cv2.medianBlur(cut(small, labels).astype(np.uint8), 5) > 0
-    told: tuple[str, ...] = ()
-    if not 0.2 < first.sum() / max(1, likely.sum()) < 3:
-        first, told = likely, ("SeAl cannot tell the subject's outline from the background, so it uses a rough one.",)
     hot = (hot - hot.min()) / np.ptp(hot)
-    best, agreed = _most_agreed([first, *_guesses(small)], lambda guess: float(hot[guess].mean() - hot[~guess].mean()))
-    found = subject_of(grow(best), "attention", reasons=told if best is first else ())
+    likely: Mask = cv2.threshold((255 * hot).astype(np.uint8), 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)[1] > 0
+    first: Mask = cv2.medianBlur(cut(small, _about(likely)).astype(np.uint8), 5) > 0
+    told: tuple[str, ...] = ()
+    if not 0.5 < first.sum() / max(1, likely.sum()) < 2:
+        first, told = likely, ("SeAl cannot tell the subject's outline from the background, so it uses a rough one.",)
+    with suppress(AlignError):
+        first = main_body(first)
+    guesses = [first, *_guesses(small)]
+    best, agreed = first, _agreed(guesses)[0]
+    if agreed < ALONE:
+        told, (best, agreed) = (), _most_agreed(guesses, lambda guess: float(hot[guess].mean() - hot[~guess].mean()))
+    found = subject_of(grow(best), "attention", reasons=told)
     return replace(found, sure=agreed) if agreed > DOUBT else as_guess(found, agreed)
+
+
+def _about(likely: Mask) -> Labels:
+    """Labels for a coarse outline: colours say where the true one runs nearby, and nowhere else."""
+    within, off = (cv2.distanceTransform(side.astype(np.uint8), cv2.DIST_L2, 5) for side in (likely, ~likely))
+    labels = np.where(likely, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
+    labels[within > min(INNER * max(likely.shape), 0.5 * within.max())] = cv2.GC_FGD
+    labels[off > OUTER * max(likely.shape)] = cv2.GC_BGD
+    return labels
 
 
 def sharpened(image: Pixels, chances: Chances) -> Mask:
@@ -120,9 +132,14 @@ def _guesses(small: Pixels) -> list[Mask]:
 
 def _most_agreed(guesses: Sequence[Mask], said: Callable[[Mask], float]) -> tuple[Mask, float]:
     """The guess that the others and half of what else is said for it are most for, and how far all of them agree with it."""
-    agreed = [float(np.mean([overlap(one, other) for other in guesses])) for one in guesses]
+    agreed = _agreed(guesses)
     best = int(np.argmax([mean + SAID * said(guess) for mean, guess in zip(agreed, guesses, strict=True)]))
     return guesses[best], agreed[best]
+
+
+def _agreed(guesses: Sequence[Mask]) -> list[float]:
+    """How far all of them agree with each."""
+    return [float(np.mean([overlap(one, other) for other in guesses])) for one in guesses]
 
 
 def _boxed(height: int, width: int, margin: float, below: float) -> Labels:

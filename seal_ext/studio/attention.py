@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from seal_ext import asking, segmenters
 from seal_ext.core.cross_attention import asked, subject_words
@@ -34,7 +35,13 @@ def subject_heat(studio: Studio, picture: Pixels, prompt: str, words: str | None
     longest = tokenizer.model_max_length
     text, positions = asked(prompt, words, lambda text: tokenizer(text, truncation=True, max_length=longest).input_ids)
     latent, inside = studio.encode(picture, size, size)
-    kept = float(studio.pipe.scheduler.alphas_cumprod[asking.LOOKS_AT])
     told = studio.conditioning(text, 1, size, size)
-    t = torch.tensor(asking.LOOKS_AT, device=unet.device)
-    return asking.subject_heat(unet, latent, inside, positions, (kept**0.5, (1 - kept) ** 0.5), lambda x, _: unet(x, t, **told))
+
+    def signal(t: float) -> tuple[float, float]:
+        kept = float(studio.pipe.scheduler.alphas_cumprod[round(t)])
+        return kept**0.5, (1 - kept) ** 0.5
+
+    def look(seen: Tensor, t: float, kept: object) -> None:
+        unet(seen, torch.tensor(t, device=unet.device), **told)
+
+    return asking.subject_heat(unet, latent, inside, positions, signal, look)

@@ -191,6 +191,14 @@ def test_guesses_vote_and_are_called_guesses():
     assert overlap(from_probability(picture, wrong).mask, truth) > 0.9
 
 
+def test_what_the_model_sees_is_followed_where_colours_lead_astray():
+    picture, truth = scene()
+    legs = truth & (np.arange(len(truth)) > np.quantile(np.nonzero(truth)[0], 0.7))[:, None]
+    picture[legs] = picture[5, 5]  # like the background
+    heat = cv2.resize(cv2.GaussianBlur(truth.astype(np.float32), (0, 0), 9), (32, 24), interpolation=cv2.INTER_AREA)
+    assert overlap(from_probability(picture, heat).mask, truth) > 0.85 > overlap(guessed(picture).mask, truth)
+
+
 def test_a_rough_stroke_is_a_hint():
     picture, truth = scene()
     other = blob((20, 40, 90, 220), size=(240, 320))

@@ -57,9 +57,12 @@ def begun(app, prompt="a cat, running", **more):
         p.close()
 
 
+LOOKS = [1, 1]  # one for the words, and one for what belongs together
+
+
 def test_it_is_asked_once_where_nothing_else_is_sure(app, model, sure):
     seal, p = begun(app)
-    assert unet_of(model).calls == [1] and seal.subjects[0].source == "attention"
+    assert unet_of(model).calls == LOOKS and seal.subjects[0].source == "attention"
     (heat,) = sure
     assert heat.shape[0] / heat.shape[1] == pytest.approx(96 / 64, abs=0.1) and np.isfinite(heat).all() and heat.std() > 0
     assert 'by the words "a cat".' in " ".join(p.comments) and "Check the outline" in " ".join(p.comments)
@@ -72,9 +75,9 @@ def test_it_is_asked_once_where_nothing_else_is_sure(app, model, sure):
         and (38, 166, 91) in {c for _, c in outline.getcolors(1 << 20)}
     )
     begun(app)
-    assert unet_of(model).calls == [1]
+    assert unet_of(model).calls == LOOKS
     begun(app, appearance_prompt="a dog")
-    assert unet_of(model).calls == [1, 1] and 'the words "a dog"' in " ".join(begun(app, appearance_prompt="a dog")[1].comments)
+    assert unet_of(model).calls == LOOKS + LOOKS and 'the words "a dog"' in " ".join(begun(app, appearance_prompt="a dog")[1].comments)
 
 
 def test_it_is_not_touched_where_something_else_is_known(app, model, sure):
@@ -141,9 +144,9 @@ def test_what_is_asked_by_hand_counts_until_asked_again(app, model, sure):
         seen = looked(asked().references[0], source, process_state.known_ways(reference)).seen
         assert seen.source == "attention" and (seen.mask == WHERE).all()
     seal, p = begun(app, "a dog")  # its words do not matter any more, and the user has seen the outline
-    assert seal.subjects[0].source == "attention" and not seal.outlined and not p.comments and len(unet_of(model).calls) == 1
+    assert seal.subjects[0].source == "attention" and not seal.outlined and not p.comments and unet_of(model).calls == LOOKS
     app.asking.by_hand(reference, "a dog")
-    assert len(unet_of(model).calls) == 2
+    assert unet_of(model).calls == LOOKS + LOOKS
     process_state.clear()
     assert not process_state.known_ways(reference)
 
@@ -220,4 +223,4 @@ def test_a_large_picture_is_looked_at_in_the_models_own_size(app, model, sure, m
         type(unet), "forward", lambda self, x, *args, **more: sizes.append(tuple(x.shape[-2:])) or own(self, x, *args, **more)
     )
     begun(app, reference=BUSY.resize((640, 960)))
-    assert sizes == [(16, 16)]
+    assert set(sizes) == {(16, 16)}

@@ -130,8 +130,7 @@ def _asked(model: Model, reference: Reference, prompt: str) -> Subject:
         latent = model.latent(reference, image).to(shared.device, torch.float32)
         model.fetch(latent.shape)
         heat = asking.subject_heat(
-            model.unet, latent, inside, positions, model.signal(asking.LOOKS_AT),
-            lambda x, kept: model.read(x, asking.LOOKS_AT, cond, kept), **model.attention(),
+            model.unet, latent, inside, positions, model.signal, lambda x, t, kept: model.read(x, t, cond, kept), **model.attention(),
         )  # fmt: skip
     found = from_probability(reference.rgb, heat)
     told = OUTLINED.format(words if len(words) <= LONGEST else words[:LONGEST] + "…")
