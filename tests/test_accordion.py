@@ -306,7 +306,7 @@ def test_the_model_is_asked_with_the_reference_prompt_or_else_the_tabs(accordion
 def test_all_that_is_kept_goes_once_the_user_has_said_yes(accordion, store, tmp_path, monkeypatch):
     drawn, reference = joined(accordion), Reference(PICTURE)
     ((answer, inputs, outputs), told), *_ = drawn.parts["empty"].events
-    assert len(inputs) == 1 and outputs == [drawn.parts["lost"]] and "confirm(" in str(told)
+    assert len(inputs) == 1 and outputs == [drawn.parts["emptied"]] and "confirm(" in str(told)
     process_state.remember(reference)
     assert answer("") == "" and process_state.recall(reference.hash) is not None
     assert "keeps no references" in answer("yes") and process_state.recall(reference.hash) is None

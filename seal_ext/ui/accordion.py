@@ -149,6 +149,7 @@ class _Parts:
                     self.put(*(setting.name for setting in TABLE if setting.group == heading))
             with gr.Row(elem_classes=["seal-buttons"]):
                 self.button("empty", emptying.LABEL, emptying.TOLD)
+            self.made["emptied"] = gr.HTML(elem_id=self.elem_id("emptied"))  # beside its button: the page's other answers stand far above
         self.text("version", f"SeAl {__version__}")
         self.button("glance", "Glance", "", shown=False)
         self.button("compare", "Compare", "", shown=False)
@@ -202,7 +203,7 @@ def _connect(parts: Mapping, tab: str) -> None:
     hand = [parts["hand_x"], parts["hand_y"], parts["hand_scale"]]
     for part in hand:
         on(part.change, f"(x, y, scale) => sealHand('{tab}', x, y, scale)", hand)
-    parts["empty"].click(emptying.answer, [parts["picture"]], [parts["lost"]], show_progress=False, **gradios.script(emptying.SCRIPT))
+    parts["empty"].click(emptying.answer, [parts["picture"]], [parts["emptied"]], show_progress=False, **gradios.script(emptying.SCRIPT))
     on(parts["reset"].click, f"() => sealReset('{tab}')")
     for name in ("appearance_prompt", "enabled"):
         on(parts[name].change, f"() => sealWords('{tab}')")

@@ -1,16 +1,17 @@
 // Drives the WebUI's page as an artist would, in Chromium, and writes what came of every step; tests/hosts/test_page_live.py judges it.
 //
-//     node page.cjs URL FOLDER [ADAPTER]
+//     node page.cjs URL FOLDER STORE ADAPTER
 //
 // FOLDER    holds reference.png, busy.png, map.png and pose.png; results.json and screenshots come into it
-// ADAPTER   a part of the name of the adapter that fits the checkpoint, where ControlNet has several
+// STORE     where SeAl keeps references; before all of them are deleted, a copy comes into FOLDER/kept
+// ADAPTER   a part of the name of the adapter that fits the checkpoint
 //
 // SEAL_PLAYWRIGHT   node_modules with playwright-core
 // SEAL_CHROMIUM     the browser, /usr/bin/chromium unless said
 
 const fs = require("fs"), path = require("path");
 const {chromium} = require(path.join(process.env.SEAL_PLAYWRIGHT, "playwright-core"));
-const [url, folder, adapter = "t2i"] = process.argv.slice(2);
+const [url, folder, store, adapter] = process.argv.slice(2);
 const SIZE = 128, PATIENCE = 180000;
 const seal = (name) => `#script_txt2img_seal_${name}`, unit = (name) => `#txt2img_controlnet_ControlNet-0_${name}`;
 const file = (name) => path.join(folder, name);
@@ -261,6 +262,33 @@ async function draw() {
         await sleep(1500);
         const {info, log} = await draw();
         return {aside, free, painted, info, log};
+    });
+    await step("idle", async () => {
+        const clamp = `${seal("clamp")} input`, blend = (form) => p.$eval(`${seal("form")} input[value=${form}]`, (radio) => radio.click());
+        const idle = () => p.isDisabled(clamp), began = await idle();
+        await blend("output");
+        const acts = await until(async () => !await idle());
+        await p.$eval(clamp, (box) => box.click());
+        const taken = await until(async () => !await p.isChecked(clamp));
+        await p.$eval(clamp, (box) => box.click());
+        await blend("joint");
+        return {began, acts, taken, ended: await until(idle)};
+    });
+    await step("empty", async () => {
+        const kept = async () => (await (await p.request.get(`${url}/seal/v1/cache`)).json());
+        const asked = [], said = () => p.textContent(seal("emptied"));
+        const press = async (answer) => {
+            p.once("dialog", (dialog) => { asked.push(dialog.message()); dialog[answer](); });
+            await p.$eval(seal("empty"), (button) => button.click());
+        };
+        const before = await kept();
+        fs.cpSync(store, file("kept"), {recursive: true});
+        await press("dismiss");
+        await sleep(3000);
+        const refused = {kept: await kept(), said: await said()};
+        await press("accept");
+        await until(async () => (await said()).includes("keeps no"));
+        return {asked, before, refused, after: await kept(), said: await said()};
     });
     await step("phone", async () => {
         await p.setViewportSize({width: 390, height: 844});

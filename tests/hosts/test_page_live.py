@@ -17,6 +17,7 @@ from PIL import Image
 
 from seal_ext.core.mask import overlap
 from seal_ext.store import Store
+from seal_ext.ui import emptying
 from tests.skeletons import painted
 
 pytestmark = [pytest.mark.slow, pytest.mark.live]
@@ -40,7 +41,8 @@ def seen(webui, first, tmp_path_factory):
     painted().save(folder / "pose.png")
     own = os.environ.get("SEAL_WEBUI_CONTROLS")
     adapter = min(file.stem for file in Path(own).glob("*.safetensors")) if own else live.EMBEDDED
-    subprocess.run(["node", str(DRIVER), f"http://127.0.0.1:{webui.port}", str(folder), adapter], check=True, timeout=3000)
+    words = [DRIVER, f"http://127.0.0.1:{webui.port}", folder, webui.data / "seal" / "references", adapter]
+    subprocess.run(["node", *map(str, words)], check=True, timeout=3000)
     return json.loads((folder / "results.json").read_text()) | {"folder": folder}
 
 
@@ -102,9 +104,9 @@ def test_hand(step):
     assert wheeled > 1.1 and smaller < wheeled and abs(further - x - 0.005) < 0.002 and abs(lower - y - 0.05) < 0.002
 
 
-def test_draw(step, webui):
+def test_draw(step, seen):
     (name,) = step["info"].split("SeAl reference: ")[1].split(",")[0].split()
-    kept = Store(webui.data / "seal" / "references", lambda: 1 << 28).find(name)
+    kept = Store(seen["folder"] / "kept", lambda: 1 << 28).find(name)
     # What was painted came along, as the outline that it gives.
     figure = (np.asarray(live.figure()) != (200, 210, 220)).any(2)
     assert overlap(kept.drawn, figure) > 0.8 and np.array_equal(kept.pose, painted())
@@ -132,12 +134,25 @@ def test_again(step, seen):
     assert np.abs(first - second).max() <= 1 and (first != second).mean() < 0.001
 
 
-def test_further(step, webui):
+def test_further(step, seen):
     assert step["aside"] and step["free"] and step["painted"]
     names = step["info"].split("SeAl reference: ")[1].split(",")[0].split()
-    first, aside = [Store(webui.data / "seal" / "references", lambda: 1 << 28).find(name) for name in names]
+    first, aside = [Store(seen["folder"] / "kept", lambda: 1 << 28).find(name) for name in names]
     # All went along with the one that was laid aside; what was painted on it lies in its transparency.
     assert first.pose is None and first.drawn[64, 64] and np.array_equal(aside.pose, painted()) and aside.alpha[64, 64] == 255
+
+
+def test_idle(step):
+    assert step["began"] and step["acts"] and step["taken"] and step["ended"]
+
+
+def test_empty(step):
+    assert step["asked"] == [emptying.QUESTION] * 2
+    before, refused, after = (each["kept"] for each in (step["before"], step["refused"], step["after"]))
+    assert refused == before
+    for part in ("store", "readings"):
+        assert before[part]["entries"] > 0 == after[part]["entries"]
+    assert before["entries"] > 0 == after["entries"] and not step["refused"]["said"].strip() and emptying.DONE in step["said"]
 
 
 def test_phone(step):
