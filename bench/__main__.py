@@ -12,6 +12,7 @@ REPORTS = {
     "identity": "bench.identity.report",
     "model": "bench.model_report",
     "results": "bench.identity.page",
+    "speed": "bench.speed.report",
     "subjects": "bench.subjects_report",
     "sweep": "bench.identity.sweeps",
     "tune": "bench.identity.tuning",

@@ -302,6 +302,34 @@ def test_a_run_makes_each_guide_once_and_keeps_no_large_one(host, monkeypatch, l
     assert torch.equal(drawn, whole)
 
 
+@pytest.mark.parametrize("form", ["joint", "output"])
+@pytest.mark.parametrize("once", [True, False])
+def test_only_the_figures_tokens_ask_and_the_picture_is_the_same(host, monkeypatch, form, once):
+    mask, figure = torch.zeros(SIZE, SIZE), torch.zeros(1, 64, 64)
+    mask[1:7, 2:6], figure[:, 8:40, 16:40] = 1, 1
+    how = dict(known=[Known(body({4: (0.2, 0.2)}))], figure=figure, settings={"form": form, "match_once": once})
+    asked = []
+    drawn, _ = host.draw(AppearanceCache(1 << 30), [reference(mask=mask, known=Known(body()))], **how,
+                         each=lambda run: asked.extend(len(place.asking) for place in run.places.values()))  # fmt: skip
+    assert set(asked) == {4 * 3}
+    monkeypatch.setattr(step.Places, "of", lambda open_: None)
+    whole, _ = host.draw(AppearanceCache(1 << 30), [reference(mask=mask, known=Known(body()))], **how)
+    torch.testing.assert_close(drawn, whole, rtol=1e-4, atol=1e-4)
+
+
+def test_layers_of_one_grid_look_once_until_the_picture_has_changed(host):
+    made = []
+
+    def look(run):
+        made.append([(held.leader, held.made) for held in run.matches.values()])
+
+    host.draw(AppearanceCache(1 << 30), [reference()], each=look, settings={"match_once": True})
+    assert [count for ((_, count),) in made[1:]] == sorted(count for ((_, count),) in made[1:])
+    assert made[0] == [] and {leader for ((leader, _),) in made[1:]} == {"output_blocks.0.0.transformer_blocks.0.attn1"}
+    host.draw(AppearanceCache(1 << 30), [reference()], each=lambda run: made.append(dict(run.matches)), settings={"match_once": False})
+    assert made[-5:] == [{}] * 5
+
+
 # ---- nothing is tokens × tokens
 
 

@@ -23,9 +23,30 @@ def test_words_that_do_nothing_are_told_from_words_that_do_little(sigma, apart, 
     """In the space of clean pictures, as Forge has it: a difference of ε is σ times as large there."""
     run = Run(Settings(enabled=True), [], AppearanceCache(1), lambda image: None, (900.0,), Layers({}))
     clean = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)) * 400
-    run.bridged(clean, clean + apart * torch.ones_like(clean), 1.0, -1 / sigma)
+    run.bridged(900.0, clean, clean + apart * torch.ones_like(clean), -1 / sigma)
     run.close()
     assert (SAME_WORDS in run.notes) is said
+
+
+def test_delta_is_held_for_the_steps_between_two_looks():
+    levels = (900.0, 700.0, 500.0, 300.0, 100.0, 50.0)
+    settings = Settings(enabled=True, lam_every=2, lam_end=1.0, lam=2.0, lam_shape="constant", radius=0)
+    run = Run(settings, [], AppearanceCache(1), lambda image: None, levels, Layers({}))
+    gen, app = torch.randn(2, 1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    asked = []
+    for t in levels:
+        asked.append(run.asks(t))
+        added = run.bridged(t, gen, app if asked[-1] else None, -t)
+        assert torch.allclose(added, 2 * (gen - app) * (1 if asked[-1] else (t + 200 if t > 50 else 100) / t), atol=1e-5)
+    assert asked == [True, False] * 3
+    assert not run.asks(100.0) and run.asks(900.0)  # a sampler that goes back looks again where it had not
+
+
+def test_delta_is_seen_anew_in_every_step_if_that_is_asked_for():
+    run = Run(Settings(enabled=True, lam_every=1), [], AppearanceCache(1), lambda image: None, (900.0, 500.0, 100.0), Layers({}))
+    for t in (900.0, 900.0, 500.0):  # Heun's second call stands where the step after it begins
+        assert run.asks(t)
+        run.bridged(t, torch.ones(1, 4, 8, 8), torch.zeros(1, 4, 8, 8))
 
 
 def test_what_merged_tokens_leave_out_is_called_as_on_the_page():

@@ -46,7 +46,7 @@ class _Truth:
     places: Tensor  # of the tokens that are kept
     limbs: int = 1
 
-    def told(self, some: slice) -> Tensor:
+    def told(self, some: Tensor) -> Tensor:
         distance = torch.cdist(self.point[some], self.places) / EXACT
         return logarithms((-0.5 * distance.square()).exp(), self.visible[some])
 

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .schedule import Progress
+
 FILTERS = ("average", "gaussian", "fft")
 
 
@@ -81,6 +83,33 @@ def add_delta(guided: Tensor, gen: Tensor, app: Tensor | None, lam: float, low_p
     if lam == 0 or app is None:
         return guided
     return guided + lam * low_pass(gen - app).to(guided.dtype)
+
+
+class Held:
+    """Δ as a step found it, low-passed, for the steps after it: each look costs a U-Net row an image, and what is broad changes slowly.
+
+    It is held as one of ε: of x₀ it would change with the noise.
+    """
+
+    def __init__(self, every: int):
+        if every < 1:
+            raise ValueError("Δ is looked at in every first step or more rarely")
+        self.every = every
+        self._delta: Tensor | None = None
+        self._step = 0.0
+
+    def serves(self, progress: Progress) -> bool:
+        """Whether what is held still serves at this step."""
+        return self.every > 1 and self._delta is not None and abs(progress.step - self._step) < self.every
+
+    def keep(self, delta: Tensor, progress: Progress, to_epsilon: float) -> None:
+        self._delta, self._step = delta * to_epsilon, progress.step
+
+    def delta(self, to_epsilon: float) -> Tensor:
+        """In the kind of prediction of this step; nothing where ε says nothing of that kind, as of v where there is only noise."""
+        if self._delta is None:
+            raise RuntimeError("no Δ has been seen yet")
+        return self._delta / to_epsilon if to_epsilon else torch.zeros_like(self._delta)
 
 
 @dataclass(frozen=True)

@@ -78,5 +78,5 @@ class _Between:
     exact: float
     limbs: int = 1
 
-    def told(self, some: slice) -> Tensor:
+    def told(self, some: Tensor) -> Tensor:
         return logarithms(near(self.expected[some], self.places, self.exact), self.said[some])

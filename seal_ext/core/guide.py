@@ -54,14 +54,16 @@ class Guide:
     is 1, so that the guide changes where a token looks and not how much it takes.
 
     Of what is known in shares of the canvas, on which all pictures lie alike, and for each reference the numbers of its tokens on the grid.
-    Only coordinates are kept: `guide[a:b]` is made for tokens a to b of the picture when somebody looks, until `keep` keeps the whole.
+    Only coordinates are kept: `guide[a:b]` is made for tokens a to b of those that ask when somebody looks, until `keep` keeps the whole.
+    `asking`: the numbers of the picture's tokens that look for a match; all of them, if not given.
     """
 
     def __init__(
         self, picture: Known, references: Sequence[tuple[Known, Tensor]], grid: tuple[int, int], strength: float = 1.0,
-        device: torch.device | str = "cpu",
+        device: torch.device | str = "cpu", asking: Tensor | None = None,
     ):  # fmt: skip
-        self.shape = grid[0] * grid[1], sum(len(kept) for _, kept in references)
+        self._asking = (torch.arange(grid[0] * grid[1]) if asking is None else asking).to(device)
+        self.shape = len(self._asking), sum(len(kept) for _, kept in references)
         self.bytes = self.shape[0] * self.shape[1] * FLOAT
         self._strength = strength
         self._pairs = [picture.pair(known, grid, kept.to(device)) for known, kept in references]
@@ -91,4 +93,4 @@ class Guide:
         return joined(made, 0)
 
     def _made(self, some: slice) -> Tensor:
-        return joined([pair.told(some) for pair in self._pairs], 1) * self._strength
+        return joined([pair.told(self._asking[some]) for pair in self._pairs], 1) * self._strength

@@ -13,13 +13,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from . import places as tokens
+from .held import Found, Look, Query
 from .matching import (
     BUDGET,
     FEATURES,
@@ -30,15 +32,16 @@ from .matching import (
     Match,
     feature_of,
     gate,
-    guide_at,
     guided,
     joined,
     match,
     pieces,
     weight_at,
 )
+from .places import Places
 
 FORMS = ("output", "kv", "joint")
+SAID = 64 * 2**20  # bytes of what is said to logits that a call keeps for layers alike
 PER_NAT = 0.1  # how much cosine one unit of the guide's logarithm is worth in a match
 LOUDEST = 3.0  # guidance may bring the reference this many times over before pictures break
 
@@ -87,9 +90,12 @@ class Asking:
 
     rows: Sequence[float]  # a weight for every row, 0 leaves it alone; the host knows which row is which
     hidden: Tensor | None = None  # the layer's input (rows, tokens, channels), when the match is on hidden states
-    yields: Tensor | None = None  # (rows, tokens) in 0 … 1: what the figure and the Δ-gate (1 − map) leave of the infusion
+    yields: Tensor | None = None  # (rows, tokens that ask) in 0 … 1: what the figure and the Δ-gate (1 − map) leave of the infusion
     watch: Watch | None = None  # is shown the match and the amounts
-    guide: Guides | None = None  # of each row or one for all (tokens, tokens of the reference): logarithms, what else makes a pair likely
+    guide: Guides | None = None  # of each row or one for all (tokens that ask, the reference's): logarithms, what else makes a pair likely
+    places: Places | None = None  # the tokens that ask, if not all do
+    find: Callable[[Query, Look], Found] | None = None  # knows a match of this grid already, or looks for one
+    settled: dict[Infusion, Taking] | None = None  # by layers of this grid before this one, in the same call
 
 
 @dataclass(frozen=True)
@@ -99,8 +105,10 @@ class Taking:
     rows: Rows
     appearance: Appearance  # as those rows see it
     matched: Match
-    amount: Tensor  # δM: (rows that take part, groups, tokens)
+    amount: Tensor  # δM: (rows that take part, groups, tokens that ask)
     guide: Guides | None = None
+    places: Places | None = None
+    said: dict[tuple[int, torch.dtype], Tensor] = field(default_factory=dict)  # what `_said` said, of layers alike
 
 
 @torch.no_grad()
@@ -110,8 +118,9 @@ def attention(q: Tensor, k: Tensor, v: Tensor, asking: Asking, appearance: Appea
     if taking is None:
         return plain(q, k, v, how.budget)
     if how.form == "output":
-        base, seen = plain(q, k, v, how.budget), attend(q[taking.rows], taking.appearance.v, taking, how)
-        return _put(base, taking.rows, blend(base[taking.rows], seen, taking.amount[..., None]))
+        base, here = plain(q, k, v, how.budget), taking.places
+        seen = attend(tokens.asking(q[taking.rows], here), taking.appearance.v, taking, how)
+        return _put(base, taking.rows, _blended(base[taking.rows], seen, taking.amount[..., None], here))
     rows = taking.rows
     seen = (_joint if how.form == "joint" else _kv)(q[rows], k[rows], v[rows], taking, how)
     return seen if len(seen) == len(q) else _put(plain(q, k, v, how.budget), rows, seen)
@@ -150,8 +159,9 @@ def attention_after(
     taking = take(q, asking, appearance, how)
     if taking is None:
         return out
-    seen = project(rearrange(attend(q[taking.rows], taking.appearance.v, taking, how), "r h n d -> r n (h d)"))
-    return _put(out, taking.rows, blend(out[taking.rows], seen, taking.amount[:, 0, :, None]))
+    seen = attend(tokens.asking(q[taking.rows], taking.places), taking.appearance.v, taking, how)
+    seen = project(rearrange(seen, "r h n d -> r n (h d)"))
+    return _put(out, taking.rows, _blended(out[taking.rows], seen, taking.amount[:, 0, :, None], taking.places, 1))
 
 
 def take(q: Tensor, asking: Asking, appearance: Appearance, how: Infusion) -> Taking | None:
@@ -162,20 +172,37 @@ def take(q: Tensor, asking: Asking, appearance: Appearance, how: Infusion) -> Ta
     if how.idle or rows is None or appearance.tokens == 0:
         return None
     appearance = appearance.of(rows).to(q)
-    query = feature_of(how.feature, q[rows], None if asking.hidden is None else asking.hidden[rows])
+    if asking.settled is not None and how in asking.settled:
+        taking = replace(asking.settled[how], appearance=appearance)
+    else:
+        taking = _taking(q, rows, asking, appearance, how)
+    if asking.settled is not None:
+        asking.settled[how] = taking
+    if asking.watch is not None:
+        asking.watch(taking.matched, taking.amount)
+    return taking
+
+
+def _taking(q: Tensor, rows: Rows, asking: Asking, appearance: Appearance, how: Infusion) -> Taking:
     guide = asking.guide
     if guide is not None and len(guide) > 1:
         guide = guide[rows] if isinstance(rows, slice) else [guide[row] for row in rows]
-    matched = match(query, appearance.feature, max(how.top_k, 1), appearance.weight, how.budget, guide, PER_NAT)
-    rival = None if appearance.rivals is None else match(query, appearance.rivals, budget=how.budget)
-    settled = amount(matched, rival, asking, appearance, how)
-    if asking.watch is not None:
-        asking.watch(matched, settled)
-    return Taking(rows, appearance, matched, settled, guide)
+
+    def query() -> Tensor:
+        feature = feature_of(how.feature, q[rows], None if asking.hidden is None else asking.hidden[rows])
+        return tokens.asking(feature, asking.places)
+
+    def look(query: Tensor) -> Found:
+        matched = match(query, appearance.feature, max(how.top_k, 1), appearance.weight, how.budget, guide, PER_NAT)
+        return Found(matched, None if appearance.rivals is None else match(query, appearance.rivals, budget=how.budget))
+
+    found = look(query()) if asking.find is None else asking.find(query, look)
+    return Taking(rows, appearance, found.matched, amount(found, asking, appearance, how), guide, asking.places)
 
 
-def amount(matched: Match, rival: Match | None, asking: Asking, appearance: Appearance, how: Infusion) -> Tensor:
+def amount(found: Found, asking: Asking, appearance: Appearance, how: Infusion) -> Tensor:
     """δM of every row that takes part, (rows, groups, tokens): all that makes a place take more or less of the reference is here."""
+    matched, rival = found.matched, found.rival
     opened = gate(matched.similarity, how.tau, how.threshold, how.softness)  # the paper's M = [sim > τ]
     taken = how.delta * how.strength * how.block * opened  # its δ(γ); ours: the user's strength, the layer's weight
     taken = taken.clamp_(max=how.ceiling)
@@ -209,6 +236,13 @@ def blend(base: Tensor, seen: Tensor, share: Tensor) -> Tensor:
     return (seen.to(base.dtype) - base).mul_(share.to(base.dtype)).add_(base)
 
 
+def _blended(base: Tensor, seen: Tensor, share: Tensor, places: Places | None, dim: int = 2) -> Tensor:
+    """`blend` where tokens ask; the others stay as they are."""
+    if places is None:
+        return blend(base, seen, share)
+    return base.index_copy(dim, places.asking, blend(tokens.asking(base, places, dim), seen, share))
+
+
 def active(rows: Sequence[float]) -> Rows | None:
     """The rows whose weight is not 0: a slice, which copies nothing, wherever they lie side by side."""
     found = [row for row, weight in enumerate(rows) if weight]
@@ -232,24 +266,41 @@ def _joint(q: Tensor, k: Tensor, v: Tensor, taking: Taking, how: Infusion) -> Te
     """One softmax over the picture's own tokens and the reference's."""
     rows, appearance = q.shape[0], taking.appearance
     keys, values = (torch.cat([own, theirs.expand(rows, -1, -1, -1)], 2) for own, theirs in ((k, appearance.k), (v, appearance.v)))
-    return plain(q, keys, values, how.budget, lambda some: F.pad(_said(taking, some, how, q.dtype), (k.shape[2], 0)))
+    here = taking.places
+    seen = plain(tokens.asking(q, here), keys, values, how.budget, lambda some: _known(taking, some, how, q.dtype, k.shape[2]))
+    return seen if here is None else tokens.beside(seen, plain(q.index_select(2, here.others), k, v, how.budget), here)
 
 
 def _kv(q: Tensor, k: Tensor, v: Tensor, taking: Taking, how: Infusion) -> Tensor:
     """K_blend and V_blend from the tokens matched, for the layer's own attention."""
     share = taking.amount[..., None]
     pairs = ((k, taking.appearance.k), (v, taking.appearance.v))
-    keys, values = (blend(own, attend(q, theirs, taking, how), share) for own, theirs in pairs)
+    asked = tokens.asking(q, taking.places)
+    keys, values = (_blended(own, attend(asked, theirs, taking, how), share, taking.places) for own, theirs in pairs)
     return plain(q, keys, values, how.budget)
+
+
+def _known(taking: Taking, some: slice, how: Infusion, dtype: torch.dtype, own: int) -> Tensor:
+    """What is added to the logits of a picture's own tokens, nothing, and to the reference's; kept for layers alike where it is small."""
+    if taking.amount.numel() * (own + taking.appearance.tokens) * FLOAT > SAID:
+        return F.pad(_said(taking, some, how, dtype), (own, 0))
+    if (some.start, dtype) not in taking.said:
+        taking.said[some.start, dtype] = F.pad(_said(taking, some, how, dtype), (own, 0))
+    return taking.said[some.start, dtype]
 
 
 def _said(taking: Taking, some: slice, how: Infusion, dtype: torch.dtype) -> Tensor:
     """What is added to the logits of the reference's tokens, for some tokens of the picture: log δM, log weights and the guide."""
     appearance = taking.appearance
-    said = _log(taking.amount[:, :, some], dtype)[..., None].expand(-1, -1, -1, appearance.tokens)
+    said = _log(taking.amount[:, :, some], dtype)[..., None]
     if 0 < how.top_k < appearance.tokens:
-        index = taking.matched.index[:, :, some]
-        said = torch.full_like(said, _NOTHING).scatter(-1, index, said[..., :1].expand_as(index))
+        index, told = taking.matched.index[:, :, some], taking.matched.told
+        said = said.expand_as(index) if told is None else said + told[:, :, some].to(dtype)
+        if appearance.weight is not None:
+            said = said + _log(weight_at(appearance.weight, index), dtype)
+        nothing = said.new_full((*index.shape[:-1], appearance.tokens), _NOTHING)
+        return nothing.scatter(-1, index, said)
+    said = said.expand(-1, -1, -1, appearance.tokens)
     if appearance.weight is not None:
         said = said + _log(appearance.weight, dtype)[:, None, None]
     return said if taking.guide is None else said + guided(taking.guide, some, appearance.tokens)[:, None].to(dtype)
@@ -280,8 +331,7 @@ def _attend_all(q: Tensor, values: Tensor, taking: Taking, budget: int) -> Tenso
 
 def _attend_matched(q: Tensor, values: Tensor, taking: Taking, budget: int) -> Tensor:
     heads, dim, index = q.shape[1], q.shape[3], taking.matched.index
-    told = 0 if taking.guide is None else len(taking.guide) * taking.appearance.tokens * FLOAT
-    size = pieces(budget, max(told, q.shape[0] * heads * index.shape[-1] * dim * q.element_size()))
+    size = pieces(budget, q.shape[0] * heads * index.shape[-1] * dim * q.element_size())
     parts = []
     starts = range(0, q.shape[2], size)
     for start, some, chosen in zip(starts, q.split(size, dim=2), index.split(size, dim=2), strict=True):
@@ -289,9 +339,8 @@ def _attend_matched(q: Tensor, values: Tensor, taking: Taking, budget: int) -> T
         logits = (some[..., None, :] @ keys.transpose(-1, -2))[..., 0, :] * dim**-0.5
         if taking.appearance.weight is not None:
             logits = logits + _log(weight_at(taking.appearance.weight, chosen), logits.dtype)
-        if taking.guide is not None:
-            guide = guided(taking.guide, slice(start, start + size), taking.appearance.tokens)
-            logits = logits + guide_at(guide, chosen).to(logits.dtype)
+        if taking.matched.told is not None:
+            logits = logits + taking.matched.told[:, :, start : start + size].to(logits.dtype)
         shares = logits.float().softmax(-1).to(q.dtype)
         parts.append((shares[..., None, :] @ _taken(values, chosen, heads))[..., 0, :])
     return joined(parts, 2)

@@ -60,7 +60,7 @@ class _Limbs:
     def limbs(self) -> int:
         return len(self.far)
 
-    def told(self, some: slice) -> Tensor:
+    def told(self, some: Tensor) -> Tensor:
         expected, far = self.expected[:, some], self.far[:, some]
         said = far.amin(0) < REACH
         belongs = (-far.square()).softmax(0) * said

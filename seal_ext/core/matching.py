@@ -34,6 +34,7 @@ class Match:
 
     similarity: Tensor  # (rows, groups, tokens): the best cosine, at most 1, below −1 where no reference token is allowed
     index: Tensor  # (rows, groups, tokens, k): best first
+    told: Tensor | None = None  # what a guide says of these pairs, of the shape of index
 
 
 def hidden_feature(hidden: Tensor) -> Tensor:
@@ -168,19 +169,19 @@ def match(
         some = slice(start, start + part.shape[2])
         extra, said = [] if handicap is None else [handicap], None
         if guide is not None:
-            said = worth * (_of_list(guide, some, tokens) if shared else guided(guide, some, key.shape[-1]))
-            extra.append(said[:, None].to(kind))
+            said = _of_list(guide, some, tokens) if shared else guided(guide, some, key.shape[-1])
+            extra.append((worth * said)[:, None].to(kind))
         value, index = _ranked(part.to(kind), key, extra, min(top_k, key.shape[-1]))
-        found.append((value, index, value if said is None else guide_at(said, index[..., :1])[..., 0]))
+        found.append((value, index, index if said is None else guide_at(said, index)))
     rank, index, told = (joined(parts, 2) for parts in zip(*found, strict=True))
     if shared:
-        index = rearrange(index, "1 groups (rows tokens) k -> rows groups tokens k", rows=rows)
-        rank, told = (rearrange(x, "1 groups (rows tokens) -> rows groups tokens", rows=rows) for x in (rank, told))
+        index, told = (rearrange(x, "1 groups (rows tokens) k -> rows groups tokens k", rows=rows) for x in (index, told))
+        rank = rearrange(rank, "1 groups (rows tokens) -> rows groups tokens", rows=rows)
     if weight is not None:
         rank = rank + 1 - weight_at(weight, index[..., :1])[..., 0]
     if guide is not None:
-        rank = rank - told
-    return Match(rank.clamp(max=1), index)  # rounding may say 1.0000001, and τ = 1 has to close the gate
+        rank = rank - worth * told[..., 0]
+    return Match(rank.clamp(max=1), index, None if guide is None else told)  # rounding may say 1.0000001, and τ = 1 has to close the gate
 
 
 def guided(guide: Guides, some: slice, tokens: int) -> Tensor:

@@ -19,8 +19,8 @@ class Pair(Protocol):
     def limbs(self) -> int:
         """How many tensors as large as what is told are needed to tell it."""
 
-    def told(self, some: slice) -> Tensor:
-        """Of these tokens of the picture and the reference's kept ones: logarithms (tokens, kept)."""
+    def told(self, some: Tensor) -> Tensor:
+        """Of the picture's tokens with these numbers and the reference's kept ones: logarithms (tokens, kept)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,8 +31,8 @@ class Nothing:
     device: torch.device
     limbs: int = 0
 
-    def told(self, some: slice) -> Tensor:
-        return torch.zeros(some.stop - some.start, self.kept, device=self.device)
+    def told(self, some: Tensor) -> Tensor:
+        return torch.zeros(len(some), self.kept, device=self.device)
 
 
 def logarithms(likely: Tensor, said: Tensor) -> Tensor:

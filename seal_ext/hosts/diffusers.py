@@ -111,13 +111,15 @@ class Seal:
         self._call = {"sample": sample, "context": encoder_hidden_states, "kwargs": kwargs, "rows": rows, "original": original}
         run = self.run or self._start(t, rows, sample)
         lam = run.bridging(t) if self.settings.enabled else 0.0
-        if not lam or not self._contradicts:
-            with run.step(t, rows, size_of(sample)):
-                return original(sample, timestep, encoder_hidden_states, *args, **kwargs)
-        return self._with_appearance_rows(run, original, lam, t, sample, timestep, encoder_hidden_states, *args, **kwargs)
+        bridged = lam > 0 and self._contradicts
+        if bridged and run.asks(t):
+            return self._with_appearance_rows(run, original, t, sample, timestep, encoder_hidden_states, *args, **kwargs)
+        with run.step(t, rows, size_of(sample)):
+            result = original(sample, timestep, encoder_hidden_states, *args, **kwargs)
+        return self._bridged(run, t, result, rows) if bridged else result
 
-    def _with_appearance_rows(self, run: Run, original, lam: float, t: float, sample: Tensor, timestep, context: Tensor, *args, **kwargs):
-        """The model call with a third row an image, conditioned on c_app; λ·LowPass(Δ) goes to both sides of the guidance."""
+    def _with_appearance_rows(self, run: Run, original, t: float, sample: Tensor, timestep, context: Tensor, *args, **kwargs):
+        """The model call with a third row an image, conditioned on c_app."""
         rows = self._call["rows"]
         gen = [i for i, row in enumerate(rows) if row.kind == CONDITIONAL]
         images = [rows[i].image for i in gen]
@@ -129,10 +131,16 @@ class Seal:
             timestep = torch.cat([timestep, timestep[gen]])
         with run.step(t, (*rows, *(Row(APPEARANCE, image) for image in images)), size_of(sample)):
             result = original(torch.cat([sample, sample[gen]]), timestep, torch.cat([context, hidden.to(context)]), *args, **more)
+        return self._bridged(run, t, result, rows)
+
+    def _bridged(self, run: Run, t: float, result, rows: Sequence[Row]):
+        """A call's result with λ·LowPass(Δ) on both sides of the guidance, and without the rows of c_app if it has some."""
         every = result[0] if isinstance(result, tuple) else result.sample
         seen, app = every[: len(rows)], every[len(rows) :]
+        gen = [i for i, row in enumerate(rows) if row.kind == CONDITIONAL]
+        images = [rows[i].image for i in gen]
         to_epsilon = self.signal(t)[0] if self.pipe.scheduler.config.prediction_type == "v_prediction" else 1.0
-        bridge = run.bridged(seen[gen], app, lam, to_epsilon)
+        bridge = run.bridged(t, seen[gen], app if len(app) else None, to_epsilon)
         # u + d + w((c + d) − (u + d)) = u + w(c − u) + d: the same d on every row of an image passes the guidance unchanged.
         place = {image: i for i, image in enumerate(images)}
         seen = seen + bridge[[place[row.image] for row in rows]]

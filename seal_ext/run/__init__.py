@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 
 from seal_ext.core.cache import AppearanceCache
-from seal_ext.core.delta import DeltaGate, add_delta
+from seal_ext.core.delta import DeltaGate, Held, add_delta
 from seal_ext.core.entry import Entry
 from seal_ext.core.fingerprint import AppearanceKey
 from seal_ext.core.guide import Guide, Known
+from seal_ext.core.held import HeldMatch
 from seal_ext.core.memory import ran_out
+from seal_ext.core.places import Places
 from seal_ext.core.schedule import Progress
 from seal_ext.layers import Layers
 from seal_ext.settings import Settings
@@ -71,8 +73,11 @@ class Run:
         self.lam = settings.lambda_schedule()
         self.low_pass = settings.low_pass()
         self.gate = DeltaGate(settings.disagreement()) if settings.gate else None
+        self._held = Held(settings.lam_every)
         self.entries: list[list[tuple[Encoded, Entry]]] = []  # of every image: references and what the U-Net saw of them
         self.guides: dict[tuple, Guide] = {}  # the limb guides made so far
+        self.matches: dict[tuple, HeldMatch] = {}  # what was found so far, by grid and rows
+        self.places: dict[tuple[int, int], Places | None] = {}  # which tokens ask, by grid
         self.fetching = Fetching(self.levels)
         self.now: Step | None = None
         self.notes: list[str] = []  # plain sentences for the user
@@ -105,6 +110,10 @@ class Run:
         """λ of a model call at timestep t. Where it is 0 the host need not add rows conditioned on c_app."""
         return 0.0 if self.short else self.lam(Progress.at(t, self.levels))
 
+    def asks(self, t: float) -> bool:
+        """Whether a bridged model call at t needs rows conditioned on c_app; else Δ is as a step before it found it."""
+        return not self._held.serves(Progress.at(t, self.levels))
+
     @contextmanager
     def step(self, t: float, rows: Sequence[Row], latent: tuple[int, int], hires: bool = False) -> Iterator[Step]:
         """A model call at timestep t, with these rows: inside, the layers are infused."""
@@ -131,17 +140,24 @@ class Run:
         self._release()
         self._cache.clear()
 
-    def bridged(self, gen: Tensor, app: Tensor, lam: float, to_epsilon: float = 1.0) -> Tensor:
-        """λ·LowPass(Δ) of one model call, to be added to the guided prediction; the Δ-gate learns from it.
+    @torch.no_grad()
+    def bridged(self, t: float, gen: Tensor, app: Tensor | None, to_epsilon: float = 1.0) -> Tensor:
+        """λ·LowPass(Δ) of a model call at t, to be added to the guided prediction; the Δ-gate learns from what is seen anew.
 
         gen, app: (images, channels, height, width), predictions of any one kind; `to_epsilon` turns their difference into one of ε.
+        app None: this call did not ask.
         """
+        lam = self.bridging(t)
+        if app is None:
+            return lam * self._held.delta(to_epsilon).to(gen)
         delta = gen - app
         moved = (delta.abs().amax() * abs(to_epsilon)).detach()
         self._moved = moved if self._moved is None else torch.maximum(self._moved, moved)
         if self.gate:
             self.gate.update(delta * to_epsilon)
-        return add_delta(torch.zeros_like(gen), gen, app, lam, self.low_pass)
+        broad = add_delta(torch.zeros_like(gen), gen, app, 1.0, self.low_pass)
+        self._held.keep(broad, Progress.at(t, self.levels), to_epsilon)
+        return lam * broad
 
     def close(self) -> None:
         """Let go of everything the run held; the cache keeps what it kept. The last notes are there afterwards."""
@@ -154,6 +170,7 @@ class Run:
 
     def _release(self) -> None:
         self.entries = []
-        self.guides.clear()
+        for made in (self.guides, self.matches, self.places):
+            made.clear()
         self.fetching.end()
         self._cache.let_go(self)

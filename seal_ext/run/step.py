@@ -5,16 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from seal_ext.core import places
 from seal_ext.core.entry import Entry
 from seal_ext.core.guide import Guide
-from seal_ext.core.infusion import Asking, attention, attention_after, change, negative_share, plain
+from seal_ext.core.held import HeldMatch
+from seal_ext.core.infusion import Asking, Infusion, Taking, attention, attention_after, change, negative_share, plain
 from seal_ext.core.matching import Appearance, Match, row_by_row, subject_tokens, to_tokens, together, token_grid
 from seal_ext.core.memory import ran_out
+from seal_ext.core.places import Places
 from seal_ext.core.schedule import Progress
 from seal_ext.layers import AttentionCall, Site
 
@@ -39,7 +43,9 @@ class Step:
     rows: tuple[Row, ...]
     latent: tuple[int, int]
     hires: bool = False
-    left: dict[tuple[int, int], Tensor] = field(default_factory=dict)  # what figure and Δ-gate leave, on the grids seen so far
+    # On the grids seen so far:
+    left: dict[tuple[int, int], Tensor] = field(default_factory=dict)  # what figure and Δ-gate leave
+    settled: dict[tuple[int, int], dict[Infusion, Taking]] = field(default_factory=dict)  # what layers before took
 
     def __post_init__(self) -> None:
         settings, run = self.run.settings, self.run
@@ -108,7 +114,12 @@ class Step:
     def asking(self, site: Site, q: Tensor, hidden: Tensor) -> Asking:
         watch = self.run.watch
         seen = None if watch is None else (lambda match, amount: watch(self, site, match, amount))
-        return Asking(self.weights, hidden, self._left(q.shape[2]), seen, self._guide(q))
+        places, grid = self._places(q.shape[2]), token_grid(q.shape[2], *self.latent)
+        asking = Asking(self.weights, hidden, self._left(q.shape[2]), seen, self._guide(q), places)
+        if grid is None or not self.run.settings.match_once or self.run.settings.feature == "qk_per_head":
+            return asking
+        held = self.run.matches.setdefault((grid, self.rows), HeldMatch())
+        return replace(asking, find=partial(held.find, site.name), settled=self.settled.setdefault(grid, {}))
 
     def appearance(self, site: Site, like: Tensor) -> Appearance:
         """What the U-Net saw at the nearest timestep read, as the rows of this call see it."""
@@ -130,8 +141,18 @@ class Step:
         if grid not in self.left:
             images = [row.image for row in self.rows]
             rows = [to_tokens(m, grid) if len(m) == 1 else to_tokens(m, grid)[images] for m in maps]
-            self.left[grid] = (rows[0] if len(rows) == 1 else rows[0] * rows[1]).expand(len(images), -1)
+            left = (rows[0] if len(rows) == 1 else rows[0] * rows[1]).expand(len(images), -1)
+            self.left[grid] = places.asking(left, self._places(tokens), 1)
         return self.left[grid]
+
+    def _places(self, tokens: int) -> Places | None:
+        """Where the figure is, of any image; everywhere where somebody watches what is found."""
+        run, grid = self.run, token_grid(tokens, *self.latent)
+        if grid is None or run.figure is None or run.watch is not None:
+            return None
+        if grid not in run.places:
+            run.places[grid] = Places.of((to_tokens(run.figure, grid) > 0).any(0))
+        return run.places[grid]
 
     def _guide(self, q: Tensor) -> list[Guide] | None:
         """The limb guide of every row, or one for all; None where nothing is known that could guide."""
@@ -151,7 +172,8 @@ class Step:
             for seen, _ in run.entries[group]:
                 subject = torch.ones(math.prod(grid)) if seen.mask is None else subject_tokens(seen.mask[None], grid)[0]
                 references.append((seen.known, subject.nonzero()[:, 0].cpu()))
-            made = Guide(run.known[picture], references, grid, run.settings.limbs, device)
+            here = self._places(math.prod(grid))
+            made = Guide(run.known[picture], references, grid, run.settings.limbs, device, None if here is None else here.asking)
             if sum(guide.bytes for guide in run.guides.values() if guide.whole) + made.bytes <= GUIDES:
                 made.keep()
             run.guides[picture, group, grid] = made

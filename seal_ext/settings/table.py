@@ -68,6 +68,8 @@ class Table:
         "Above 0 it begins to take little by little, over this much likeness.")
     top_k: int = row(32, INFUSION, "Top-k", "How many places of the reference each place looks at: 1 is only the best match, 0 is the "
         "whole character.", low=0, high=4096, step=1)
+    match_once: bool = row(False, INFUSION, "Match once", "Layers that see the picture equally fine share one search through the reference, "
+        "until the picture has changed. Off, each layer searches in every step, which is slower.")
     form: str = row("joint", INFUSION, "Blend", "How the reference comes in. `output` mixes the results of attention. `kv` mixes its keys "
         "and values. `joint` lets one attention look at picture and reference together; there δ says how much the reference counts beside "
         "the picture.", choices=FORMS)
@@ -102,6 +104,8 @@ class Table:
     lam_end: float = share(0.6, BRIDGE, "λ end", "Delta-Bridge ends after this share of the steps. While it is on, a step takes about half "
         "as long again.")
     lam_shape: str = row("cosine", BRIDGE, "λ's decay", "How λ falls to 0 between its start and its end.", choices=SHAPES)
+    lam_every: int = row(1, BRIDGE, "Compare every", "Delta-Bridge compares the two prompts in every so many steps, and steers by the last "
+        "comparison in between. 1 compares in every step, which costs most.", low=1, high=20, step=1)
     filter: str = row("average", BRIDGE, "Low-pass", "The two prompts disagree here and there. This filter keeps the broad areas and drops "
         "fine detail.", choices=FILTERS)
     radius: int = row(2, BRIDGE, "Low-pass radius", "How far the filter reaches, in cells of 8 pixels. 0 keeps all detail.", low=0, high=16,

@@ -120,6 +120,16 @@ def test_the_bridge_is_its_formula(app, model):
     assert torch.allclose(guided[0] - guided[1], seen["a cat"] - seen["a dog"], atol=1e-4)
 
 
+@pytest.mark.parametrize("wrap", [webui.Wrap, webui.TimestepsWrap])
+def test_prompts_are_compared_in_every_third_step_and_bridged_in_all(app, model, wrap):
+    only = {"infusion": False, "gate": False, "appearance_prompt": "a dog", "lam": 2.0, "lam_end": 1.0, "lam_shape": "constant"}
+    whole, unbridged = (draw(app, model, "a cat", only | how, wrap=wrap)[0] for how in ({}, {"lam": 0.0}))
+    model.unet.calls.clear()
+    held, _ = draw(app, model, "a cat", only | {"lam_every": 3}, wrap=wrap)
+    assert model.unet.calls == [3, 2, 2, 3]
+    assert 0 < (held - whole).abs().mean() < 0.5 * (unbridged - whole).abs().mean()
+
+
 @pytest.mark.parametrize("settings", [{}, {"appearance_prompt": "a dog"}, {"noise": "noised", "seed_policy": "image"}])
 def test_a_batch_equals_its_singles(app, model, settings):
     prompts = ["a cat", "a house AND a tree", "a cat"]

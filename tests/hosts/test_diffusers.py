@@ -144,6 +144,21 @@ def test_delta_bridge_acts_only_where_the_reference_prompt_differs(pipe):
     assert torch.equal(draw(pipe), plain)
 
 
+def test_prompts_are_compared_in_every_second_step_and_bridged_in_all(pipe):
+    rows = []
+    hook = pipe.unet.conv_in.register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
+    drawn = {}
+    for every, lam in ((1, 2.0), (2, 2.0), (1, 0.0)):
+        rows.clear()
+        how = dict(infusion=False, gate=False, lam=lam, lam_every=every, lam_shape="constant", lam_end=1.0)
+        with Seal(pipe, picture(), Settings(enabled=True, **how), appearance_prompt="a blue dog"):
+            drawn[every, lam] = draw(pipe)
+        assert rows == ([2] * 4 if not lam else [3] * 4 if every == 1 else [3, 2, 3, 2])
+    hook.remove()
+    apart = {how: (image - drawn[1, 2.0]).abs().mean() for how, image in drawn.items()}
+    assert 0 < apart[2, 2.0] < 0.5 * apart[1, 0.0]
+
+
 def test_a_reference_prompt_is_read_once_a_run(pipe, monkeypatch):
     read, encode = [], pipe.encode_prompt
 

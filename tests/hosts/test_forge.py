@@ -84,6 +84,16 @@ def test_delta_bridge_rides_along_where_lengths_allow_and_costs_no_call(app, mod
     assert set(calls) == {1, 2}
 
 
+def test_prompts_are_compared_in_every_second_step_and_bridged_in_all(app, model):
+    calls = model.forge_objects.unet.model.diffusion_model.calls
+    whole, _ = draw(app, model, "a cat", BRIDGE | {"gate": False})
+    calls.clear()
+    held, _ = draw(app, model, "a cat", BRIDGE | {"gate": False, "lam_every": 2})
+    assert calls == [3, 2, 3, 2]
+    unbridged, _ = draw(app, model, "a cat", {"gate": False, "appearance_prompt": ""})
+    assert 0 < (held - whole).abs().mean() < 0.5 * (unbridged - whole).abs().mean()
+
+
 def test_the_room_that_is_asked_for_holds_what_is_kept(app, model):
     """Of several references, too; each image reads for itself where its noise is its own."""
 

@@ -115,9 +115,11 @@ class Pass(sampling_pass.SamplingPass[Model, Call]):
                 return own(x, level, *args, **kwargs)
             first, call.done = call.done == 0, call.done + len(x)
             t = self.timestep(level[0])
-            lam = self.bridging(t)
-            if first and lam:
-                call.lam = lam
+            if first and self.bridging(t):
+                call.bridged_at = t
+                if not self.run.asks(t):
+                    with self.drawing(t, rows, x):
+                        return own(x, level, *args, **kwargs)
                 return self._with_appearance(own, call, t, rows, x, level, *args, **kwargs)
             with self.drawing(t, rows, x):
                 return own(x, level, *args, **kwargs)
@@ -148,11 +150,12 @@ class Pass(sampling_pass.SamplingPass[Model, Call]):
     def denoised(self, params: Any) -> None:
         """The model call was made, and not yet guided: λ·LowPass(Δ) goes to every row of an image, which passes guidance unchanged."""
         call, self.call = self.call, None
-        if call is None or call.appearance is None:
+        if call is None or call.bridged_at is None:
             return
         gen = torch.stack([_together(params.x, group) for group in call.parts])
         # k-diffusion's result is x₀ = z − σε.
-        bridge = self.run.bridged(gen, call.appearance, call.lam, -1 / float(call.params.sigma[0]) if self.in_sigma else 1.0)
+        to_epsilon = -1 / float(call.params.sigma[0]) if self.in_sigma else 1.0
+        bridge = self.run.bridged(call.bridged_at, gen, call.appearance, to_epsilon)
         params.x += bridge[[row.image for row in call.rows]].to(params.x)
 
 

@@ -117,11 +117,11 @@ class Pass(sampling_pass.SamplingPass[Model, Call]):
         rows = tuple(Row(UNCONDITIONAL if kind else CONDITIONAL, image) for kind in kinds for image in range(images))
         t = self.timestep(args["timestep"][0])
         args = {**args, "c": self._over_others(args["c"])}
-        lam = self.bridging(t)
-        if not (lam and 0 in kinds and call.appearance is None):
+        bridged = bool(self.bridging(t)) and 0 in kinds and call.bridged_at is None
+        call.bridged_at = t if bridged else call.bridged_at
+        if not bridged or not self.run.asks(t):
             with self.drawing(t, rows, x):
                 return own(args)
-        call.lam = lam
         third = tuple(Row(APPEARANCE, image) for image in range(images))
         theirs = self._of_appearance(args, kinds.index(0) * images, images)
         alike = theirs["c"]["c_crossattn"].shape[1] == args["c"]["c_crossattn"].shape[1]
@@ -177,11 +177,11 @@ class Pass(sampling_pass.SamplingPass[Model, Call]):
         call, self.call = self.call, None
         if call is not None:
             self.heard.add(ENDED)
-        if call is None or call.appearance is None:
+        if call is None or call.bridged_at is None:
             return args["denoised"]
         if "cond_denoised" not in args or "sigma" not in args:
             raise Refusal(UNKNOWN)
-        bridge = self.run.bridged(args["cond_denoised"], call.appearance, call.lam, -1 / float(args["sigma"][0]))
+        bridge = self.run.bridged(call.bridged_at, args["cond_denoised"], call.appearance, -1 / float(args["sigma"][0]))
         return args["denoised"] + bridge.to(args["denoised"])
 
 

@@ -31,11 +31,12 @@ ATTRIBUTE = "_seal"  # where `p` keeps its Session, and a sampler's denoiser its
 
 @dataclass
 class Call:
-    """A model call: every image's prompts (rows of its conditioning and their weights, several with AND), and what it said of c_app."""
+    """A model call: every image's prompts (rows of its conditioning and their weights, several with AND), at which timestep Delta-Bridge
+    is added to it, if it is, and what it said of c_app, if it was asked."""
 
     params: Any  # the callback's
     parts: list[list[tuple[int, float]]]
-    lam: float = 0.0
+    bridged_at: float | None = None
     appearance: Tensor | None = None
 
 
