@@ -21,7 +21,7 @@ from seal_ext.core.skeleton import Skeleton
 from seal_ext.layers import Layers, find_sites
 from seal_ext.run import CONDITIONAL, RAN_OUT, UNCONDITIONAL, Encoded, Row, Run, step
 from seal_ext.run.fetching import Fetching
-from seal_ext.run.reading import THINNED
+from seal_ext.run.reading import OVERFLOWED, THINNED
 from seal_ext.settings import Settings
 from tests.hosts import webui
 from tests.skeletons import STANDING
@@ -140,6 +140,18 @@ def test_only_the_subject_and_its_rivals_are_kept(host):
         host.draw(cache, [reference(mask=mask)], settings={"rivals": rivals})
         subject, around = (int(of(mask[None], (SIZE, SIZE)).sum()) for of in (subject_tokens, surrounding_tokens))
         assert cache.bytes == len(LEVELS) * LAYERS * webui.WIDTH * 4 * (3 * subject + around * rivals)
+
+
+def test_a_reference_on_which_the_model_overflows_is_left_out_and_said(host):
+    plain, _ = host.draw(AppearanceCache(1 << 30), [])
+    cache, good, bad = AppearanceCache(1 << 30), reference(), reference(1)
+    bad.latent[0, 0, 0, 0] = torch.inf
+    for _ in range(2):
+        drawn, run = host.draw(cache, [bad])
+        assert torch.equal(drawn, plain) and run.notes == [OVERFLOWED] and not cache.bytes
+    drawn, run = host.draw(cache, [good])
+    assert not torch.equal(drawn, plain) and not run.notes and drawn.isfinite().all()
+    assert torch.equal(host.draw(cache, [good, bad])[0], drawn)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -223,6 +223,12 @@ class Filling:
         """Whether a pass at t would be kept; when memory is short, fewer are."""
         return not self.entry.off and t in self.entry.wanted
 
+    def give_up(self, why: str) -> None:
+        """Keep nothing of this reference; `why` is a sentence for the user."""
+        with self._cache._lock:
+            self._cache._drop(self.entry)
+            self.entry.off = why
+
     def passed(self) -> None:
         """Count a U-Net pass."""
         with self._cache._lock:

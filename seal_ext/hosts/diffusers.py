@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from seal_ext.core.cache import AppearanceCache
 from seal_ext.core.canvas import size_of
@@ -23,6 +23,7 @@ from seal_ext.shelf import Shelf
 
 RESIDUALS = ("down_block_additional_residuals", "mid_block_additional_residual", "down_intrablock_additional_residuals")
 MEGABYTE = 2**20
+OVERFLOWED = "In half precision the VAE's numbers overflow on the reference, so it was encoded in full precision."
 
 
 class Seal:
@@ -179,7 +180,11 @@ class Seal:
 
     def _encode(self, reference: Reference, height: int, width: int, like: Tensor) -> Encoded:
         image, mask, known = reference.on_canvas(height, width)
-        return Encoded(encoded(self.pipe.vae, image).to(like), mask, reference.weight, known)
+        return Encoded(encoded(self.pipe.vae, image, self._note).to(like), mask, reference.weight, known)
+
+    def _note(self, sentence: str) -> None:
+        if sentence not in self.notes:
+            self.notes.append(sentence)
 
     def _key(self, image: int) -> AppearanceKey:
         context = self._conditioning(image)[0]
@@ -249,7 +254,25 @@ def _extended(value, rows: int, gen: list[int]):
     return value
 
 
-def encoded(vae, canvas: Tensor) -> Tensor:
-    """The latent of a picture (1, 3, height, width) in [0, 1], scaled as the U-Net expects: the mean, which draws no random number."""
-    latent = vae.encode((canvas * 2 - 1).to(vae.device, vae.dtype)).latent_dist.mean
+def encoded(vae, canvas: Tensor, tell: Callable[[str], None] = lambda said: None) -> Tensor:
+    """The latent of a picture (1, 3, height, width) in [0, 1], scaled as the U-Net expects: the mean, which draws no random number.
+
+    An autoencoder whose numbers overflow in half precision encodes in full; `tell` hears of one that does not say so of itself.
+    """
+    kind, known = vae.dtype, vae.dtype == torch.float16 and getattr(vae.config, "force_upcast", False)
+    latent = None if known else _mean(vae, canvas)
+    if latent is None or (not latent.isfinite().all() and kind != torch.float32):
+        try:
+            latent = _mean(nn.Module.to(vae, torch.float32), canvas)  # diffusers' own `to` warns of what is meant here
+        finally:
+            nn.Module.to(vae, kind)
+        if not known:
+            tell(OVERFLOWED)
+    if not latent.isfinite().all():
+        raise ValueError("The autoencoder cannot encode the reference, not even in full precision.")
     return (latent - (getattr(vae.config, "shift_factor", None) or 0)) * vae.config.scaling_factor
+
+
+def _mean(vae, canvas: Tensor) -> Tensor:
+    mean: Tensor = vae.encode((canvas * 2 - 1).to(vae.device, vae.dtype)).latent_dist.mean
+    return mean

@@ -24,6 +24,10 @@ from .parts import Encoded, Host
 THINNED = 'The reference did not fit into SeAl\'s cache at every step, so SeAl keeps fewer steps. Raise "Cache (MB)".'
 
 
+OVERFLOWED = ("In this precision the model's numbers overflow on the reference, so SeAl leaves it out. Use the model in full precision, or "
+              "another VAE.")  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Reading:
     """Reads the references of a run. `key` says for an image what its reading depends on beside the reference itself."""
@@ -115,9 +119,11 @@ class Reading:
         with self.layers.answering(keeping.answer):
             host.read(reference_input(reference.latent, noise, sigma, alpha), t, image)
         filling.passed()
+        if keeping.last is not None and not keeping.last.isfinite().all():  # what overflows in one layer is no number in those after it
+            filling.give_up(OVERFLOWED)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Keeping:
     """One U-Net call on a reference: every infused layer's k, v and feature to match on are kept, of the subject's tokens."""
 
@@ -126,13 +132,14 @@ class _Keeping:
     reference: Encoded
     filling: Filling
     t: float
+    last: Tensor | None = None  # what was kept last
 
     def answer(self, call: AttentionCall) -> Tensor:
         if self.blocks.weight(call.site.part, call.site.index) > 0:
             k, v = call.kv()
             feature = feature_of(self.settings.feature, k, call.hidden).to(k.dtype)  # under autocast hidden states are in full precision
             kept = self._appearance(Appearance(k, v, feature))
-            parts = {"k": kept.k, "v": kept.v, "feature": kept.feature, "rivals": kept.rivals}
+            parts, self.last = {"k": kept.k, "v": kept.v, "feature": kept.feature, "rivals": kept.rivals}, kept.v
             self.filling.store(self.t, call.site.name, **{name: x for name, x in parts.items() if x is not None})
         return call.clean()
 

@@ -68,8 +68,8 @@ class Table:
         "Above 0 it begins to take little by little, over this much likeness.")
     top_k: int = row(32, INFUSION, "Top-k", "How many places of the reference each place looks at: 1 is only the best match, 0 is the "
         "whole character.", low=0, high=4096, step=1)
-    match_once: bool = row(False, INFUSION, "Match once", "Layers that see the picture equally fine share one search through the reference, "
-        "until the picture has changed. Off, each layer searches in every step, which is slower.")
+    match_once: bool = row(False, INFUSION, "Match once", "Layers that see the picture equally fine share one search through the "
+        "reference, until the picture has changed. Off, each layer searches in every step, which is slower.")
     form: str = row("joint", INFUSION, "Blend", "How the reference comes in. `output` mixes the results of attention. `kv` mixes its keys "
         "and values. `joint` lets one attention look at picture and reference together; there δ says how much the reference counts beside "
         "the picture.", choices=FORMS)

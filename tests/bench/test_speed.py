@@ -81,7 +81,7 @@ def test_the_shapes_are_the_true_ones(name):
 
 def test_random_weights_keep_the_size_of_what_goes_through():
     network = filled(lambda: torch.nn.Sequential(torch.nn.Linear(300, 200), torch.nn.Linear(200, 100)), "cpu", torch.float32)
-    out = network(torch.randn(50, 300, generator=torch.Generator().manual_seed(0)))
+    out = network(torch.randn(50, 300, generator=torch.Generator().manual_seed(1)))
     assert 0.7 < out.std() < 1.4
 
 

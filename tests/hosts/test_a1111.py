@@ -130,6 +130,14 @@ def test_prompts_are_compared_in_every_third_step_and_bridged_in_all(app, model,
     assert 0 < (held - whole).abs().mean() < 0.5 * (unbridged - whole).abs().mean()
 
 
+def test_a_vae_that_overflows_is_said_and_the_picture_is_drawn_without_seal(app, model, monkeypatch):
+    plain, _ = draw(app, model, "a cat")
+    own = model.encode_first_stage
+    monkeypatch.setattr(model, "encode_first_stage", lambda pixels: SimpleNamespace(mode=lambda: own(pixels).mode() * torch.nan))
+    drawn, p = draw(app, model, "a cat", {"reference": reference(7)})  # one that nobody has encoded before
+    assert torch.equal(drawn, plain) and any("The VAE cannot encode the reference" in said for said in p.comments)
+
+
 @pytest.mark.parametrize("settings", [{}, {"appearance_prompt": "a dog"}, {"noise": "noised", "seed_policy": "image"}])
 def test_a_batch_equals_its_singles(app, model, settings):
     prompts = ["a cat", "a house AND a tree", "a cat"]

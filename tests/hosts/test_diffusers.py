@@ -24,7 +24,7 @@ from bench.model import tokenizer as bpe
 from bench.model.shape import Shape
 from seal_ext.core.cache import AppearanceCache
 from seal_ext.core.mask import subject_of
-from seal_ext.hosts.diffusers import Seal
+from seal_ext.hosts.diffusers import OVERFLOWED, Seal
 from seal_ext.layers import find_sites
 from seal_ext.reference import Reference
 from seal_ext.settings import Settings
@@ -201,6 +201,35 @@ def test_a_reference_that_does_not_fit_the_cache_is_said_and_changes_nothing(sd1
     with Seal(sd1, picture(), Settings(**BASE), cache=AppearanceCache(10)) as seal:
         assert torch.equal(draw(sd1), plain)
         assert any("cache" in note for note in seal.run.notes)
+
+
+def test_a_vae_that_overflows_in_half_precision_encodes_in_full(sd1):
+    """As SDXL's does: what it makes is no number, and the picture would be black."""
+    with Seal(sd1, picture(), Settings(**BASE)) as seal:
+        whole = draw(sd1, output_type="latent")
+        assert not seal.notes
+    kinds = []
+
+    def overflowing(module, args, out):
+        kinds.append(out.dtype)
+        return out * torch.nan if out.dtype == torch.float16 else out
+
+    hook = sd1.vae.encoder.register_forward_hook(overflowing)
+    sd1.vae.register_to_config(force_upcast=False)
+    sd1.vae.half()
+    with Seal(sd1, picture(), Settings(**BASE)) as seal:
+        drawn = draw(sd1, output_type="latent")
+        assert seal.notes == [OVERFLOWED]
+    assert kinds == [torch.float16, torch.float32] and {p.dtype for p in sd1.vae.parameters()} == {torch.float16}
+    assert drawn.isfinite().all() and torch.allclose(drawn, whole, atol=0.05)
+    sd1.vae.register_to_config(force_upcast=True)  # a model that says so itself is never asked in half
+    kinds.clear()
+    with Seal(sd1, picture(), Settings(**BASE)) as seal:
+        assert torch.equal(draw(sd1, output_type="latent"), drawn) and not seal.notes and kinds == [torch.float32]
+    hook.remove()
+    sd1.vae.encoder.register_forward_hook(lambda module, args, out: out * torch.nan)
+    with pytest.raises(ValueError, match="cannot encode the reference"), Seal(sd1, picture(), Settings(**BASE)):
+        draw(sd1)
 
 
 class Stop(Exception):

@@ -94,6 +94,15 @@ def test_prompts_are_compared_in_every_second_step_and_bridged_in_all(app, model
     assert 0 < (held - whole).abs().mean() < 0.5 * (unbridged - whole).abs().mean()
 
 
+def test_a_vae_that_overflows_is_said_and_the_picture_is_drawn_without_seal(app, model, monkeypatch):
+    plain, _ = draw(app, model, "a cat")
+    own = forge_host.Model.encode_first_stage
+    monkeypatch.setattr(forge_host.Model, "encode_first_stage", lambda *args: own(*args) * torch.nan)
+    unseen = Image.fromarray(np.random.default_rng(7).integers(0, 256, (64, 64, 3), np.uint8))
+    drawn, p = draw(app, model, "a cat", {"reference": unseen})
+    assert torch.equal(drawn, plain) and any("The VAE cannot encode the reference" in said for said in p.comments)
+
+
 def test_the_room_that_is_asked_for_holds_what_is_kept(app, model):
     """Of several references, too; each image reads for itself where its noise is its own."""
 
