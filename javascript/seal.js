@@ -13,9 +13,20 @@
     const TALLEST = 420; // CSS pixels
     const LIMITS = {x: [-1, 1, 0.005], y: [-1, 1, 0.005], scale: [0.25, 4, 0.01]};
     const PARTS = {x: "handX", y: "handY", scale: "handScale"};
+    const JUST = 2000; // ms within which a picture has come just now
+    const LOST = 0.02; // of a pose: what the hand may push out of the picture without a word
     const stages = {};
 
     const byId = (id) => gradioApp().getElementById ? gradioApp().getElementById(id) : document.getElementById(id);
+
+    // What stands in a slot.
+    const pictures = (slot) => [...slot?.querySelectorAll("img") || []].map((image) => image.src).join();
+
+    // The share of a box that the picture holds.
+    const inside = ([x0, y0, x1, y1], wide, tall) => {
+        const within = (low, high, end) => Math.max(0, Math.min(high, end) - Math.max(low, 0)) / Math.max(1e-6, high - low);
+        return within(x0, x1, wide) * within(y0, y1, tall);
+    };
 
     class Stage {
         constructor(root) {
@@ -24,6 +35,8 @@
             this.hand = {x: 0, y: 0, scale: 1};
             this.seen = null; // what Python sent, with its pictures loaded
             this.thorough = false; // somebody pressed the button that also runs preprocessors
+            this.known = ""; // what stands in the reference's slot
+            this.former = {there: "", when: 0}; // what stood there before, until when
             this.timers = {};
             this.asked = {}; // when Python was asked something that it has not answered yet
             this.waiting = {}; // what to ask once it has
@@ -34,6 +47,23 @@
             this.hover = null; // where the brush is, in the same shares
             this.painting = null; // the pointer that paints
             this.listen();
+            this.unlink();
+        }
+
+        get visible() { // the tick in the accordion's heading
+            return byId(this.root.dataset.accordion + "-visible-checkbox");
+        }
+
+        // The host ties the tick to the heading: whoever opens SeAl to look at it would switch it on. What it takes for a press undoes that,
+        // and is none: an event that no mouse made leaves the tick as it is.
+        unlink() {
+            this.visible?.dispatchEvent(new Event("click"));
+        }
+
+        // Whoever switches it on wants to see it.
+        open() {
+            const heading = byId(this.root.dataset.accordion)?.querySelector(".label-wrap");
+            if (this.on && heading && !heading.classList.contains("open")) heading.click();
         }
 
         get on() {
@@ -73,6 +103,7 @@
 
         listen() {
             const {root} = this;
+            byId(root.dataset.told)?.addEventListener("click", (event) => this.cure(event.target.dataset));
             byId(root.dataset.look)?.addEventListener("click", (event) => {
                 this.thorough ||= event.isTrusted;
                 this.asked.look = Date.now();
@@ -80,13 +111,13 @@
             root.dataset.slots.split(" ").map(byId).forEach((slot, number) => {
                 if (!slot) return;
                 // A picture comes or goes, whoever put it there.
-                const pictures = () => [...slot.querySelectorAll("img")].map((image) => image.src).join();
-                let before = pictures();
+                let before = pictures(slot);
+                if (number === 0) this.known = before;
                 new MutationObserver(() => {
-                    const now = pictures();
+                    const now = pictures(slot);
                     if (now === before) return;
+                    if (number === 0) this.replaced(before, now);
                     before = now;
-                    if (number === 0) this.replaced(Boolean(now));
                     this.look(AT_ONCE);
                 }).observe(slot, {subtree: true, childList: true, attributes: true, attributeFilter: ["src"]});
             });
@@ -115,12 +146,31 @@
         // ---- the reference
 
         // Another one, or none: what was painted was painted on the one before. Whoever gives a picture means it.
-        replaced(there) {
+        replaced(former, there) {
+            const {there: before, when} = this.former; // gradio 4 empties the slot for a moment
+            this.former = {there: former || (Date.now() - when < JUST && before), when: Date.now()};
+            this.known = there;
             if (this.strokes.length) {
                 this.strokes = [];
                 this.pour();
             }
-            if (there && !this.on) byId(this.root.dataset.accordion + "-visible-checkbox")?.click();
+            if (there && !this.on) this.visible?.click();
+        }
+
+        // Whether the picture that was just given took the place of another. That it was given may be heard before it is seen, or after.
+        get full() {
+            const heard = this.known !== pictures(byId(this.root.dataset.slots.split(" ")[0])), {there, when} = this.former;
+            return Boolean(heard || Date.now() - when > JUST ? this.known : there);
+        }
+
+        // ---- what a notice offers
+
+        cure({cure, unit}) {
+            if (cure === "paint" && this.paints !== "add") this.press("add");
+            if (cure === "paint") this.root.scrollIntoView({block: "center", behavior: "smooth"});
+            const enable = byId(`${this.root.dataset.tab}_controlnet_ControlNet-${unit}_controlnet_enable_checkbox`);
+            if (cure === "enable") enable?.querySelector("input")?.click();
+            if (cure === "unit") enable?.scrollIntoView({block: "center", behavior: "smooth"});
         }
 
         // ---- the brush
@@ -282,6 +332,7 @@
             this.root.classList.toggle("seal-movable", this.movable);
             this.root.parentElement.classList.toggle("seal-with-units", this.movable);
             this.root.parentElement.classList.toggle("seal-with-reference", Boolean(seen));
+            this.root.parentElement.classList.toggle("seal-outlined", Boolean(seen?.outlined));
             this.draw();
         }
 
@@ -308,9 +359,12 @@
                 pen.setLineDash([]);
             };
             for (const unit of seen.units.filter((one) => one.stays)) pen.drawImage(unit.image, 0, 0, canvas.width, canvas.height);
+            let outside = false;
             for (const unit of seen.units.filter((one) => !one.stays)) {
                 const [ax, ay] = unit.anchor, s = hand.scale;
                 const dx = ax * (1 - s) + hand.x * wide, dy = ay * (1 - s) + hand.y * tall;
+                const after = unit.after.map((n, i) => n * s + (i % 2 ? dy : dx));
+                outside ||= inside(unit.after, wide, tall) - inside(after, wide, tall) > LOST;
                 frame(unit.before, "--seal-before", [3, 3]);
                 frame(unit.reference, "--seal-subject", [6, 4]);
                 pen.save();
@@ -318,7 +372,7 @@
                 pen.shadowBlur = 4 * px;
                 pen.drawImage(unit.image, dx * k, dy * k, s * canvas.width, s * canvas.height);
                 pen.restore();
-                frame(unit.after.map((n, i) => n * s + (i % 2 ? dy : dx)), "--seal-after", []);
+                frame(after, "--seal-after", []);
                 pen.beginPath();
                 pen.arc((ax * s + dx) * k, (ay * s + dy) * k, 5 * px, 0, 7);
                 pen.fillStyle = style.getPropertyValue("--seal-after");
@@ -327,6 +381,7 @@
                 pen.strokeStyle = "white";
                 pen.stroke();
             }
+            this.root.parentElement.classList.toggle("seal-outside", outside);
             if (this.paints) this.drawStrokes(pen, k, px, style);
         }
 
@@ -359,6 +414,12 @@
         return root ? stages[tab] : undefined;
     }
 
+    window.sealEnabled = (tab) => {
+        stage(tab)?.open();
+        stage(tab)?.look();
+        return [];
+    };
+    window.sealFull = (tab) => [stage(tab)?.full ? "full" : ""];
     window.sealLook = (tab) => { stage(tab)?.look(); return []; };
     window.sealPainted = (tab, text) => {
         const found = stage(tab);

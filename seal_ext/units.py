@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 MOST = 64  # ControlNet offers far fewer
+NO_CONTROLNET = "No ControlNet is installed here, so SeAl works from the prompt alone. For poses install sd-webui-controlnet."
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,11 @@ class Slot(Part):
 
     change = property(lambda self: pytest.fail("a slot's change never comes to rest"))
 
+    def upload(self, *args, **kwargs):
+        return self._event(*args, **kwargs)
+
+    clear = upload
+
 
 @pytest.fixture(params=["3.41.2", "4.40.0"])
 def accordion(monkeypatch, request):
@@ -213,6 +218,27 @@ def test_a_further_reference_takes_all_along_that_came_with_it(accordion):
                          ((picture, None, picture), "skeleton")):  # fmt: skip
         kept, *same, said = accordion._added(more, "", *refused)
         assert why in said and "value" not in kept and not any("value" in slot for slot in same)
+
+
+def test_with_a_reference_goes_what_was_given_for_it(accordion):
+    """The mask and the pose of the one before would count for another picture; those of one that is yet to come stay."""
+    drawn = joined(accordion)
+    beside = [drawn.parts["mask"], drawn.parts["reference_pose"]]
+    (cleared, uploaded) = drawn.parts["reference"].events
+    assert cleared[0][2] == uploaded[0][2] == beside and cleared[0][0]() == [None, None]
+    assert uploaded[0][0]("full") == [None, None] and not any("value" in kept for kept in uploaded[0][0](""))
+    assert "sealFull('txt2img')" in str(uploaded[1])
+    ((take, _, slots), _), *_ = drawn.parts["last"].events
+    assert slots == [drawn.parts["reference"], *beside] and take("a picture") == ["a picture", None, None]
+    assert not any("value" in kept for kept in take(None))
+
+
+def test_help_of_a_tick_stands_below_it(accordion):
+    """Where gradio puts it above, it reads as the setting's before."""
+    drawn, style = draw(accordion), (Path(__file__).parents[1] / "style.css").read_text()
+    ticks = [part for part in drawn.parts.values() if type(part).__name__ == "Checkbox"]
+    assert len(ticks) > 10 and all(part.told["elem_classes"] == ["seal-check"] for part in ticks)
+    assert re.search(r"\.seal-check \{[^}]*column-reverse", style)
 
 
 def test_ticks_are_written_as_units(accordion):

@@ -221,4 +221,12 @@ def _corrected(found: Alignment, hand: Correction) -> Alignment:
     move_x, move_y = hand.dx * found.canvas[0], hand.dy * found.canvas[1]
     k, (tx, ty) = hand.scale, found.shift
     shift = (k * tx + (1 - k) * x + move_x, k * ty + (1 - k) * y + move_y)
-    return replace(found, scale=found.scale * hand.scale, shift=shift, correction=hand, reasons=(*found.reasons, "Corrected by hand."))
+    moved = replace(found, scale=found.scale * hand.scale, shift=shift, correction=hand, reasons=(*found.reasons, "Corrected by hand."))
+    lost = _inside(found) - _inside(moved)
+    return moved.because(f"By your correction {lost:.0%} of the figure lies outside of the picture.") if lost > LEAVES else moved
+
+
+def _inside(found: Alignment) -> float:
+    """The share of the aligned subject's box that the canvas holds."""
+    box, seen = found.aligned_box, found.aligned_box.clipped(*found.canvas)
+    return seen.width * seen.height / max(1e-6, box.width * box.height)

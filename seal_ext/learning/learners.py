@@ -59,7 +59,7 @@ class TokenLearner:
         self.encoders = encoders_of(frozen.pipe)
         self.starts = [start_of(encoder, subject.kind) for encoder in self.encoders]
         if not all(torch.isfinite(start).all() for start in self.starts):
-            raise LearningError(f"The model has no word for the class {subject.kind[:40]!r}; name it otherwise, such as `woman`.")
+            raise LearningError(f"The model has no word for the class {subject.kind[:40]!r}; name it otherwise, such as woman.")
         units = [float(encoder.embedding.weight.detach().float().std()) for encoder in self.encoders]
         stages = settings.stages if settings.kind == "stages" else 0
         self.word = PseudoWord(self.starts, units, stages, settings.seed).to(frozen.device)

@@ -16,7 +16,7 @@ from PIL import Image
 from seal_ext import __version__
 from seal_ext.core.pixels import AlignError
 from seal_ext.hosts.webui import process_state
-from seal_ext.request import MOST_REFERENCES, NAMES, PICTURES, REFERENCE_KEY, parse
+from seal_ext.request import BESIDE, MOST_REFERENCES, NAMES, PICTURES, REFERENCE_KEY, parse
 from seal_ext.settings import BY_NAME, GROUPS, PRESETS, TABLE, Setting, Settings, SettingsError, defaults
 from seal_ext.units import Units
 
@@ -162,7 +162,7 @@ def component(setting: Setting, elem_id: Callable[[str], str]):
     if not setting.acts(defaults()):
         common["interactive"] = False
     if setting.kind is bool:
-        return gr.Checkbox(**common)
+        return gr.Checkbox(elem_classes=["seal-check"], **common)
     if setting.choices:
         return (gr.Radio if len(setting.choices) <= FEW else gr.Dropdown)(choices=list(setting.choices), **common)
     if setting.kind is str:
@@ -191,8 +191,10 @@ def _connect(parts: Mapping, tab: str) -> None:
     parts["add"].click(_added, [parts["more"], parts["strokes"], *slots], [*gallery, *slots, parts["lost"]], show_progress=False)
     parts["clear"].click(lambda: ([], gr.update(visible=False)), [], gallery, show_progress=False)
     # Not the slots of pictures: there a script's answer counts as a change, and the page would never come to rest. The script watches them.
-    for name in ("enabled", "mask_source", "align", "anchor", "margin", "units", "which"):
+    for name in ("mask_source", "align", "anchor", "margin", "units", "which"):
         on(parts[name].change, f"() => sealLook('{tab}')")
+    on(parts["enabled"].change, f"() => sealEnabled('{tab}')")
+    _replacing(parts, tab)
     on(parts["strokes"].change, f"(strokes) => sealPainted('{tab}', strokes)", [parts["strokes"]])
     on(parts["clear"].click, f"() => sealLook('{tab}')")
     for setting in TABLE:
@@ -207,6 +209,14 @@ def _connect(parts: Mapping, tab: str) -> None:
     on(parts["reset"].click, f"() => sealReset('{tab}')")
     for name in ("appearance_prompt", "enabled"):
         on(parts[name].change, f"() => sealWords('{tab}')")
+
+
+def _replacing(parts: Mapping, tab: str) -> None:
+    """With a reference goes what was given for it; what was given for one that was yet to come stays."""
+    beside = [parts[name] for name in BESIDE]
+    parts["reference"].clear(lambda: [None] * len(beside), [], beside, show_progress=False)
+    parts["reference"].upload(lambda full: [None if full else gr.update()] * len(beside), [parts["picture"]], beside, show_progress=False,
+                              **gradios.script(f"() => sealFull('{tab}')"))  # fmt: skip
 
 
 def _join(page: Accordion, around: Mapping, host) -> None:
@@ -246,8 +256,13 @@ def _join(page: Accordion, around: Mapping, host) -> None:
     seeks = [*page.components, around["prompt"]]
     done = parts["seek"].click(lambda *given: _sought(given[:-1], given[-1], host), seeks, [parts["mask_source"], parts["lost"]])
     on(done.then, f"() => sealLook('{tab}')")
-    parts["last"].click(lambda file: host.from_gallery(file) or gr.update(), [around["gallery"]], [parts["reference"]],
+    parts["last"].click(lambda file: _taken(host.from_gallery(file)), [around["gallery"]], [parts[name] for name in PICTURES],
                         show_progress=False, **gradios.script("extract_image_from_gallery"))  # fmt: skip
+
+
+def _taken(picture: Image.Image | None) -> list:
+    """A result as the reference; what was given for the one before goes."""
+    return [gr.update()] * len(PICTURES) if picture is None else [picture, *(None for _ in BESIDE)]
 
 
 def _image(given: object) -> Image.Image | None:

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from seal_ext.core.anchor_align import OFF, Aligned
+from seal_ext.core.anchor_align import OFF, UNREAD, Aligned
 from seal_ext.core.canvas import FILL, LARGEST_CANVAS, place
 from seal_ext.core.control_map import DIFFERS, background_of
 from seal_ext.core.mask import Box
@@ -24,7 +24,7 @@ from seal_ext.hosts.webui import process_state
 from seal_ext.reference import Reference, png
 from seal_ext.request import looked, parse
 from seal_ext.settings import Settings, SettingsError
-from seal_ext.units import Units, is_ready
+from seal_ext.units import NO_CONTROLNET, Units, is_ready
 
 USUAL = 512  # a canvas's side while its field is empty
 SMALLEST, LARGEST = 512, 768  # pixels: of the shorter side at least, of the longer one at most
@@ -39,11 +39,14 @@ TOOLS = (
     ("clear", "Remove strokes", "Remove everything that you painted."),
 )
 NO_UNIT = "No enabled ControlNet unit has a pose or another structure, so SeAl works from the prompt alone."
+OUTSIDE = "By your correction a part of the pose lies outside of the picture. The key 0 or “Undo correction” brings it back."
+NO_MODEL = "ControlNet unit {0} has no model, so its pose will have no effect. Choose one."
+DISABLED = "ControlNet unit {0} has a picture and is not enabled, so SeAl works from the prompt alone."
 
 
 def stage(elem_id: Callable[[str], str], tab: str) -> str:
     """Where the page's script draws. All text is here, where a translation of the WebUI finds it."""
-    ids = {name: elem_id(name) for name in ("accordion", "glance", "look", "compare", "hand_x", "hand_y", "hand_scale", "strokes")}
+    ids = {name: elem_id(name) for name in ("accordion", "glance", "look", "compare", "hand_x", "hand_y", "hand_scale", "strokes", "told")}
     ids["slots"] = " ".join(elem_id(name) for name in ("reference", "subject_mask", "reference_pose"))
     told = " ".join(f'data-{name.replace("_", "-")}="{escape(value)}"' for name, value in ids.items())
     keys = (("subject", "Reference's character"), ("before", "Structure as it is"), ("after", "Structure aligned"))
@@ -51,8 +54,24 @@ def stage(elem_id: Callable[[str], str], tab: str) -> str:
     tools = "".join(f'<button type="button" data-does="{does}" title="{escape(said)}">{name}</button>' for does, name, said in TOOLS)
     tools += '<label><span>Brush</span><input type="range" min="1" max="25" value="6"></label>'
     return (f'<div class="seal-stage" data-tab="{tab}" {told} tabindex="0" role="application" title="Preview of the alignment">'
-            f'<canvas></canvas><p>{EMPTY}</p></div><div class="seal-tools">{tools}</div>'
+            f'<canvas></canvas><p>{EMPTY}</p></div><p class="seal-said seal-off">{OUTSIDE}</p><div class="seal-tools">{tools}</div>'
             f'<div class="seal-legend">{legend}</div><p class="seal-how seal-faint">{HOW}</p>')  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Notice:
+    """What somebody should look at before anything is drawn, and the button that cures it."""
+
+    said: str
+    label: str = ""  # of the button
+    cure: str = ""  # what it does, as the page's script knows it
+    unit: int | None = None  # of ControlNet, where it is about one
+
+    @property
+    def html(self) -> str:
+        about = "" if self.unit is None else f' data-unit="{self.unit}"'
+        button = f'<button type="button" data-cure="{self.cure}"{about}>{escape(self.label)}</button>' if self.cure else ""
+        return f'<p class="seal-said">{escape(self.said)} {button}</p>'
 
 
 @dataclass(frozen=True)
@@ -60,7 +79,7 @@ class Look:
     """What there is to see and to say."""
 
     told: tuple[str, ...] = ()
-    warned: tuple[str, ...] = ()  # what somebody should look at
+    warned: tuple[Notice, ...] = ()
     units: tuple[tuple[int, str], ...] = ()  # numbers and names of the units that carry a structure
     drawn: dict[str, Any] | None = None  # what the page's canvas draws
 
@@ -71,8 +90,7 @@ class Look:
 
     @property
     def html(self) -> str:
-        warned = "".join(f'<p class="seal-said">{escape(sentence)}</p>' for sentence in self.warned)
-        return warned + "".join(f"<p>{escape(sentence)}</p>" for sentence in self.told)
+        return "".join(notice.html for notice in self.warned) + "".join(f"<p>{escape(sentence)}</p>" for sentence in self.told)
 
 
 def look(
@@ -93,8 +111,9 @@ def look(
         ways = process_state.known_ways(first) | (host.segmenting(first) if thorough else {})
         first = looked(first, asked.settings.mask_source, ways)
     except SettingsError as refusal:
-        return Look(warned=(str(refusal),), units=shown)
+        return Look(warned=(Notice(str(refusal)),), units=shown)
     settings, told = asked.settings, list(outlined(first.seen))
+    warned = [Notice(" ".join(doubts(first.seen)), "Outline the character", "paint")] if doubts(first.seen) else []
     width, height = (min(max(int(side or USUAL) // 8 * 8, 64), LARGEST_CANVAS) for side in canvas)
     factor = min(LARGEST / max(width, height), max(1.0, SMALLEST / min(width, height)))
     seen: list[dict[str, Any]] = []
@@ -103,6 +122,8 @@ def look(
     for number, unit in carrying:
         if not ticked.wants(number):
             continue
+        if str(unit.model) in ("None", ""):
+            warned.append(Notice(NO_MODEL.format(number), f"Show unit {number}", "unit", number))
         if img2img and not controlnet.has_picture(unit):
             told.append(f"ControlNet unit {number} follows the picture of img2img, which the preview does not show.")
         elif not is_ready(unit) and not thorough:
@@ -112,34 +133,40 @@ def look(
             if found is not None:
                 seen.append(_unit(number, found))
                 joints = joints or (found.subject.skeleton if found.subject else None)
-            told += said
-    if not carrying:
-        told.append(host.strange(units) or NO_UNIT)
-    elif not settings.align:
+            if found is None or UNREAD in found.alignment.reasons:
+                warned.append(Notice(said, f"Show unit {number}", "unit", number))
+            elif said:
+                told.append(said)
+    if carrying and not settings.align:
         told.append(OFF)
+    if not carrying and controlnet is not None and (number := controlnet.waits(units)) is not None:
+        warned.append(Notice(DISABLED.format(number), f"Enable unit {number}", "enable", number))
+    elif not carrying:
+        told.append(host.strange(units) or (NO_CONTROLNET if controlnet is None else NO_UNIT))
+    if controlnet is not None and (refused := controlnet.refused(units, settings)):
+        warned.append(Notice(refused))
     lies = _lies(first, (width, height))
     base = _base(first, joints, (width, height), factor)
-    return Look(
-        tuple(told), doubts(first.seen), shown, {"canvas": (width, height), "lies": astuple(lies), "base": _url(base), "units": seen}
-    )
+    drawn = {"canvas": (width, height), "lies": astuple(lies), "base": _url(base), "units": seen, "outlined": first.seen.known}
+    return Look(tuple(told), tuple(warned), shown, drawn)
 
 
 def _found(
     controlnet: Any, number: int, unit: Any, reference: Reference, settings: Settings, canvas: tuple[int, int], factor: float, host: Any,
     thorough: bool,
-) -> tuple[Aligned | None, list[str]]:  # fmt: skip
-    """Where a unit's structure comes to, and what there is to say about it."""
+) -> tuple[Aligned | None, str]:  # fmt: skip
+    """Where a unit's structure comes to, if it could be read, and what there is to say about it."""
     # The hand's correction is left to the page, which shows it while the hand moves.
     settings = replace(settings, hand_x=0.0, hand_y=0.0, hand_scale=1.0)
     try:
         found: Aligned = controlnet.find(unit, reference, settings, canvas, factor, now=thorough)
     except AlignError as error:
-        return None, [f"ControlNet unit {number} stays where it is: {error}"]
+        return None, f"ControlNet unit {number} stays where it is: {error}"
     except Exception as error:
         host.report(f"SeAl could not preview ControlNet unit {number}")
-        return None, [f"ControlNet unit {number} could not be aligned ({type(error).__name__}: {str(error)[:200]})."]
+        return None, f"ControlNet unit {number} could not be aligned ({type(error).__name__}: {str(error)[:200]})."
     told = " ".join(found.alignment.reasons) if settings.align else ""
-    return found, [f"ControlNet unit {number}: {told}"] if told else []
+    return found, f"ControlNet unit {number}: {told}" if told else ""
 
 
 def _name(number: int, unit: Any) -> str:

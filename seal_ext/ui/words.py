@@ -104,7 +104,7 @@ def shown(prompt: str, reference: str) -> str:
         return f'<p class="seal-words seal-faint">{EMPTY}</p>'
     runs = compare(prompt, reference)
     if all(where == SAME for where, _ in runs):
-        return f'<p class="seal-words seal-faint">{ALIKE}</p>'
+        return f'<p class="seal-said">{ALIKE}</p>'
     tags = {SAME: "span", PROMPT: "ins", REFERENCE: "del"}
     told = " ".join(f"<{tags[where]}>{escape(text)}</{tags[where]}>" for where, text in runs)
     return f'<p class="seal-words">{told}</p><p class="seal-faint">{LEGEND}</p>'

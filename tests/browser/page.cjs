@@ -2,7 +2,7 @@
 //
 //     node page.cjs URL FOLDER STORE ADAPTER
 //
-// FOLDER    holds reference.png, busy.png, map.png and pose.png; results.json and screenshots come into it
+// FOLDER    holds reference.png, busy.png, noise.png, map.png and pose.png; results.json and screenshots come into it
 // STORE     where SeAl keeps references; before all of them are deleted, a copy comes into FOLDER/kept
 // ADAPTER   a part of the name of the adapter that fits the checkpoint
 //
@@ -60,7 +60,9 @@ async function open(theme = "light") {
     await sleep(2000);
 }
 
-const unfold = () => p.click(`${seal("accordion")} .label-wrap span`);
+const unfold = () => p.click(`${seal("accordion")} .label-wrap`);
+const isOn = () => p.isChecked(`${seal("accordion")}-visible-checkbox`);
+const tick = () => p.click(`${seal("accordion")}-visible-checkbox`);
 const give = (slot, name) => p.setInputFiles(`${slot} input[type=file]`, file(name));
 
 // The preview shows the square reference as it lies in the square canvas: shares of one are shares of the other.
@@ -133,8 +135,12 @@ async function draw() {
     await step("enable", async () => {
         await p.fill("#txt2img_prompt textarea", "a red cat, sitting");
         await unfold();
+        await p.waitForSelector(seal("reference"), {state: "visible"});
+        await sleep(1000);
+        const opened = await isOn(), legend = await p.isVisible(`${seal("preview")} .seal-key`);
+        await tick();
         await until(async () => (await told()).includes("missing"));
-        return {on: await p.isChecked(`${seal("accordion")}-visible-checkbox`), told: await told()};
+        return {opened, legend, on: await isOn(), open: await p.isVisible(seal("reference")), told: await told()};
     });
     await step("reference", async () => {
         const began = Date.now();
@@ -192,6 +198,14 @@ async function draw() {
     });
     await step("hand", async () => {
         await p.locator(stage).scrollIntoViewIfNeeded();
+        const off = () => p.isVisible(`${seal("preview")} .seal-off`), quiet = await off();
+        await put(`${seal("hand_x")} input[type=number]`, 0.9);
+        const lost = await until(off);
+        await p.locator(seal("preview")).first().screenshot({path: file("off.png")});
+        await p.locator(stage).focus();
+        await p.keyboard.press("0");
+        await until(async () => (await hand())[0] === 0);
+        const found = !await off();
         const box = await p.locator(`${stage} canvas`).boundingBox(), before = await looks();
         const [x, y] = [box.x + box.width / 2, box.y + box.height / 2];
         await p.mouse.move(x, y);
@@ -210,7 +224,7 @@ async function draw() {
         await put(`${seal("hand_scale")} input[type=number]`, 1.5); // the slider moves the picture, too
         await sleep(1000);
         await p.locator(seal("preview")).first().screenshot({path: file("preview.png")});
-        return {dragged, redrawn, wheeled, keyed};
+        return {quiet, lost, found, dragged, redrawn, wheeled, keyed};
     });
     let first;
     await step("draw", async () => {
@@ -274,6 +288,55 @@ async function draw() {
         await blend("joint");
         return {began, acts, taken, ended: await until(idle)};
     });
+    await step("cure", async () => {
+        await give(seal("reference"), "reference.png");
+        await p.waitForSelector(`${stage}.seal-seen canvas`, {state: "visible"});
+        await structure();
+        await p.click(unit("controlnet_enable_checkbox") + " input"); // somebody forgot to enable it
+        const offered = await until(() => p.isVisible(`${seal("told")} button[data-cure=enable]`));
+        await p.locator(seal("accordion")).screenshot({path: file("notice.png")});
+        await p.click(`${seal("told")} button[data-cure=enable]`);
+        const cured = await until(() => p.isVisible(`${stage}.seal-movable`));
+        await give(seal("reference"), "noise.png");
+        await until(() => p.isVisible(`${seal("told")} button[data-cure=paint]`));
+        await p.click(`${seal("told")} button[data-cure=paint]`);
+        const paints = await until(() => p.isVisible(`${stage}.seal-paints`));
+        await p.locator(tool("add")).first().click();
+        return {offered, cured, enabled: await p.isChecked(unit("controlnet_enable_checkbox") + " input"), paints};
+    });
+    await step("former", async () => {
+        const masked = () => p.$$eval(`${seal("subject_mask")} img, ${seal("reference_pose")} img`, (images) => images.length);
+        const paste = async () => {
+            await open();
+            await p.fill("#txt2img_prompt textarea", first.info);
+            await p.click("#paste");
+            return until(async () => await masked() === 2 && p.isVisible(`${stage}.seal-seen canvas`));
+        };
+        const kept = await paste();
+        await sleep(3000);
+        const still = await masked(), before = await looks();
+        await paint("away", [[0.4, 0.2], [0.6, 0.2]]);
+        const repainted = await until(async () => await looks() !== before);
+        await p.locator(seal("preview")).first().screenshot({path: file("repainted.png")});
+        const again = await draw();
+        await give(seal("reference"), "reference.png");
+        const replaced = await until(async () => await masked() === 0);
+        await until(async () => (await told()).includes("even background"));
+        const fresh = await told();
+        await paste();
+        await p.click(cleared("reference"));
+        const emptied = await until(async () => await masked() === 0);
+        await open();
+        await unfold();
+        await p.click(`${seal("advanced")} .label-wrap`);
+        await give(seal("subject_mask"), "map.png"); // for a reference that is yet to come
+        await until(async () => await masked() === 1);
+        const off = !await isOn();
+        await give(seal("reference"), "reference.png");
+        const on = await until(isOn);
+        await until(async () => (await told()).includes("you gave"));
+        return {kept, still, repainted, info: again.info, replaced, fresh, emptied, off, on, stays: await masked(), told: await told()};
+    });
     await step("empty", async () => {
         const kept = async () => (await (await p.request.get(`${url}/seal/v1/cache`)).json());
         const asked = [], said = () => p.textContent(seal("emptied"));
@@ -306,10 +369,14 @@ async function draw() {
     await step("refusal", async () => {
         await open();
         await size();
-        await unfold();
-        return {log: (await draw()).log};
+        await tick();
+        return {log: (await draw()).log, open: await p.isVisible(seal("reference"))};
     });
     await step("ask", async () => {
+        await open();
+        await size();
+        await unfold();
+
         const said = () => p.textContent(seal("lost"));
         await give(seal("reference"), "busy.png");
         await until(() => p.isVisible(`${stage}.seal-seen canvas`));

@@ -205,6 +205,13 @@ def test_the_hand_has_the_last_word():
     assert (u - x, v - y) == pytest.approx((70, -10)) and not inside(found.aligned_box, (100, 100))
 
 
+@pytest.mark.parametrize(("shift", "said"), [(0.05, None), (0.45, "50%"), (0.9, "100%")])
+def test_what_the_hand_pushes_out_of_the_picture_is_said(shift, said):
+    a, b = (subject_of(rectangle((100, 100), *box), "test") for box in ((40, 20, 70, 80), (20, 30, 50, 90)))
+    told = " ".join(align(a, b, (100, 100), correction=Correction(shift)).reasons)
+    assert (f"By your correction {said} of the figure lies outside" in told) if said else ("By your correction" not in told)
+
+
 GOOD = subject_of(rectangle((30, 30), 5, 5, 20, 25), "test")
 
 

@@ -337,3 +337,13 @@ def test_without_controlnet(controlnet):
     run.p.scripts.alwayson_scripts.clear()
     run.align(controlnet)
     assert run.notes and run.p.script_args == ("other",)
+    sys.modules.pop("internal_controlnet.external_code")
+    run = seal([])
+    run.align(controlnet)
+    assert run.notes == [controlnet.NO_CONTROLNET] and "unit" not in controlnet.NO_CONTROLNET
+
+
+def test_a_unit_that_waits_to_be_enabled_is_known(controlnet):
+    idle, waiting = Unit(enabled=False), Unit(enabled=False, image=figure(4, 10, 12, 30))
+    there = controlnet.there()
+    assert there.waits([idle, None, Unit(image=waiting.image), waiting]) == 3 and there.waits([idle]) is None

@@ -37,6 +37,7 @@ def seen(webui, first, tmp_path_factory):
     figure, noise = np.asarray(live.figure()), np.random.default_rng(0).integers(0, 256, (128, 128, 3), np.uint8)
     behind = (figure == (200, 210, 220)).all(2, keepdims=True)
     Image.fromarray(np.where(behind, noise, figure).astype(np.uint8)).save(folder / "busy.png")
+    Image.fromarray(noise).save(folder / "noise.png")  # where nobody is
     live.figure(24, 50, black=True).save(folder / "map.png")
     painted().save(folder / "pose.png")
     own = os.environ.get("SEAL_WEBUI_CONTROLS")
@@ -66,7 +67,8 @@ def test_no_error_is_ours(seen):
 
 
 def test_enable(step):
-    assert step["on"] and "Reference is missing" in step["told"]
+    assert not step["opened"] and not step["legend"]  # whoever only opens it switches nothing on
+    assert step["on"] and step["open"] and "Reference is missing" in step["told"]
 
 
 def test_reference(step):
@@ -99,6 +101,7 @@ def test_ticks(step):
 
 
 def test_hand(step):
+    assert not step["quiet"] and step["lost"] and step["found"]
     (x, y, scale), (_, _, wheeled), (further, lower, smaller) = step["dragged"], step["wheeled"], step["keyed"]
     assert abs(x - 0.125) < 0.011 and abs(y + 0.0625) < 0.011 and scale == 1 and step["redrawn"]
     assert wheeled > 1.1 and smaller < wheeled and abs(further - x - 0.005) < 0.002 and abs(lower - y - 0.05) < 0.002
@@ -160,7 +163,22 @@ def test_phone(step):
 
 
 def test_refusal(step):
-    assert "Reference is missing" in step["log"]
+    assert "Reference is missing" in step["log"] and step["open"]
+
+
+def test_cure(step):
+    assert step["offered"] and step["cured"] and step["enabled"] and step["paints"]
+
+
+def test_former(step, seen):
+    """A mask and a pose are those of the picture that they came with: painted on after a paste, and gone with it."""
+    assert step["kept"] and step["still"] == 2 and step["repainted"]
+    pasted, painted_ = (found["info"].split("SeAl reference: ")[1].split(",")[0].split()[0] for found in (seen["draw"], step))
+    store = Store(seen["folder"] / "kept", lambda: 1 << 28)
+    before, after = store.find(pasted).drawn, store.find(painted_).drawn
+    assert pasted != painted_ and before[20:32, 52:76].mean() > after[20:32, 52:76].mean()
+    assert step["replaced"] and "even background" in step["fresh"] and step["emptied"]
+    assert step["off"] and step["on"] and step["stays"] == 1 and "you gave" in step["told"]
 
 
 def test_ask(step):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from seal_ext.core.anchor_align import OFF, UNKNOWN, anchor_align
+from seal_ext.core.anchor_align import OFF, UNKNOWN, UNREAD, anchor_align
 from seal_ext.core.canvas import FILL, STRETCH
 from seal_ext.core.mask import CHECK, subject_of
 from seal_ext.core.pixels import AlignError
@@ -21,6 +21,7 @@ from seal_ext.finds import FOUND
 from seal_ext.request import NAMES
 from seal_ext.settings import BY_NAME
 from seal_ext.ui.preview import FADED, NO_UNIT, look
+from seal_ext.units import NO_CONTROLNET
 
 
 def person(left, top, right, bottom, back=(200, 210, 220), colour=(200, 30, 40), size=64):
@@ -64,6 +65,12 @@ class Host:
 
     def has_picture(self, unit):
         return unit.image is not None
+
+    def waits(self, units):
+        return None
+
+    def refused(self, units, settings):
+        return ""
 
     def report(self, what):
         self.reports.append(what)
@@ -115,7 +122,7 @@ def test_boxes_and_map_are_in_the_canvas_without_the_hand():
 ])  # fmt: skip
 def test_what_is_not_seen_is_said(given, units, said):
     seen = look(values(**given), (64, 64), units, Host())
-    assert said in " ".join((*seen.warned, *seen.told)) and escape(said.split("(")[0]) in seen.html
+    assert said in " ".join((*(one.said for one in seen.warned), *seen.told)) and escape(said.split("(")[0]) in seen.html
     assert not json.loads(seen.picture).get("units") and [number for number, _ in seen.units] == json.loads(seen.picture)["shown"]
 
 
@@ -132,7 +139,8 @@ def test_what_has_to_be_looked_at_is_a_warning():
     busy = Image.fromarray(np.random.default_rng(0).integers(0, 160, (8, 8, 3), np.uint8)).resize((64, 64), Image.Resampling.NEAREST)
     ImageDraw.Draw(busy).rectangle([24, 12, 39, 51], fill=(220, 30, 40))
     seen = look(values(busy, mask_source="grabcut"), (64, 64), [], Host())
-    assert any(CHECK in sentence for sentence in seen.warned) and seen.html.startswith('<p class="seal-said">')
+    (notice,) = seen.warned
+    assert CHECK in notice.said and seen.html.startswith('<p class="seal-said">') and 'data-cure="paint">Outline the' in seen.html
     chosen = look(values(busy, mask_source="whole"), (64, 64), [], Host())
     assert not chosen.warned and "You chose the whole picture" in chosen.told[0]
 
@@ -153,7 +161,7 @@ def test_a_thorough_look_runs_preprocessors():
     assert json.loads(look(values(), (64, 64), [unit()], host).picture)["units"] and not host.now  # nor detectors that take seconds
     for thorough, there in ((False, False), (True, True)):  # nor ControlNet's segmenters
         seen = look(values(mask_source="controlnet"), (64, 64), [], Host(), thorough)
-        assert any("no files of a segmentation" in sentence for sentence in seen.warned) != there
+        assert any("no files of a segmentation" in notice.said for notice in seen.warned) != there
 
 
 def test_the_reference_s_joints_are_drawn(monkeypatch):
@@ -188,13 +196,60 @@ def test_a_unit_that_follows_img2img_is_said_to():
 def test_an_error_is_reported_and_said():
     host = Host()
     host.find = lambda *given, **more: 1 / 0
-    assert "ZeroDivisionError" in look(values(), (64, 64), [unit()], host).told[1] and host.reports
+    assert "ZeroDivisionError" in look(values(), (64, 64), [unit()], host).warned[0].said and host.reports
 
 
 def test_units_of_an_unknown_controlnet_are_said():
     host = Host()
     host.there, host.strange = lambda: None, lambda units: "Nobody knows these."
     assert look(values(), (64, 64), [unit()], host).told[1:] == ("Nobody knows these.",)
+
+
+def noticed(units, host=None, **given):
+    return look(values(**given), (64, 64), units, host or Host()).warned
+
+
+def test_without_a_controlnet_nobody_is_asked_to_enable_a_unit():
+    host = Host()
+    host.there = lambda: None
+    seen = look(values(), (64, 64), [], host)
+    assert seen.told[1:] == (NO_CONTROLNET,) and "nable" not in seen.html and not seen.warned
+
+
+def test_a_unit_that_only_has_to_be_enabled_is_named_with_the_button_that_does_it():
+    host = Host()
+    host.structures, host.waits = (lambda units: []), (lambda units: 1)
+    (notice,) = noticed([unit(), unit()], host)
+    assert "unit 1 has a picture and is not enabled" in notice.said
+    assert '<button type="button" data-cure="enable" data-unit="1">Enable unit 1</button>' in notice.html
+
+
+def test_what_would_have_no_effect_is_a_notice_before_anything_is_drawn():
+    (notice,) = noticed([unit(model="None")])
+    assert notice.said.startswith("ControlNet unit 0 has no model") and (notice.cure, notice.unit) == ("unit", 0)
+    (notice,) = noticed([unit(np.zeros((64, 64, 3), np.uint8))])  # nobody is on it
+    assert "unit 0 stays where it is" in notice.said and notice.cure == "unit"
+    host = Host()
+    host.refused = lambda units, settings: "Delta-Bridge is off."
+    assert [one.said for one in noticed([unit()], host)] == ["Delta-Bridge is off."]
+
+
+def test_a_pose_on_which_no_body_is_seen_is_a_notice():
+    host, blob = Host(), np.asarray(person(4, 10, 12, 30, "black", "white"))
+    body = Skeleton(np.where(np.arange(18)[:, None] < 3, [[32.0, 20.0]], np.nan))
+
+    def find(given, reference, settings, canvas, detail, now):
+        standing = replace(reference.standing, skeleton=body)
+        return anchor_align(standing, blob, canvas, STRETCH, FILL, "skeleton", detail, room=0.0, **settings.alignment())
+
+    host.find = find
+    (notice,) = noticed([unit()], host)
+    assert UNREAD in notice.said and notice.label == "Show unit 0"
+
+
+@pytest.mark.parametrize(("source", "outlined"), [("auto", True), ("whole", False)])
+def test_only_an_outline_that_is_there_has_a_legend(source, outlined):
+    assert json.loads(look(values(mask_source=source), (64, 64), [], Host()).picture)["outlined"] is outlined
 
 
 def test_switched_off_it_looks_at_nothing():

@@ -23,7 +23,8 @@ def test_only_words_count(prompt, plain):
 
 def test_case_weights_and_commas_do_not_differ():
     assert all(where == SAME for where, _ in compare("A (red:1.3) cat, sitting", "a red cat sitting"))
-    assert ALIKE in shown("A red cat", "a red, cat") and EMPTY in shown("a red cat", " \n")
+    assert ALIKE in shown("A red cat", "a red, cat") and "seal-said" in shown("A red cat", "a red, cat")
+    assert "seal-said" not in shown("a red cat", "") and EMPTY in shown("a red cat", " \n")
 
 
 @pytest.mark.parametrize(("prompt", "reference", "runs"), [

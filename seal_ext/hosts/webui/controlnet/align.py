@@ -21,7 +21,7 @@ from seal_ext.core.skeleton import Skeleton
 from seal_ext.detectors import Detector, posed
 from seal_ext.reference import Reference
 from seal_ext.settings import Settings
-from seal_ext.units import Units, is_ready
+from seal_ext.units import NO_CONTROLNET, Units, is_ready
 
 from . import bodies, builtin, extension
 
@@ -59,11 +59,11 @@ def align_units(p: Any, references: Sequence[Reference], settings: Settings, not
     script, controlnet = script_in(p.scripts) if p.script_args else None, there()
     units = [] if script is None else list(p.script_args[script.args_from : script.args_to])
     if controlnet is None:
-        note(strange(units) or NO_UNIT)
+        note(strange(units) or NO_CONTROLNET)
         return Structures()
     refused = REFUSED if any(map(controlnet.is_batchwise, units)) else ""
-    if refused and settings.bridge and settings.appearance_prompt.strip():
-        note(refused)
+    if said := controlnet.refused(units, settings):
+        note(said)
     if not structures(units):
         note(NO_UNIT)
         return Structures(bridge_refused=refused)
@@ -199,6 +199,16 @@ class ControlNet:
     def draw(self, module: str, rgb: Pixels) -> Pixels:
         """What one of its preprocessors makes of a reference."""
         return self._preprocessed(self.external.ControlNetUnit(module=module), rgb, RESOLUTION)
+
+    def refused(self, units: Sequence[Any], settings: Settings) -> str:
+        """What there is to say where Delta-Bridge was asked for and cannot work beside these units."""
+        wanted = settings.bridge and settings.appearance_prompt.strip()
+        return REFUSED if wanted and any(map(self.is_batchwise, units)) else ""
+
+    def waits(self, units: Sequence[Any]) -> int | None:
+        """The first unit that has a picture and is not enabled."""
+        waiting = ((number, self.own(unit)) for number, unit in enumerate(units) if unit is not None and not _get(unit, "enabled", False))
+        return next((number for number, unit in waiting if _is_single(unit) and self.has_picture(unit)), None)
 
     def is_batchwise(self, unit: Any) -> bool:
         return bool(_get(unit, "enabled", False)) and any(word in _names(unit)[0] for word in self.dialect.BATCHWISE)
