@@ -20,7 +20,8 @@ DAMAGED = """a knight
 Steps: 12, SeAl enabled: on, SeAl top k: many, SeAl clamp: False, SeAl tau late: 7, SeAl sharpness: "1, 2", SeAl lam: 1.0"""
 
 # The defaults of before 0.3.0, of which pictures of then say nothing.
-THEN = {"top_k": 0, "uncond_rows": 0.3, "lam": 0.5, "lam_end": 0.2, "radius": 1, "gate_strength": 1.5, "gate_low": 0.2, "gate_high": 1.0}
+THEN = {"top_k": 0, "uncond_rows": 0.3, "lam": 0.5, "lam_end": 0.2, "radius": 1, "gate_strength": 1.5, "gate_low": 0.2, "gate_high": 1.0,
+        "read_with": "words"}  # fmt: skip
 
 
 def handed(text, **more):

@@ -187,7 +187,7 @@ class Seal:
             self.notes.append(sentence)
 
     def _key(self, image: int) -> AppearanceKey:
-        context = self._conditioning(image)[0]
+        context = self._read_with(image)[0]
         return AppearanceKey(self._weights, "", (), "", "", fingerprint(context), (0, 0), (), (), "")
 
     # ---- what the run asks for
@@ -201,36 +201,39 @@ class Seal:
     def read(self, latent: Tensor, t: float, image: int) -> None:
         """A clean pass: no residuals of a ControlNet or an adapter, which belong to the picture that is drawn."""
         call = self._call
-        context, added = self._conditioning(image)
+        context, added = self._read_with(image)
         kwargs = {k: v for k, v in call["kwargs"].items() if k not in RESIDUALS and not isinstance(v, Tensor)}
         if added is not None:
             kwargs["added_cond_kwargs"] = added
         call["original"](latent, torch.tensor(t, device=latent.device), context.to(latent), **kwargs)
 
-    def _conditioning(self, image: int) -> tuple[Tensor, dict[str, Tensor] | None]:
-        """c_app of an image, and what SDXL is told beside it: the reference prompt's, or the prompt's own."""
+    def _read_with(self, image: int) -> tuple[Tensor, dict[str, Tensor] | None]:
+        """What the U-Net is told while it reads for an image, and SDXL beside it: no words, the reference prompt's, or the prompt's."""
         call = self._call
         rows = [i for i, row in enumerate(call["rows"]) if row.kind == CONDITIONAL and row.image == image]
         added = call["kwargs"].get("added_cond_kwargs")
-        context = call["context"][rows]
-        if self.appearance_prompt is not None:
+        context, told = call["context"][rows], None
+        if self.settings.read_with == "no words":
+            context, told = self._words([""], context, call["kwargs"])
+        elif self.appearance_prompt is not None:
             context, told = self._appearance_context([image], context, call["kwargs"])
-        else:
-            told = {}
         return context, None if added is None else {k: (told or {}).get(k, v[rows]).to(v) for k, v in added.items()}
 
     def _appearance_context(self, images: Sequence[int], like: Tensor, kwargs: dict) -> tuple[Tensor, dict[str, Tensor] | None]:
         """The text encoders' view of c_app for these images; padded or cut to the prompt's own length."""
         given = self.appearance_prompt or ""
-        prompts = tuple(given if isinstance(given, str) else given[image] for image in images)
-        if prompts not in self._told:
-            how = {"device": like.device, "num_images_per_prompt": 1, "do_classifier_free_guidance": False}
-            self._told[prompts] = self.pipe.encode_prompt(list(prompts), **how)
-        encoded = self._told[prompts]
-        context, added = encoded[0], kwargs.get("added_cond_kwargs")
+        context, told = self._words([given if isinstance(given, str) else given[image] for image in images], like, kwargs)
         if context.shape[1] != like.shape[1]:
             context = F.pad(context, (0, 0, 0, max(0, like.shape[1] - context.shape[1])))[:, : like.shape[1]]
-        return context, None if added is None else {"text_embeds": encoded[2]}
+        return context, told
+
+    def _words(self, prompts: Sequence[str], like: Tensor, kwargs: dict) -> tuple[Tensor, dict[str, Tensor] | None]:
+        """What the text encoders make of these prompts, and of them for SDXL alone."""
+        if tuple(prompts) not in self._told:
+            how = {"device": like.device, "num_images_per_prompt": 1, "do_classifier_free_guidance": False}
+            self._told[tuple(prompts)] = self.pipe.encode_prompt(list(prompts), **how)
+        encoded = self._told[tuple(prompts)]
+        return encoded[0], None if kwargs.get("added_cond_kwargs") is None else {"text_embeds": encoded[2]}
 
 
 def _looked_at(reference: Reference) -> Reference:

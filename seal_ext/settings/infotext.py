@@ -40,6 +40,7 @@ class Change:
 
 # What a picture of before a version means where it is silent: the defaults of its time, wherever its preset does not say otherwise.
 EARLIER_DEFAULTS: dict[Version, dict[str, Value]] = {
+    (0, 4, 0): {"read_with": "words"},
     (0, 3, 0): {
         "top_k": 0,
         "uncond_rows": 0.3,

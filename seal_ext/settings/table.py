@@ -84,6 +84,9 @@ class Table:
     inner: bool = row(False, INFUSION, "Inner passes", "Use the reference also in what another extension redraws inside your picture, such "
         "as the faces of ADetailer.", axis=False)
 
+    read_with: str = row("no words", READING, "Read with", "What the model is told while it looks at the reference. With `no words` one "
+        "look serves every prompt. `words` are your reference prompt or, without one, your prompt; then each new one takes another look.",
+        choices=("no words", "words"))
     noise: str = row("clean", READING, "Reference noise", "`clean` shows the reference to the model as it is. `noised` adds as much noise "
         "to it as the picture has in that step.", choices=("clean", "noised"))
     seed_policy: str = row("fixed", READING, "Noise seed", "`fixed` gives every image the same reference noise. `image` makes it from each "
@@ -174,6 +177,7 @@ PRESETS: dict[str, dict[str, Value]] = {
         "clamp": False,
         "uncond_rows": 1.0,
         "t_app": "all",
+        "read_with": "words",
         "lam": 1.0,
         "lam_end": 0.6,
         "alike": 0.0,

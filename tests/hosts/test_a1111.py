@@ -192,7 +192,8 @@ def test_calls_of_other_extensions_are_left_alone(app, model):
 
 def test_a_control_nets_mark_and_residuals_stay_out_of_the_reference(app, model):
     """The mark is no part of what the reference looks like, and its U-Net call is the class's own."""
-    draw(app, model, "a cat", {})
+    told = {"read_with": "words"}
+    draw(app, model, "a cat", told)
     assert process_state.cache.counts.misses
     before = process_state.cache.counts.hits
     own, calls = type(model.unet).forward, []
@@ -208,12 +209,25 @@ def test_a_control_nets_mark_and_residuals_stay_out_of_the_reference(app, model)
         part.cond = conditioning.marked(part.cond)
     p.negative = -conditioning.marked(-p.negative)
     plain_calls = len(calls)
-    drawn, _ = draw(app, model, "a cat", {"appearance_prompt": "a dog", "gate": False}, p=p)
+    drawn, _ = draw(app, model, "a cat", told | {"appearance_prompt": "a dog", "gate": False}, p=p)
     assert len(calls) - plain_calls == 4 and vars(model.unet)["forward"] is hooked and torch.isfinite(drawn).all()
     del vars(model.unet)["forward"]
     assert process_state.cache.counts.hits == before  # another c_app: read anew, without the mark
-    draw(app, model, "a dog", {})
+    draw(app, model, "a dog", told)
     assert process_state.cache.counts.hits == before + 1
+
+
+def test_a_reference_is_read_once_for_all_prompts_unless_it_is_read_with_them(app, model):
+    def passes(prompts, **settings):
+        before = process_state.cache.counts.passes
+        drawn = draw(app, model, prompts, settings)[0]
+        return process_state.cache.counts.passes - before, drawn
+
+    once, cat = passes("a cat")
+    assert once > 0 and passes("A LONG DOG")[0] == passes("a cat", appearance_prompt="a dog")[0] == passes(["a hat", "a cat"])[0] == 0
+    told, other = passes("a cat", read_with="words")
+    assert told == once and passes("a cat", read_with="words", appearance_prompt="a cat")[0] == 0 and not torch.equal(cat, other)
+    assert passes("a dog", read_with="words")[0] == once and passes(["a hat", "a house"], read_with="words")[0] == 2 * once
 
 
 class Boom(Exception):
@@ -470,7 +484,7 @@ def test_what_other_weights_saw_goes_with_the_generation(app, model):
 
 def test_where_memory_runs_out_all_is_given_back_and_said(app, model, monkeypatch):
     plain = draw(app, model, "a cat")[0]
-    draw(app, model, "a dog", {})
+    draw(app, model, "a dog", {"reference": reference(1)})
 
     def scarce(*args):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")

@@ -114,6 +114,15 @@ def test_a_restart_draws_the_same_and_reads_nothing(pipe, tmp_path):
     assert torch.equal(*drawn) and passes[0] > 0 == passes[1]
 
 
+def test_a_reference_is_read_once_for_all_prompts_unless_it_is_read_with_them(pipe):
+    cache, passes = AppearanceCache(1 << 30), []
+    for how, prompt in (("no words", "a red cat"), ("no words", "a blue dog"), ("words", "a red cat"), ("words", "a blue dog")):
+        with Seal(pipe, picture(), Settings(**BASE, blocks="up", read_with=how), cache=cache):
+            draw(pipe, prompt)
+        passes.append(cache.counts.passes)
+    assert passes == [1, 1, 2, 3]
+
+
 def footprint(pipe):
     """Everything on the pipeline that a patch could have touched."""
     return {

@@ -132,6 +132,17 @@ def test_a_restart_draws_the_same_and_reads_nothing(app, model, tmp_path, monkey
     assert all(torch.equal(drawn[0], x) for x in drawn) and passes[0] > 0 == passes[1] == passes[2]
 
 
+def test_a_reference_is_read_once_for_all_prompts(app, model):
+    before = process_state.cache.counts.passes
+    draw(app, model, "a cat", {})
+    once = process_state.cache.counts.passes - before
+    for prompts, more in (("a dog", {}), (["a hat", "a cat"], {}), ("a cat", BRIDGE)):
+        draw(app, model, prompts, more)
+    assert process_state.cache.counts.passes - before == once > 0
+    draw(app, model, "a dog", {"read_with": "words"})
+    assert process_state.cache.counts.passes - before == 2 * once
+
+
 def test_the_match_map_on_request(app, model):
     p = webui.Processing(["a cat", "a hat"])
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))

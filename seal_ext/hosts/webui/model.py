@@ -38,6 +38,7 @@ class Prepared:
     size: tuple[int, int]  # of the latent
     references: list[Encoded]
     prompt: object | None  # c_app as the host schedules prompts, when there is one
+    wordless: object | None  # and no words, when references are read with none
 
 
 class Model:
@@ -132,9 +133,10 @@ class Model:
         """Everything that other networks than the U-Net have to say."""
         poses = session.structures.poses
         references = [self._encoded(reference, size, poses.get(number)) for number, reference in enumerate(session.references)]
-        text = session.settings.appearance_prompt
-        prompt = self.conditioned(text, (session.p.width, session.p.height), steps) if text.strip() else None
-        return Prepared(self.checkpoint, size, references, prompt)
+        text, canvas = session.settings.appearance_prompt, (session.p.width, session.p.height)
+        prompt = self.conditioned(text, canvas, steps) if text.strip() else None
+        wordless = self.conditioned("", canvas) if session.settings.read_with == "no words" else None
+        return Prepared(self.checkpoint, size, references, prompt, wordless)
 
     def _encoded(self, reference: Reference, size: tuple[int, int], pose: Skeleton | None) -> Encoded:
         """A reference as the U-Net reads it; its limbs only where the structure's are known, too."""

@@ -79,7 +79,8 @@ class SamplingPass(Generic[M, C]):
         self.undo: list[Undo] = []
         self.call: C | None = None
         self.started: Run | None = None
-        self.prompt = None  # c_app as the host schedules prompts, when there is one
+        # As the host schedules prompts: c_app, when there is one; and no words, when references are read with none.
+        self.prompt = self.wordless = None
         self.watch = MatchWatch()
 
     @property
@@ -121,7 +122,7 @@ class SamplingPass(Generic[M, C]):
         prepared = self.session.prepared
         if prepared is None or prepared.checkpoint is not self.model.checkpoint or prepared.size != size:
             prepared = self.prepare()
-        self.prompt = prepared.prompt
+        self.prompt, self.wordless = prepared.prompt, prepared.wordless
         if self.prompt is not None and all(conditioning.alike(self._app(), self._gen(call, image)) for image in range(len(call.parts))):
             self.prompt = None
         references = [replace(reference, latent=reference.latent.to(self.params.x)) for reference in prepared.references]
@@ -188,14 +189,16 @@ class SamplingPass(Generic[M, C]):
         """c_gen of an image (the first of several joined by AND), without a ControlNet's mark."""
         return conditioning.unmarked(conditioning.rows_of(call.params.text_cond, [call.parts[image][0][0]]))
 
-    def _described(self, image: int) -> conditioning.Cond:
-        """What the reference shows, in words."""
+    def _read_with(self, image: int) -> conditioning.Cond:
+        """What the U-Net is told while it reads for an image: no words, the reference prompt's, or the prompt's own."""
+        if self.wordless is not None:
+            return prompt_parser.reconstruct_cond_batch(self.wordless, 0)
         if self.prompt is not None or self.call is None:
             return self._app()
         return self._gen(self.call, image)
 
     def _key(self, image: int) -> AppearanceKey:
-        cond = self._described(image)
+        cond = self._read_with(image)
         words = fingerprint(*(cond.values() if isinstance(cond, dict) else [cond]))
         return AppearanceKey(self.model.weights(), self.model.vae(), self.model.extras(), "", "", words, (0, 0), (), (), "")
 
@@ -228,7 +231,7 @@ class SamplingPass(Generic[M, C]):
         return self.model.signal(t)
 
     def read(self, latent: Tensor, t: float, image: int) -> None:
-        self.model.read(latent, t, self._described(image), self.sites)
+        self.model.read(latent, t, self._read_with(image), self.sites)
 
     def tell(self, done: int, total: int) -> None:
         if shared.state.interrupted or shared.state.skipped:
