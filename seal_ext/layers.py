@@ -158,18 +158,15 @@ class AttentionCall:
         """In the precision in which the host attends: in full, where it is asked for that."""
         return torch.autocast(self.hidden.device.type, enabled=False) if self.layers.upcast else nullcontext()
 
-    def q(self) -> Tensor:
-        return self._heads(self.module.to_q(self.hidden))
+    def q(self, tokens: int | None = None) -> Tensor:
+        """Q, of all tokens or of so many."""
+        return _heads(self.module, self.module.to_q(self.hidden[:, :tokens]))
 
     def kv(self) -> tuple[Tensor, Tensor]:
         """K and V, made of what the host makes them of."""
         seen = self.hidden if self.context is None else self.context
         value = self._more[1].get("value")  # Forge lets a patch take values from elsewhere than keys
-        for_k, for_v = self.layers.sources(self.module, seen)
-        return self._heads(self.module.to_k(for_k)), self._heads(self.module.to_v(for_v if value is None else value))
-
-    def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.module.heads, -1)).transpose(1, 2)
+        return self.layers.kv(self.site, seen, value)
 
     def project(self, x: Tensor) -> Tensor:
         """The output projection of heads side by side (rows, tokens, channels)."""
@@ -207,6 +204,12 @@ class Layers:
     def __exit__(self, *error: object) -> None:
         undo_all(self._undo)
 
+    def kv(self, site: Site, seen: Tensor, value: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """K and V that a layer makes of these tokens, or V of others."""
+        module: Any = self.sites[site]
+        for_k, for_v = self.sources(module, seen)
+        return _heads(module, module.to_k(for_k)), _heads(module, module.to_v(for_v if value is None else value))
+
     @contextmanager
     def answering(self, answer: Callable[[AttentionCall], Tensor] | None) -> Iterator[None]:
         """Every layer's calls are answered by this until the end; by the layers themselves, if None."""
@@ -230,6 +233,10 @@ class Layers:
             return forward
 
         return make
+
+
+def _heads(module: Any, x: Tensor) -> Tensor:
+    return x.unflatten(-1, (module.heads, -1)).transpose(1, 2)
 
 
 @contextmanager

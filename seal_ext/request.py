@@ -32,7 +32,7 @@ NAMES = (
     "bridge", "lam", "lam_start", "lam_end", "lam_shape", "filter", "radius", "repeats", "gate", "gate_strength", "gate_low", "gate_high",
     "align", "anchor", "units", "alike", "margin", "hand_x", "hand_y", "hand_scale", "mask_source", "show_aligned", "show_match",
     "show_disagreement", "show_mask", "more", "cache_place", "which", "strokes",
-    "lam_every", "match_once", "read_with"
+    "lam_every", "match_once", "read_with", "cache_holds"
 )  # fmt: skip
 MOST_REFERENCES = 8
 Known = Callable[[Reference], Mapping[str, Way]]  # what the host's networks have said of a reference, without asking them again

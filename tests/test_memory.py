@@ -16,7 +16,7 @@ from seal_ext.core.fingerprint import AppearanceKey
 from seal_ext.core.guide import Guide, Known
 from seal_ext.core.infusion import Asking, Infusion, attention
 from seal_ext.core.limbs import Body
-from seal_ext.core.matching import Appearance, subject_tokens, surrounding_tokens
+from seal_ext.core.matching import Appearance, some_of, subject_tokens, surrounding_tokens
 from seal_ext.core.skeleton import Skeleton
 from seal_ext.layers import Layers, find_sites
 from seal_ext.run import CONDITIONAL, RAN_OUT, UNCONDITIONAL, Encoded, Row, Run, step
@@ -30,7 +30,9 @@ LEVELS = (900.0, 700.0, 400.0, 100.0)
 SIZE = 8
 ROWS = (Row(CONDITIONAL, 0), Row(UNCONDITIONAL, 0))
 LAYERS = 5  # that `up` has in the stand-in's U-Net
-STEP = LAYERS * 3 * SIZE * SIZE * webui.WIDTH * 4  # bytes of a whole reference at a timestep: k, v and the feature of every layer
+STEP = (
+    LAYERS * (SIZE * SIZE + 2) * webui.WIDTH * 4
+)  # bytes of a whole reference at a timestep, of every layer: hidden states, mean and spread
 
 
 class Host:
@@ -135,11 +137,12 @@ def test_the_200th_reference_takes_no_more_than_the_50th(host, alive):
 def test_only_the_subject_and_its_rivals_are_kept(host):
     mask = torch.zeros(SIZE, SIZE)
     mask[2:6, 1:4] = 1
+    taken = some_of(surrounding_tokens(mask[None], (SIZE, SIZE))[0], (SIZE, SIZE))
     for rivals in (False, True):
         cache = AppearanceCache(1 << 30)
         host.draw(cache, [reference(mask=mask)], settings={"rivals": rivals})
-        subject, around = (int(of(mask[None], (SIZE, SIZE)).sum()) for of in (subject_tokens, surrounding_tokens))
-        assert cache.bytes == len(LEVELS) * LAYERS * webui.WIDTH * 4 * (3 * subject + around * rivals)
+        subject, around = (int(tokens.sum()) for tokens in (subject_tokens(mask[None], (SIZE, SIZE)), taken))
+        assert cache.bytes == len(LEVELS) * LAYERS * webui.WIDTH * 4 * (subject + around * rivals + 2)
 
 
 def test_a_reference_on_which_the_model_overflows_is_left_out_and_said(host):
@@ -160,12 +163,13 @@ def test_under_autocast_all_is_kept_in_the_runs_precision(host, dtype):
 
     def look(run):
         ((_, entry),) = run.entries[0]
-        kinds.update(x.dtype for t in entry.timesteps for site in ("output_blocks.0.0.transformer_blocks.0.attn1",)
-                     for x in entry.kept(t, site, dtype).values())  # fmt: skip
+        site = "output_blocks.0.0.transformer_blocks.0.attn1"
+        kinds.update(entry.at(t, site)["hidden"].dtype for t in entry.timesteps)
 
     with torch.autocast("cpu", dtype=dtype):
         drawn, _ = host.draw(cache, [reference()], each=look)
-    assert kinds == {dtype} and cache.bytes == len(LEVELS) * STEP // 2 and drawn.isfinite().all()
+    statistics = len(LEVELS) * LAYERS * 2 * webui.WIDTH * 4
+    assert kinds == {dtype} and cache.bytes == (len(LEVELS) * STEP + statistics) // 2 and drawn.isfinite().all()
 
 
 # ---- where memory ends
@@ -226,19 +230,19 @@ def test_of_ordinary_memory_a_step_and_the_next_lie_where_the_unet_computes(host
                 filling.store(t, layer, k=torch.full((1, 2, 10, 4), t), where=torch.arange(3))
     entry, fetching = cache.find("key"), Fetching(LEVELS)
     each = 80 * 4 + 24
-    there = torch.zeros(1, device="meta")  # stands for a card: tensors without content
+    there = torch.device("meta")  # stands for a card: tensors without content
     sent = []
     for t in (900.0, 700.0, 650.0, 100.0):
         fetching.begin([entry], t)
         for layer in "ab":
-            assert all(x.device == there.device for x in fetching.at(entry, t, layer, there).values())
+            assert all(x.device == there for x in fetching.at(entry, t, layer, there).values())
         sent.append(sorted({key[1] for key in fetching._sent}))
         assert fetching.bytes == 2 * each * len(sent[-1])
     assert sent == [[700.0, 900.0], [400.0, 700.0], [400.0, 700.0], [100.0]]
     fetching.end()
     assert fetching.bytes == 0 and run.fetching.bytes == 0
-    here = fetching.at(entry, 400.0, "a", torch.zeros(1))  # on a machine without a card nothing is copied
-    assert here["k"] is entry.kept(400.0, "a", torch.float32)["k"] and fetching.bytes == 0
+    here = fetching.at(entry, 400.0, "a", torch.device("cpu"))  # on a machine without a card nothing is copied
+    assert here["k"] is entry.at(400.0, "a")["k"] and fetching.bytes == 0
 
 
 @pytest.mark.parametrize("place", memory.PLACES)

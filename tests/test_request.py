@@ -46,7 +46,7 @@ def test_an_object_means_it_and_a_list_says_so():
     assert not parse([{"reference": PICTURE, "enabled": False}]).settings.enabled
     listed = parse([True, PICTURE, None, None, "free"])
     assert NAMES[:5] == ("enabled", *PICTURES, "preset")
-    assert NAMES[59:] == ("more", "cache_place", "which", "strokes", "lam_every", "match_once", "read_with")
+    assert NAMES[59:] == ("more", "cache_place", "which", "strokes", "lam_every", "match_once", "read_with", "cache_holds")
     assert sorted(NAMES) == sorted({*BY_NAME, *PICTURES, "more", "strokes"})  # every one, and once
     assert listed.settings == Settings.parse({"enabled": True, "preset": "free"}) and listed.references[0].hash == asked.references[0].hash
 

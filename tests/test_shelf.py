@@ -95,7 +95,7 @@ def spoilt(content, how):
     if how == "no json":
         return content[:8] + b"x" * (len(content) - 8)
     if how == "negative":
-        return content.replace(b'"shape":[1,2,', b'"shape":[-1, ', 1)
+        return content.replace(b'"shape":[1,64,16]', b'"shape":[-1,64,2]', 1)
     if how == "unknown kind":
         return content.replace(b'"F32"', b'"F99"')
     return safetensors.torch.save({"a": torch.zeros(3)})  # whole, and somebody else's

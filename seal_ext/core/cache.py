@@ -235,5 +235,5 @@ class Filling:
             self._cache.counts.passes += 1
 
     def store(self, t: float, layer: str, **tensors: Tensor) -> None:
-        """Keep what a layer showed at t: k, v, feature."""
+        """Keep what a layer showed at t."""
         self._cache._store(self.entry, t, layer, tensors)

@@ -13,7 +13,7 @@ from .schedule import nearest
 
 
 class Entry:
-    """One reference as the U-Net saw it: for each timestep and layer, tensors by name (k, v, feature)."""
+    """One reference as the U-Net saw it: for each timestep and layer, tensors by name."""
 
     def __init__(self, timesteps: Sequence[float], place: str = "auto"):
         self.whole = len(timesteps)  # how many there are where memory is not short
@@ -26,17 +26,13 @@ class Entry:
         self.users: WeakSet[object] = WeakSet()  # the runs that draw with it
         self._steps: dict[float, dict[str, dict[str, Tensor]]] = {}
 
-    def at(self, t: float, layer: str, like: Tensor) -> dict[str, Tensor]:
-        """The layer's tensors at the nearest timestep kept, on the device and in the dtype of a live tensor."""
-        return {name: x.to(like.device) for name, x in self.kept(self.nearest(t), layer, like.dtype).items()}
-
     def nearest(self, t: float) -> float:
         """The timestep kept that is nearest to this one."""
         return nearest(t, self._steps)
 
-    def kept(self, t: float, layer: str, dtype: torch.dtype) -> dict[str, Tensor]:
-        """The layer's tensors at a timestep that is kept, in this dtype and where they lie."""
-        return {name: x.to(dtype) if x.is_floating_point() else x for name, x in self._steps[t][layer].items()}
+    def at(self, t: float, layer: str) -> dict[str, Tensor]:
+        """The layer's tensors at the nearest timestep kept, where they lie."""
+        return self._steps[self.nearest(t)][layer]
 
     def seen_at(self, t: float) -> dict[str, dict[str, Tensor]]:
         """What is kept at a timestep, by layers; nothing where that was given back."""

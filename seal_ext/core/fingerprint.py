@@ -22,7 +22,7 @@ class AppearanceKey:
     size: tuple[int, int]  # of the latent
     timesteps: tuple[float, ...]
     layers: tuple[str, ...]
-    feature: str  # what is kept for the match
+    holds: str  # what of a layer is kept, and how
     noise: str = "clean"  # or the noise's seed
 
 

@@ -37,14 +37,20 @@ class Match:
     told: Tensor | None = None  # what a guide says of these pairs, of the shape of index
 
 
-def hidden_feature(hidden: Tensor) -> Tensor:
+def statistics(hidden: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean of every channel over a picture's tokens, and what makes its spread 1: (rows, 1, channels) in float32."""
+    h = hidden.float()
+    return h.mean(1, keepdim=True), (h.var(1, keepdim=True, unbiased=False) + 1e-6).rsqrt()
+
+
+def hidden_feature(hidden: Tensor, known: tuple[Tensor, Tensor] | None = None) -> Tensor:
     """Hidden states (rows, tokens, channels), normalised over the picture's tokens: (rows, 1, tokens, channels), unit length.
 
-    The mean and spread over a picture carry its light and style; without them the same part looks alike in two pictures.
+    The mean and spread over a picture carry its light and style; without them the same part looks alike in two pictures. `known`: those of
+    a picture of which these are only some tokens.
     """
-    h = hidden.float()
-    h = (h - h.mean(1, keepdim=True)) * (h.var(1, keepdim=True, unbiased=False) + 1e-6).rsqrt()
-    return F.normalize(h, dim=-1).to(hidden.dtype)[:, None]
+    mean, spread = known or statistics(hidden)
+    return F.normalize((hidden.float() - mean) * spread, dim=-1).to(hidden.dtype)[:, None]
 
 
 def head_feature(x: Tensor, per_head: bool = False) -> Tensor:
@@ -80,14 +86,6 @@ class Appearance:
     @property
     def tokens(self) -> int:
         return self.k.shape[2]
-
-    def only(self, subject: Tensor, rivals: Tensor | None = None) -> Appearance:
-        """The tokens of a mask (tokens,), the same for all references: what lies outside neither matches nor costs keys and values;
-        of the tokens of a second mask only the features stay, as rivals."""
-        place = subject.to(self.k.device).nonzero()[:, 0]
-        weight = None if self.weight is None else self.weight[:, place]
-        others = None if rivals is None or not rivals.any() else self.feature[:, :, rivals.to(self.k.device).nonzero()[:, 0]]
-        return Appearance(self.k[:, :, place], self.v[:, :, place], self.feature[:, :, place], weight, others)
 
     def weighted(self, weight: float) -> Appearance:
         """The same reference, infused by this much; a weight of ½ also costs it half a cosine where references compete."""
@@ -264,6 +262,14 @@ def subject_tokens(mask: Tensor, grid: tuple[int, int]) -> Tensor:
 def surrounding_tokens(mask: Tensor, grid: tuple[int, int]) -> Tensor:
     """The tokens that show nothing of the subject, as booleans (pictures, tokens)."""
     return to_tokens(mask, grid) == 0
+
+
+def some_of(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Of a mask's tokens (tokens,) every second one of every second row; all of them where these would be none."""
+    places = torch.zeros(grid, dtype=torch.bool, device=tokens.device)
+    places[::2, ::2] = True
+    some = tokens & places.flatten()
+    return some if some.any() else tokens
 
 
 def pieces(budget: int, bytes_each: int) -> int:

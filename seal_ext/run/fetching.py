@@ -16,7 +16,7 @@ class Fetching:
 
     def __init__(self, levels: Sequence[float]):
         self._levels = sorted(levels, reverse=True)
-        self._sent: dict[tuple[Entry, float, str, torch.dtype], Sent] = {}
+        self._sent: dict[tuple[Entry, float, str], Sent] = {}
         self._streams: dict[torch.device, torch.cuda.Stream] = {}
 
     def begin(self, entries: Iterable[Entry], t: float) -> None:
@@ -24,12 +24,12 @@ class Fetching:
         looked_at = {(entry, entry.nearest(soon)) for entry in entries for soon in (t, self._next(t))}
         self._sent = {key: sent for key, sent in self._sent.items() if key[:2] in looked_at}
 
-    def at(self, entry: Entry, t: float, layer: str, like: Tensor) -> dict[str, Tensor]:
-        """A layer's tensors at the nearest timestep kept, on the device and in the dtype of a live tensor; the next step's set out."""
-        if entry.lies == like.device:
-            return entry.at(t, layer, like)
-        here = self._fetch(entry, entry.nearest(t), layer, like)
-        self._fetch(entry, entry.nearest(self._next(t)), layer, like)
+    def at(self, entry: Entry, t: float, layer: str, device: torch.device) -> dict[str, Tensor]:
+        """A layer's tensors at the nearest timestep kept, on a device; the next step's set out for it."""
+        if entry.lies == device:
+            return entry.at(t, layer)
+        here = self._fetch(entry, entry.nearest(t), layer, device)
+        self._fetch(entry, entry.nearest(self._next(t)), layer, device)
         return here.arrived()
 
     def end(self) -> None:
@@ -44,10 +44,10 @@ class Fetching:
         """The timestep of the step after this one."""
         return next((level for level in self._levels if level < t - 1e-3), t)
 
-    def _fetch(self, entry: Entry, t: float, layer: str, like: Tensor) -> Sent:
-        key = entry, t, layer, like.dtype
+    def _fetch(self, entry: Entry, t: float, layer: str, device: torch.device) -> Sent:
+        key = entry, t, layer
         if key not in self._sent:
-            self._sent[key] = Sent(entry.kept(t, layer, like.dtype), like.device, self._stream(like.device))
+            self._sent[key] = Sent(entry.at(t, layer), device, self._stream(device))
         return self._sent[key]
 
     def _stream(self, device: torch.device) -> torch.cuda.Stream | None:

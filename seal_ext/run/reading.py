@@ -12,7 +12,8 @@ from seal_ext.core.blocks import Blocks
 from seal_ext.core.cache import AppearanceCache, Filling
 from seal_ext.core.entry import Entry
 from seal_ext.core.fingerprint import AppearanceKey, fingerprint
-from seal_ext.core.matching import Appearance, feature_of, subject_tokens, surrounding_tokens, token_grid
+from seal_ext.core.keeping import kept
+from seal_ext.core.matching import some_of, subject_tokens, surrounding_tokens, token_grid
 from seal_ext.core.noise import reference_input, reference_noise
 from seal_ext.layers import AttentionCall, Layers
 from seal_ext.settings import Settings
@@ -103,7 +104,7 @@ class Reading:
             size=(reference.latent.shape[-2], reference.latent.shape[-1]),
             timesteps=steps,
             layers=tuple(site.name for site in self.layers.sites if blocks.weight(site.part, site.index) > 0),
-            feature=settings.feature + " and rivals" * settings.rivals,
+            holds=settings.cache_holds + " and rivals" * settings.rivals,
             noise=noise,
         )
 
@@ -125,7 +126,7 @@ class Reading:
 
 @dataclass
 class _Keeping:
-    """One U-Net call on a reference: every infused layer's k, v and feature to match on are kept, of the subject's tokens."""
+    """One U-Net call on a reference: every infused layer's hidden states are kept, of the subject's tokens and of some around it."""
 
     settings: Settings
     blocks: Blocks
@@ -136,16 +137,17 @@ class _Keeping:
 
     def answer(self, call: AttentionCall) -> Tensor:
         if self.blocks.weight(call.site.part, call.site.index) > 0:
-            k, v = call.kv()
-            feature = feature_of(self.settings.feature, k, call.hidden).to(k.dtype)  # under autocast hidden states are in full precision
-            kept = self._appearance(Appearance(k, v, feature))
-            parts, self.last = {"k": kept.k, "v": kept.v, "feature": kept.feature, "rivals": kept.rivals}, kept.v
-            self.filling.store(self.t, call.site.name, **{name: x for name, x in parts.items() if x is not None})
+            dtype = call.q(1).dtype  # in which the layer computes: under autocast hidden states are in full precision
+            tensors = kept(call.hidden, *self._tokens(call.hidden.shape[1]), dtype, self.settings.cache_holds)
+            self.filling.store(self.t, call.site.name, **tensors)
+            self.last = call.clean()
+            return self.last
         return call.clean()
 
-    def _appearance(self, seen: Appearance) -> Appearance:
-        mask, grid = self.reference.mask, token_grid(seen.tokens, *self.reference.latent.shape[-2:])
+    def _tokens(self, tokens: int) -> tuple[Tensor | None, Tensor | None]:
+        """Which of a layer's tokens are kept: the subject's, and the rivals'."""
+        mask, grid = self.reference.mask, token_grid(tokens, *self.reference.latent.shape[-2:])
         if mask is None or grid is None:
-            return seen
-        around = surrounding_tokens(mask[None], grid)[0] if self.settings.rivals else None
-        return seen.only(subject_tokens(mask[None], grid)[0], around)
+            return None, None
+        around = some_of(surrounding_tokens(mask[None], grid)[0], grid) if self.settings.rivals else None
+        return subject_tokens(mask[None], grid)[0], around

@@ -16,6 +16,7 @@ from seal_ext.core.entry import Entry
 from seal_ext.core.guide import Guide
 from seal_ext.core.held import HeldMatch
 from seal_ext.core.infusion import Asking, Infusion, Taking, attention, attention_after, change, negative_share, plain
+from seal_ext.core.keeping import appearance
 from seal_ext.core.matching import Appearance, Match, row_by_row, subject_tokens, to_tokens, together, token_grid
 from seal_ext.core.memory import ran_out
 from seal_ext.core.places import Places
@@ -75,7 +76,7 @@ class Step:
 
     def _infused(self, call: AttentionCall, weight: float) -> Tensor:
         how, q = replace(self.infusion, block=weight), call.q()
-        given = self.asking(call.site, q, call.hidden), self.appearance(call.site, q), how
+        given = self.asking(call.site, q, call.hidden), self.appearance(call.site, call.hidden), how
         if how.form == "output" and how.feature != "qk_per_head":
             # The paper's own form needs only the layer's finished result, in which every optimisation and extension has had its part.
             return attention_after(call.own(), call.project, q, *given)
@@ -96,7 +97,7 @@ class Step:
             return base
         how = replace(self.infusion, block=weight)
         return self._or_without(
-            lambda: base + change(q, k, v, self.asking(site, q, hidden), self.appearance(site, q), how), lambda: base
+            lambda: base + change(q, k, v, self.asking(site, q, hidden), self.appearance(site, hidden), how), lambda: base
         )  # fmt: skip
 
     def _or_without(self, infused: Callable[[], Tensor], alone: Callable[[], Tensor]) -> Tensor:
@@ -121,14 +122,17 @@ class Step:
         held = self.run.matches.setdefault((grid, self.rows), HeldMatch())
         return replace(asking, find=partial(held.find, site.name), settled=self.settled.setdefault(grid, {}))
 
-    def appearance(self, site: Site, like: Tensor) -> Appearance:
-        """What the U-Net saw at the nearest timestep read, as the rows of this call see it."""
-        images = [self._of_image(entries, site, like) for entries in self.run.entries]
+    def appearance(self, site: Site, hidden: Tensor) -> Appearance:
+        """What the U-Net saw at the nearest timestep read, as the rows of this call with these hidden states see it."""
+        images = [self._of_image(entries, site, hidden) for entries in self.run.entries]
         return images[0] if len(images) == 1 else row_by_row([images[row.image] for row in self.rows])
 
-    def _of_image(self, entries: Sequence[tuple[Encoded, Entry]], site: Site, like: Tensor) -> Appearance:
-        fetched = ((seen, self.run.fetching.at(entry, self.t, site.name, like)) for seen, entry in entries)
-        return together([Appearance(**tensors).weighted(seen.weight) for seen, tensors in fetched])
+    def _of_image(self, entries: Sequence[tuple[Encoded, Entry]], site: Site, hidden: Tensor) -> Appearance:
+        def made(entry: Entry) -> Appearance:
+            tensors = self.run.fetching.at(entry, self.t, site.name, hidden.device)
+            return appearance(tensors, self.infusion.feature, partial(self.run.layers.kv, site), hidden.dtype)
+
+        return together([made(entry).weighted(seen.weight) for seen, entry in entries])
 
     def _left(self, tokens: int) -> Tensor | None:
         """What the figure's place and the Δ-gate leave of the infusion, for every row's tokens."""

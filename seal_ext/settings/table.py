@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from seal_ext.core.blocks import Blocks
 from seal_ext.core.delta import FILTERS
 from seal_ext.core.infusion import FORMS
+from seal_ext.core.keeping import HOLDS
 from seal_ext.core.matching import FEATURES, THRESHOLDS
 from seal_ext.core.memory import PLACES
 from seal_ext.core.schedule import SHAPES, AppearanceSteps
@@ -97,6 +98,8 @@ class Table:
     cache_mb: int = row(1024, READING, "Cache (MB)", "Memory for what was read of references. If it is too small, fewer steps of a "
         "reference are kept. While you leave this at its default, the WebUI's Settings and --seal-cache-mb decide.", low=0, high=65536,
         step=64, axis=False)
+    cache_holds: str = row("hidden states", READING, "Cache holds", "What is kept of a reference. `8 bits` takes half as much memory and "
+        "disk as `hidden states` do in half precision. Pictures then differ by little.", choices=HOLDS, axis=False)
     cache_place: str = row("auto", READING, "Cache lies in", "Where that memory is. `auto` takes the graphics card's while enough of it is "
         "free, and ordinary memory otherwise. From there each step's part is brought to the card while the step before it runs. Pictures "
         "are the same.", choices=PLACES, axis=False)
@@ -190,7 +193,8 @@ PRESETS: dict[str, dict[str, Value]] = {
 ARCHITECTURES: dict[str, dict[str, Value]] = {
     "sd1": {},
     "sd2": {},
-    "sdxl": {"cache_mb": 2048},  # at 1024² a timestep of a whole reference is 273 MB in half precision
+    # At 1024² a timestep of a whole reference is 136 MB of hidden states in half precision.
+    "sdxl": {"cache_mb": 2048, "cache_holds": "8 bits", "t_app": "every 5"},
 }
 
 

@@ -47,7 +47,7 @@ def test_a_reference_is_read_once_and_found_again():
     assert cache.find("a") is None
     fill(cache, "a")
     entry = cache.find("a")
-    kept = entry.at(690, "up.0", torch.zeros(1))
+    kept = entry.at(690, "up.0")
     assert kept["k"][0] == 700 and kept["v"][0] == -700
     sizes = {"entries": 1, "bytes": ENTRY, "on_device": 0, "budget": ENTRY}
     assert cache.stats() == {"hits": 1, "misses": 1, "passes": 5, "thinned": 0, "evicted": 0, **sizes}
@@ -178,7 +178,7 @@ def test_a_reference_lies_where_it_is_told_to_or_where_there_is_room(card, place
     cache, steps = AppearanceCache(20), (1.0,)
     with cache.filling("a", steps, place=place) as filling:
         filling.store(1.0, "mid.0", k=torch.zeros(5))
-    assert filling.entry.lies == filling.entry.kept(1.0, "mid.0", torch.float32)["k"].device == lies
+    assert filling.entry.lies == filling.entry.at(1.0, "mid.0")["k"].device == lies
     assert cache.stats()["on_device"] == (20 if lies == CARD else 0) and cache.bytes == 20
 
 
@@ -191,7 +191,7 @@ def test_a_found_reference_moves_where_it_is_wanted(card):
     assert entry.lies == CARD
     card[0] = 30
     cache.lay(entry, "auto", CARD)
-    assert entry.lies == ELSEWHERE == entry.kept(1.0, "mid.0", torch.float32)["k"].device and cache.bytes == 20
+    assert entry.lies == ELSEWHERE == entry.at(1.0, "mid.0")["k"].device and cache.bytes == 20
     with pytest.raises(ValueError):
         cache.lay(entry, "on the moon", CARD)
 
@@ -278,19 +278,18 @@ def test_only_its_own_memory_is_held():
     with cache.filling("a", (1.0,)) as filling:
         filling.store(1.0, "mid.0", k=whole[:1])
     whole += 1
-    kept = cache.find("a").at(1.0, "mid.0", whole)["k"]
+    kept = cache.find("a").at(1.0, "mid.0")["k"]
     assert not kept.any() and kept.untyped_storage().nbytes() == 4000 == cache.bytes
 
 
 @pytest.mark.parametrize("kept", [torch.float16, torch.bfloat16, torch.float32])
-@pytest.mark.parametrize("live", [torch.float16, torch.bfloat16, torch.float32])
-def test_it_holds_what_it_was_given_and_the_live_tensor_says_how_it_comes_back(kept, live):
+def test_it_holds_what_it_was_given(kept):
     cache, k = AppearanceCache(ENTRY), torch.linspace(-3, 3, 8).to(kept)
     with cache.filling("a", (1.0,)) as filling:
         filling.store(1.0, "mid.0", k=k, where=torch.arange(3))
     assert cache.bytes == held(cache) == k.nbytes + 24
-    back = cache.find("a").at(1.0, "mid.0", torch.zeros(1, dtype=live))
-    assert torch.equal(back["k"], k.to(live)) and torch.equal(back["where"], torch.arange(3))
+    back = cache.find("a").at(1.0, "mid.0")
+    assert torch.equal(back["k"], k) and back["k"].dtype == kept and torch.equal(back["where"], torch.arange(3))
 
 
 def test_many_references_in_a_row_use_flat_memory():
@@ -308,7 +307,7 @@ def test_threads_do_not_disturb_the_count():
             key = (name, i % 4)
             entry = cache.find(key) or fill(cache, key)
             if not entry.off:
-                entry.at(500, "up.0", torch.zeros(1))
+                entry.at(500, "up.0")
 
     threads = [threading.Thread(target=work, args=(name,)) for name in range(4)]
     for thread in threads:

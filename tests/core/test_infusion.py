@@ -50,6 +50,10 @@ class Layer:
         return other
 
 
+def only(seen, tokens):
+    return Appearance(seen.k[:, :, tokens], seen.v[:, :, tokens], seen.feature[:, :, tokens])
+
+
 def open_gate(**more):
     return Infusion(**{"tau": -1.0, "delta": 1.0, **more})
 
@@ -61,7 +65,9 @@ def test_nothing_to_infuse_is_plain_attention_to_the_bit(seed, kind, k, delta):
     for how in (Infusion(0.2, 0.0, feature=kind, top_k=k), Infusion(1.0, delta, feature=kind, top_k=k)):
         assert torch.equal(layer.infused(how), layer.base)
     assert torch.equal(layer.infused(open_gate(feature=kind, top_k=k), rows=(0.0,) * ROWS), layer.base)
-    assert torch.equal(layer.infused(open_gate(feature=kind, top_k=k), appearance=layer.appearance.only(torch.zeros(KEYS) > 0)), layer.base)
+    assert torch.equal(
+        layer.infused(open_gate(feature=kind, top_k=k), appearance=only(layer.appearance, torch.zeros(KEYS) > 0)), layer.base
+    )
 
 
 @FEW
@@ -145,7 +151,7 @@ def test_chunks_change_nothing(seed, kind, k, budget):
 def test_forbidden_reference_tokens_leave_no_trace(seed, kind, k, allowed):
     layer, kept = Layer(seed, kind), torch.tensor(allowed)
     how = Infusion(-1.0, 1.0, top_k=k, feature=kind)
-    chosen = layer.infused(how, appearance=layer.appearance.only(kept))
+    chosen = layer.infused(how, appearance=only(layer.appearance, kept))
     # The same by weights, with poison in what is forbidden.
     poison = torch.where(kept[:, None], layer.appearance.v, 1e4)
     weighed = layer.infused(how, appearance=replace(layer.appearance, v=poison, weight=kept.float()[None]))

@@ -14,6 +14,8 @@ from seal_ext.core.matching import (
     hidden_feature,
     match,
     row_by_row,
+    some_of,
+    statistics,
     subject_tokens,
     to_tokens,
     together,
@@ -192,8 +194,17 @@ def test_each_row_sees_its_own_reference_and_no_filling():
     assert torch.equal(both.of(slice(1, 2)).k, long.k)
 
 
-def test_only_the_subjects_tokens_are_kept():
-    whole, subject = appearance(1), torch.tensor([True, False, True, False, False, True])
-    kept = whole.weighted(0.5).only(subject)
-    assert kept.tokens == 3 and torch.equal(kept.v, whole.v[:, :, subject]) and kept.weight.shape == (1, 3)
-    assert whole.only(torch.zeros(6, dtype=torch.bool)).tokens == 0
+def test_of_a_mask_a_quarter_is_taken_and_never_nothing():
+    tokens = torch.ones(6, 8) > 0
+    tokens[:2] = False
+    some = some_of(tokens.flatten(), (6, 8)).unflatten(0, (6, 8))
+    assert some.sum() == tokens.sum() / 4 and (some & tokens).sum() == some.sum() and some[2, 0] and some[4, 6]
+    tokens[:] = False
+    tokens[1, 1] = True
+    assert torch.equal(some_of(tokens.flatten(), (6, 8)), tokens.flatten())
+    assert not some_of(torch.zeros(48) > 0, (6, 8)).any()
+
+
+def test_some_tokens_of_a_picture_keep_the_features_that_they_have_in_it():
+    hidden, some = torch.randn(1, 20, 6), torch.arange(20) % 3 == 0
+    assert torch.equal(hidden_feature(hidden[:, some], statistics(hidden)), hidden_feature(hidden)[:, :, some])

@@ -419,7 +419,7 @@ def test_no_gradients_are_kept(sd1):
         draw(sd1)
         entry = seal.run.entries[0][0][1]
         site = next(site for site in seal.layers.sites if seal.run.blocks.weight(site.part, site.index))
-        assert not any(x.requires_grad for x in entry.at(entry.timesteps[0], site.name, torch.zeros(1)).values())
+        assert not any(x.requires_grad for x in entry.at(entry.timesteps[0], site.name).values())
 
 
 def test_only_the_figure_is_infused(sd1):

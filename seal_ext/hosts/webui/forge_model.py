@@ -13,6 +13,7 @@ from modules import shared
 from modules.processing import txt2img_image_conditioning
 from torch import Tensor
 
+from seal_ext.core.keeping import bytes_of
 from seal_ext.core.memory import ORDINARY
 from seal_ext.layers import Site, clean, find_sites, shadow
 from seal_ext.settings import Settings
@@ -136,7 +137,8 @@ def room(unet: torch.nn.Module, size: tuple[int, int], settings: Settings, steps
         if name in sites and blocks.weight(sites[name].part, sites[name].index) > 0:
             tokens = math.ceil(size[0] / shrunk) * math.ceil(size[1] / shrunk)
             weight = next(module.to_k.parameters())
-            each += 3 * tokens * len(weight) * weight.element_size()  # k, v and the feature to match on
+            dtype = weight.dtype if weight.element_size() > 1 else torch.float16  # what is stored in eight bits computes in more
+            each += bytes_of([(tokens, len(weight))], 1.0, 0.0, dtype, settings.cache_holds)
     kept = len(settings.appearance_steps().select([float(step) for step in range(steps, 0, -1)]))
     if settings.cache_place != "device" and torch.device(shared.device).type != ORDINARY.type:
         return each * min(kept, 2) * readings
