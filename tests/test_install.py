@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import seal_ext
+from seal_ext.settings.infotext import numbers
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -71,4 +72,5 @@ def test_the_name_and_the_version():
     project = (ROOT / "pyproject.toml").read_text()
     assert 'dynamic = ["version"]' in project and 'version = { attr = "seal_ext.__version__" }' in project
     releases = re.findall(r"^## \[([\d.]+)\] - \d{4}-\d\d-\d\d$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
-    assert releases[0] == seal_ext.__version__
+    unreleased = "## [Unreleased]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert releases[0] == seal_ext.__version__ or (unreleased and numbers(releases[0]) < numbers(seal_ext.__version__))

@@ -23,6 +23,7 @@ from seal_ext.run import CONDITIONAL, RAN_OUT, UNCONDITIONAL, Encoded, Row, Run,
 from seal_ext.run.fetching import Fetching
 from seal_ext.run.reading import OVERFLOWED, THINNED
 from seal_ext.settings import Settings
+from seal_ext.shelf import Shelf
 from tests.hosts import webui
 from tests.skeletons import STANDING
 
@@ -125,13 +126,14 @@ def test_more_readings_than_the_budget_has_steps_leave_the_picture_alone(host):
     assert torch.equal(drawn, plain) and any("not even at one step" in note for note in run.notes)
 
 
-def test_the_200th_reference_takes_no_more_than_the_50th(host, alive):
-    cache, taken = AppearanceCache(21 * STEP), {}
+@pytest.mark.parametrize("settings", [{}, {"cache_holds": "8 bits"}])
+def test_the_200th_reference_takes_no_more_than_the_50th(host, alive, tmp_path, settings):
+    cache, shelf, taken = AppearanceCache(21 * STEP), Shelf(tmp_path, lambda: 50 * STEP), {}
     for number in range(1, 201):
-        host.draw(cache, [reference(number)], ROWS[:1], levels=LEVELS[-1:])
+        host.draw(cache, [reference(number)], ROWS[:1], levels=LEVELS[-1:], shelf=shelf, settings=settings)
         if number in (50, 200):
             taken[number] = alive()
-    assert cache.counts.misses == 200 and abs(taken[200] - taken[50]) <= 0.02 * taken[50]
+    assert shelf.stats()[1] <= 50 * STEP and cache.counts.misses == 200 and abs(taken[200] - taken[50]) <= 0.02 * taken[50]
 
 
 def test_only_the_subject_and_its_rivals_are_kept(host):

@@ -133,7 +133,7 @@ class _Keeping:
     reference: Encoded
     filling: Filling
     t: float
-    last: Tensor | None = None  # what was kept last
+    last: Tensor | None = None  # what the last of these layers gave
 
     def answer(self, call: AttentionCall) -> Tensor:
         if self.blocks.weight(call.site.part, call.site.index) > 0:

@@ -10,11 +10,19 @@ pytestmark = [pytest.mark.slow, pytest.mark.live, pytest.mark.usefixtures("tiny"
 # ---- what changes the model changes what it sees of the reference
 
 
-def reads(webui, **more):
-    """How many passes over the reference a generation made."""
-    before = webui.inside()["cache"]["passes"]
-    webui.draw(seal(**DOG), **SMALL | more)
-    return webui.inside()["cache"]["passes"] - before
+def reads(webui, what="passes", given=None, **more):
+    """How many passes over the reference a generation made; or how often it did not find it in memory."""
+    before = webui.inside()["cache"][what]
+    webui.draw(seal(**DOG | (given or {})), **SMALL | more)
+    return webui.inside()["cache"][what] - before
+
+
+def test_a_reference_is_read_once_for_all_prompts(webui):
+    given = {"reference": encoded(figure(30))}
+    assert reads(webui, given=given) > 0
+    assert reads(webui, given=given, prompt="a blue dog in the snow") == 0
+    assert reads(webui, given=given | {"appearance_prompt": ""}, prompt="a green cat") == 0
+    assert reads(webui, given=given | {"read_with": "words"}, prompt="a green cat") > 0
 
 
 def test_another_checkpoint_reads_the_reference_anew(webui):
@@ -22,7 +30,10 @@ def test_another_checkpoint_reads_the_reference_anew(webui):
     assert reads(webui) == 0
     with webui.using("tiny-sd1-other"):
         assert reads(webui, seed=2) > 0 and reads(webui, seed=3) == 0
-    assert reads(webui) > 0  # what the first one saw was given back with it
+    assert reads(webui, "misses") > 0  # what the first one saw was given back with it
+    with webui.using("tiny-sd1-other"):
+        pass
+    assert reads(webui) == 0  # and is on disk
 
 
 def test_a_lora_reads_the_reference_anew(webui):
@@ -44,7 +55,7 @@ def test_a_refiner_is_infused_as_well(webui):
     plain, later = (webui.draw(given, **REFINED)[0] for given in (None, seal(start=0.3)))
     assert apart(plain, webui.draw(**SMALL | {"steps": 6})[0]) > 1 and not complaints(webui)
     assert not np.array_equal(plain, later)  # little, since the last steps of a random model do little, but without SeAl it is the same
-    assert reads(webui, **REFINED | {"prompt": "a blue cat"}) >= 2
+    assert reads(webui, given={"reference": encoded(figure(31))}, **REFINED) >= 2
     assert np.array_equal(plain, webui.draw(**REFINED)[0])
 
 
