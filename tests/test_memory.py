@@ -128,7 +128,7 @@ def test_more_readings_than_the_budget_has_steps_leave_the_picture_alone(host):
 
 @pytest.mark.parametrize("settings", [{}, {"cache_holds": "8 bits"}])
 def test_the_200th_reference_takes_no_more_than_the_50th(host, alive, tmp_path, settings):
-    cache, shelf, taken = AppearanceCache(21 * STEP), Shelf(tmp_path, lambda: 50 * STEP), {}
+    cache, shelf, taken = AppearanceCache(9 * STEP), Shelf(tmp_path, lambda: 50 * STEP), {}
     for number in range(1, 201):
         host.draw(cache, [reference(number)], ROWS[:1], levels=LEVELS[-1:], shelf=shelf, settings=settings)
         if number in (50, 200):
