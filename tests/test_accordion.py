@@ -152,7 +152,7 @@ def test_drawing_it_again_is_the_same(accordion):
 LAYOUT = """mask_source preset strength appearance_prompt align anchor advanced
 group_infusion infusion start end feature threshold tau_early tau_late delta_early delta_late shape clamp rivals on_figure room limbs
 softness top_k match_once form blocks uncond_rows hires hires_factor inner
-group_reference_pass noise seed_policy t_app cache_mb cache_place
+group_reference_pass read_with noise seed_policy t_app cache_mb cache_holds cache_place
 group_delta-bridge bridge lam lam_start lam_end lam_shape lam_every filter radius repeats gate gate_strength gate_low gate_high
 group_anchoralign alike which margin hand_x hand_y hand_scale units
 group_more_pictures show_aligned show_match show_disagreement show_mask
