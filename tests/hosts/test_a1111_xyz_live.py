@@ -51,15 +51,14 @@ def test_a_plots_pictures_are_what_its_settings_draw(webui, label, values, singl
         assert np.array_equal(picture, webui.draw(given | single, **SMALL)[0])
 
 
-@pytest.mark.parametrize(("label", "values", "said"), [
-    ("Strength", "1, much", "Strength (strength)"), ("Strength", "1-3 (+1)", "Strength (strength)"), ("Top-k", "1.5", "Top-k (top_k)"),
-    ("Match on", ["smell"], "Match on (feature)"), ("Blocks", "cellar", "Blocks (blocks)"), ("Strength", "", "Strength (strength)"),
-    ("Strength", "2-1", "Strength (strength)"), ("Top-k", "0-4096", "Top-k (top_k)"),
+@pytest.mark.parametrize(("label", "values"), [
+    ("Strength", "1, much"), ("Strength", "1-3 (+1)"), ("Top-k", "1.5"), ("Match on", ["smell"]), ("Blocks", "cellar"), ("Strength", ""),
+    ("Strength", "2-1"), ("Top-k", "0-4096"),
 ])  # fmt: skip
-def test_a_plots_wrong_value_is_refused_in_a_sentence(webui, label, values, said):
+def test_a_plots_wrong_value_is_refused_in_a_sentence(webui, label, values):
     with pytest.raises(live.Refused) as refused:
         plot(webui, f"[SeAl] {label}", values, seal())
-    assert said in json.dumps(refused.value.sentence, ensure_ascii=False)
+    assert json.dumps(refused.value.sentence, ensure_ascii=False).startswith(f'"{label} ')
 
 
 def test_references_of_the_store(webui):
