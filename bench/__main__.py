@@ -10,6 +10,7 @@ REPORTS = {
     "align": "bench.align_report",
     "conditions": "bench.identity.conditions",
     "identity": "bench.identity.report",
+    "learn": "bench.learn.report",
     "model": "bench.model_report",
     "results": "bench.identity.page",
     "speed": "bench.speed.report",

@@ -14,7 +14,7 @@ MODULES = {
     if "small" not in path.parts  # an extension of its own, which is only installed from here
 }
 CORE_NEEDS = {"torch", "numpy", "cv2", "einops", *sys.stdlib_module_names}
-REPORTS = ("bench.align_report", "bench.model_report", "bench.subjects_report", "bench.world_sheet", "bench.demo",
+REPORTS = ("bench.align_report", "bench.model_report", "bench.subjects_report", "bench.world_sheet", "bench.demo", "bench.learn.report",
            *(f"bench.identity.{name}" for name in ("report", "sweeps", "tuning", "page")))  # fmt: skip
 
 # The floors from below; what stands on one line does not know each other.

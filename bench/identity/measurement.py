@@ -16,7 +16,9 @@ from bench.cli import UserError
 from bench.drawing import EMBEDDED_MODEL, FOLDER, Model, open_model
 from bench.judge.reading import WEIGHTS, Judge
 from bench.metrics.bootstrap import Interval, difference, mean, ratio, recovered, recovered_difference, recovered_ratio
+from bench.seeds import split_of
 from bench.world.sheet import grid, save_png
+from bench.writing import write_json
 
 from .methods import TUNING, Method
 from .scores import score
@@ -57,6 +59,13 @@ def _weights(model: str):
     if not path.exists():
         raise UserError(f"the weights of the {model} model are not in this tree")
     return hashlib.sha256(path.read_bytes())
+
+
+def count_draw(seeds: range) -> None:
+    """Remembers that test seeds were drawn, once for every state of code and weights, before the first of them is."""
+    known = json.loads(DRAWS.read_text(encoding="utf-8")) if DRAWS.exists() else []
+    if split_of(seeds.start) == "final" and fingerprint() not in (draw["state"] for draw in known):
+        write_json(DRAWS, [*known, {"state": fingerprint(), "weights": weights_name(), "seeds": [seeds.start, seeds.stop]}])
 
 
 def batches(seeds: range) -> list[range]:

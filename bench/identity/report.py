@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from bench.writing import write_json
 
 from .goals import goals
 from .known import DETECTED, FOUND, UNMOVED
-from .measurement import DRAWS, Columns, Measurement, figures, fingerprint, paired, weights_name
+from .measurement import Columns, Measurement, count_draw, figures, fingerprint, paired, weights_name
 from .methods import SOURCES, beside, row, table
 from .tasks import POOLED, TASKS
 
@@ -92,13 +91,6 @@ def _pairs(rows: Drawings) -> dict[str, dict[str, dict]]:
         others |= {other: other for other in rows if "@" not in other and other != "transport" and row(other).stands == stands}
         result[name] = {other: paired(rows[name], rows[drawn], _baseline(name, rows)) for other, drawn in others.items() if other != name}
     return result
-
-
-def count_draw(seeds: range) -> None:
-    """Remembers that test seeds were drawn, once for every state of code and weights, before the first of them is."""
-    known = json.loads(DRAWS.read_text(encoding="utf-8")) if DRAWS.exists() else []
-    if split_of(seeds.start) == "final" and fingerprint() not in (draw["state"] for draw in known):
-        write_json(DRAWS, [*known, {"state": fingerprint(), "weights": weights_name(), "seeds": [seeds.start, seeds.stop]}])
 
 
 def main(argv: list[str]) -> int:

@@ -48,7 +48,7 @@ def main(argv: list[str]) -> int:
         checked_word(options.word)
         if out.suffix != ".safetensors":
             raise UserError(f"--out {out} must end in .safetensors")
-        studio = studio_of(options)
+        studio = precise(studio_of(options))
         settings = read_learning(options, studio)
         subject, references = read_subject(options, studio, settings)
         training = Training(studio.pipe, subject, settings)
@@ -80,6 +80,15 @@ def _parser() -> Parser:
     how.add_argument("--out", type=Path, help="the character's file; WORD.safetensors if not given")
     add_model(parser)
     return parser
+
+
+def precise(studio: Studio) -> Studio:
+    """Half precision's range is too small for gradients; bfloat16 takes as little memory and has the range."""
+    if studio.pipe.unet.dtype == torch.float16:
+        studio.pipe.to(dtype=torch.bfloat16)
+        if studio.adapter is not None:
+            studio.adapter.to(dtype=torch.bfloat16)
+    return studio
 
 
 def read_learning(options: Namespace, studio: Studio) -> Learning:

@@ -7,7 +7,7 @@ import torch
 from bench import drawing
 from bench.cases import SIZE
 from bench.cli import UserError, run
-from bench.drawing import Model, open_model
+from bench.drawing import open_model
 from bench.identity import known, methods, report
 from bench.identity.ceiling import TrueGuide, true_guides
 from bench.identity.measurement import figures
@@ -15,34 +15,14 @@ from bench.identity.scores import score
 from bench.identity.tasks import TASKS, after
 from bench.judge.network import Network
 from bench.judge.reading import Judge
-from bench.model import tokenizer as bpe
-from bench.model.embedded import Embedded
-from bench.model.shape import Shape
 from bench.world.identity import garment_is_held_out
 from bench.world.render import Camera, body
 from bench.world.truth import correspondence
 from bench.world.words import BACKGROUND, KIND, LIGHT, PEOPLE, POSE
 from seal_ext.core.guide import NOTHING_KNOWN, Guide
-from seal_ext.studio.checkpoint import EMBEDDED, Expanded
+from seal_ext.studio.checkpoint import EMBEDDED
 
 SEEDS = torch.arange(16)
-TINY = Shape(width=32, head=16, context=32, text_layers=1, text_heads=2, vae_width=32, vae_multipliers=(1, 1, 1, 1))
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    """An untrained model: its pictures mean nothing, but every method must get through with it."""
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("model")
-    task = TASKS["pose"](torch.arange(8))
-    bpe.write(folder / "tokenizer", bpe.train(c.text for c in task.prompts), TINY)
-    untrained = Embedded(TINY)
-    for name, parameter in untrained.named_parameters():
-        if "conv_out" in name or "proj_out" in name:  # LDM's zero starts would hide what attention does
-            torch.nn.init.normal_(parameter, std=0.1)
-    files = Expanded(folder / "tiny.safetensors", folder / "tiny.yaml", folder / "tokenizer", folder / "adapter.safetensors")
-    untrained.save(files.checkpoint, files.tokenizer, files.adapter)
-    return Model(files)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bench.cli import UserError
-from bench.identity import page, report
+from bench.identity import measurement, page, report
 from bench.identity.goals import goals, of_conditions, of_stranger, reversed_on
 from bench.identity.known import FOUND
 from bench.identity.measurement import Measurement, fingerprint, paired, weights_name
@@ -149,23 +149,23 @@ def test_a_page_shows_the_pictures_of_the_state_that_it_tells_of():
 
 @pytest.mark.parametrize("number", [0, 1, 2])
 def test_the_page_says_how_often_the_test_seeds_were_drawn(monkeypatch, tmp_path, number):
-    for module in (page, report):
+    for module in (page, measurement):
         monkeypatch.setattr(module, "DRAWS", tmp_path / "final.json")
     for state in range(number):
-        monkeypatch.setattr(report, "fingerprint", lambda state=state: str(state))
+        monkeypatch.setattr(measurement, "fingerprint", lambda state=state: str(state))
         for _ in range(2):  # the same state of code and weights is one draw
-            report.count_draw(FINAL[:8])
-            report.count_draw(range(8))
+            measurement.count_draw(FINAL[:8])
+            measurement.count_draw(range(8))
     assert f"drawn {number} time" in page.page(measured(), swept(), measured(), conditions())
     assert number == 0 or len(json.loads(page.DRAWS.read_text())) == number
 
 
 def test_test_seeds_are_counted_before_the_first_is_drawn(monkeypatch, tmp_path):
-    monkeypatch.setattr(report, "DRAWS", tmp_path / "final.json")
+    monkeypatch.setattr(measurement, "DRAWS", tmp_path / "final.json")
     monkeypatch.setattr(report, "Measurement", stopped)
     with pytest.raises(Stopped):
         report.measure(["pose"], ["none"], FINAL[:8])
-    assert [draw["seeds"] for draw in json.loads(report.DRAWS.read_text())] == [[FINAL.start, FINAL.start + 8]]
+    assert [draw["seeds"] for draw in json.loads(measurement.DRAWS.read_text())] == [[FINAL.start, FINAL.start + 8]]
 
 
 class Stopped(Exception):

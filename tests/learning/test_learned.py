@@ -1,17 +1,19 @@
 """Learned characters on diffusers: the word means the character, with and without infusion, and nothing is left behind."""
 
+import copy
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
+from diffusers.loaders.lora_conversion_utils import _convert_non_diffusers_lora_to_diffusers
 
 from seal_ext.core.cache import AppearanceCache
 from seal_ext.hosts.diffusers import Seal
 from seal_ext.hosts.learned import Learned
 from seal_ext.layers import find_sites
-from seal_ext.learning.character import Character, CharacterError
+from seal_ext.learning.character import Character, CharacterError, write_embedding
 from seal_ext.learning.lora import LowRank
 from seal_ext.learning.words import encoders_of, start_of
 from seal_ext.settings import Settings
@@ -128,6 +130,27 @@ def test_a_lora_is_merged_and_taken_out_again(pipe):
     with Learned(pipe, [learned], {"anna": 0.0}):
         assert torch.equal(draw(pipe, "a red cat"), plain)
     assert torch.equal(draw(pipe, "a red cat"), plain) and len(learned.lora) == 3 * 8 * len(find_sites(pipe.unet))
+
+
+def test_others_read_a_lora_as_the_layers_it_is_of(pipe):
+    """diffusers' own reading of the files that other trainings write."""
+    lora = LowRank(pipe.unet, 2, 0)
+    found, alphas = _convert_non_diffusers_lora_to_diffusers(lora.weights())
+    names = {name.replace("processor.to_", "to_").removeprefix("unet.").partition("_lora.")[0] for name in found}
+    layers = [name for kind in ("self", "cross") for name in (site.name for site in find_sites(pipe.unet, kind))]
+    assert names == {f"{name}.{part}" for name in layers for part in ("to_q", "to_k", "to_v", "to_out")}
+    assert set(alphas.values()) == {2.0}
+
+
+def test_others_load_the_embedding_as_a_word(tokenizer, tmp_path):
+    """diffusers' own way draws with it what a single vector in all stages draws here."""
+    pipe = make_pipe("sd1", copy.deepcopy(tokenizer))
+    anna = character(pipe)
+    single = replace(anna, pairs=(anna.pairs[0][:, 1].mean(0).expand(1, 2, -1),))
+    with Learned(pipe, [single]):
+        right = draw(pipe, "a red anna")
+    pipe.load_textual_inversion(str(write_embedding(anna, tmp_path / "anna.safetensors")), token="bert")
+    assert torch.allclose(draw(pipe, "a red bert"), right, atol=1e-5)
 
 
 def test_characters_of_another_kind_of_model_are_refused(sd1, tokenizer):

@@ -90,6 +90,19 @@ def test_what_the_user_should_know_is_said(here, studio, capsys):
     assert "another checkpoint" in told and "does not say “anna”" in told
 
 
+def test_half_precision_gives_way_to_one_with_room_for_gradients(here, studio, networks):
+    before = networks[3].dtype
+    for network in (*networks[:2], *networks[3:]):
+        network.half()
+    try:
+        assert run(main, command(here, "--samples", "0")) == 0
+        assert studio.pipe.unet.dtype == studio.adapter.dtype == torch.bfloat16
+    finally:
+        for network in (*networks[:2], *networks[3:]):
+            network.to(before)
+    assert torch.isfinite(files.read(here / "anna.safetensors").pairs[0]).all()
+
+
 @pytest.mark.parametrize(("more", "says"), [
     (["--word", "a b"], "without a space"), (["--out", "x.pt"], ".safetensors"), (["--set", "steps=0"], "steps"),
     (["--set", "colour=red"], "colour"), (["--set", "steps"], "name=value"), (["--class", "x" * 100], "--class"),
