@@ -159,7 +159,7 @@ async function draw() {
     await step("mask", async () => {
         const before = await told();
         await give(seal("reference"), "busy.png");
-        await until(async () => await told() !== before);
+        await until(async () => ![before, ""].includes(await told()) && !(await told()).includes("missing"));
         const unsure = await told(), outlined = await looks();
         await paint("add");
         const overlay = await until(async () => await looks() !== outlined && (await told()).includes("you gave"));
