@@ -38,12 +38,15 @@ Watch = Callable[[Told], None]
 
 
 class Training:
-    """One character's. `run` goes on where it was, and may be called again; `watch` may raise to end it between two steps."""
+    """One character's. `run` goes on where it was, and may be called again; `watch` may raise to end it between two steps.
 
-    def __init__(self, pipe: Any, subject: Subject, settings: Learning):
+    `base` tells the pipeline's checkpoint from others, so that a state is not gone on with on another one.
+    """
+
+    def __init__(self, pipe: Any, subject: Subject, settings: Learning, base: str = ""):
         if settings.anchor != "none" and settings.anchor_on == "class" and subject.of_class is None:
             raise LearningError("The anchor needs pictures of the class, and there are none.")
-        self.frozen, self.subject, self.settings = Frozen(pipe, settings.half), subject, settings
+        self.frozen, self.subject, self.settings, self.base = Frozen(pipe, settings.half), subject, settings, base
         self.learner = learner_of(self.frozen, subject, settings)
         self.optimiser = torch.optim.Adam([group | {"lr": group["base"]} for group in self.learner.rates()])
         self.log: list[Told] = []
@@ -117,7 +120,7 @@ class Training:
         """Tells what is learned, from what, and how: a state of anything else is not gone on with."""
         subject, pictures = self.subject, [x for e in self.subject.examples for x in (e.latent, e.inside, *e.pose)]
         of_class = [] if subject.of_class is None else [subject.of_class]
-        return fingerprint(self.settings.told, subject.word, subject.kind, subject.beside, *pictures, *of_class)
+        return fingerprint(self.base, self.settings.told, subject.word, subject.kind, subject.beside, *pictures, *of_class)
 
     def save(self, path: Path) -> None:
         tensors, module = {}, self.learner.module()
@@ -145,7 +148,9 @@ class Training:
         except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
             raise LearningError(f"{path} cannot be read, so learning cannot go on from it. Remove it to begin anew.") from error
         if not same:
-            raise LearningError(f"{path} is of another character or other settings. Remove it to begin anew, or take another --out.")
+            raise LearningError(
+                f"{path} is of another character, checkpoint or other settings. Remove it to begin anew, or take another --out."
+            )
         with torch.no_grad():
             for name, parameter in self.learner.module().named_parameters():
                 parameter.copy_(tensors[f"weight.{name}"])

@@ -51,7 +51,7 @@ def main(argv: list[str]) -> int:
         studio = precise(studio_of(options))
         settings = read_learning(options, studio)
         subject, references = read_subject(options, studio, settings)
-        training = Training(studio.pipe, subject, settings)
+        training = Training(studio.pipe, subject, settings, hash_of(studio.checkpoint) if studio.checkpoint else "")
         learn(studio, training, references[0], out, options)
     except (LearningError, CharacterError) as error:
         raise UserError(error) from error
@@ -164,7 +164,7 @@ def learn(studio: Studio, training: Training, shown: Reference, out: Path, optio
     total, every = training.settings.steps, options.samples or training.settings.steps
     checkpoint = studio.checkpoint
     about = {"kind": options.kind_of, "licence": options.licence, "picture": shown.picture(), "settings": training.settings.told,
-             "base": hash_of(checkpoint) if checkpoint else "", "base_name": checkpoint.stem if checkpoint else ""}  # fmt: skip
+             "base": training.base, "base_name": checkpoint.stem if checkpoint else ""}  # fmt: skip
     with closing(Bar()) as bar, _asked_to_stop() as asked:
 
         def watch(told: Told) -> None:

@@ -73,6 +73,8 @@ def test_a_state_of_something_else_or_a_damaged_one_is_not_gone_on_with(sd1, sub
     learned(sd1, subject, QUICK, until=1).save(path)
     with pytest.raises(LearningError, match="another character"):
         Training(sd1, subject, replace(QUICK, rate=0.01)).resume(path)
+    with pytest.raises(LearningError, match="another character"):
+        Training(sd1, subject, QUICK, base="another checkpoint").resume(path)
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(LearningError, match="cannot be read"):
         Training(sd1, subject, QUICK).resume(path)
