@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .core.cross_attention import attention_on, heat, on_picture
 from .core.grouping import Groups
+from .core.matching import to_tokens
 from .core.noise import reference_input, reference_noise
 from .core.pixels import AlignError, Pixels
 from .layers import AttentionCall, Layers, Site, find_sites
@@ -64,7 +65,7 @@ def subject_heat(
         alpha, sigma = signal(t)
         with Layers(sites, **attention) as layers, layers.answering(_watched(seen)):
             look(reference_input(latent, noise, sigma, alpha), t, sites)
-    found = groups.spread(heat(words, size))
+    found = groups.apart(heat(words, size), to_tokens(inside[None], size)[0].reshape(size) > 0.5)
     if not torch.isfinite(found).all():
         raise AlignError(NOT_A_NUMBER)
     return on_picture(found, inside)

@@ -42,12 +42,15 @@ def from_probability(image: object, heat: object) -> Subject:
     told: tuple[str, ...] = ()
     if not 0.5 < first.sum() / max(1, likely.sum()) < 2:
         first, told = likely, ("SeAl cannot tell the subject's outline from the background, so it uses a rough one.",)
-    with suppress(AlignError):
+    guesses, body = _guesses(small), True
+    try:
         first = main_body(first)
-    guesses = [first, *_guesses(small)]
-    best, agreed = first, _agreed(guesses)[0]
-    if agreed < ALONE:
-        told, (best, agreed) = (), _most_agreed(guesses, lambda guess: float(hot[guess].mean() - hot[~guess].mean()))
+    except AlignError:
+        body = not guesses
+    best, agreed = first, _agreed([first, *guesses])[0]
+    if not body or agreed < ALONE:
+        told, others = (), [first, *guesses][not body :]
+        best, agreed = _most_agreed(others, lambda guess: float(hot[guess].mean() - hot[~guess].mean()))
     found = subject_of(grow(best), "attention", reasons=told)
     return replace(found, sure=agreed) if agreed > DOUBT else as_guess(found, agreed)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from seal_ext.core import grouping
-from seal_ext.core.grouping import Groups, looks
+from seal_ext.core.grouping import Groups, _edges, looks
 
 SIDE = 16
 THING = torch.zeros(SIDE, SIDE, dtype=torch.bool)
@@ -19,12 +19,30 @@ def of_two_things(side=SIDE):
 
 
 def test_a_whole_thing_is_found_from_one_place_of_it():
-    groups, seen = Groups((SIDE, SIDE)), torch.zeros(SIDE, SIDE)
+    groups, seen, inside = Groups((SIDE, SIDE)), torch.zeros(SIDE, SIDE), torch.ones(SIDE, SIDE, dtype=torch.bool)
     seen[5, 7], seen[0, 0] = 1.0, 0.2  # mostly there, and a little beside it
     groups.add(*of_two_things())
-    found = groups.spread(seen)
-    assert found[THING].min() > 5 * found[~THING].max() and found[THING].std() < 1e-3
-    assert torch.equal(Groups((SIDE, SIDE)).spread(seen), seen)
+    found = groups.apart(seen, inside)
+    assert found[THING].min() > 0.9 and found[~THING].max() < 0.2
+    assert torch.equal(Groups((SIDE, SIDE)).apart(seen, inside), seen)
+    assert torch.equal(groups.apart(torch.ones(SIDE, SIDE), inside), torch.ones(SIDE, SIDE))
+
+
+def test_what_looks_like_the_edges_is_behind_even_where_words_see_something():
+    groups, inside = Groups((SIDE, SIDE)), torch.ones(SIDE, SIDE, dtype=torch.bool)
+    groups.add(*of_two_things())
+    seen = 0.8 * torch.rand(SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    seen[5:8, 7:9] = 1.0
+    found = groups.apart(seen, inside)
+    assert found[THING].min() > found[~THING].max()
+
+
+def test_bars_beside_a_picture_are_not_its_edges():
+    inside = torch.zeros(6, 8, dtype=torch.bool)
+    inside[:, 2:6] = True
+    edges = _edges(inside) > 0
+    assert not edges[:, :2].any() and not edges[:, 6:].any() and not edges[1:, 3:5].any()
+    assert edges[0, 2:6].all() and edges[:, 2].all() and edges[:, 5].all()
 
 
 def test_coarse_layers_and_merged_tokens_say_nothing():
