@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from .background import not_reached
 from .control_map import reduced
-from .mask import DOUBT, Subject, as_guess, filled, main_body, overlap, subject_of
+from .mask import DOUBT, Subject, as_guess, as_rough, filled, main_body, overlap, subject_of
 from .pixels import AlignError, Mask, Pixels, as_rgb, checked_image
 
 PIXELS, ROUGH = 1 << 16, 1 << 15  # GrabCut's time grows with every pixel, and the box hardly changes
 INNER, OUTER = 0.03, 0.05  # of the picture's longer side: how far from the true outline a coarse one may run, inside and outside
-ALONE = 0.6  # what the model sees is outvoted by colours if they agree with it less
+ALONE = 0.4  # what the model sees is outvoted by colours if they agree with it less
 SAID = 0.5  # how much the contrast of a map counts beside the agreement of guesses
 BESIDE, BEYOND = 0.15, 1.0  # of a stroke's length: within the first the rest of the body is likely, beyond the second it ends
 SURE = 0.8  # a chance from which on a pixel is the subject's, and below 1 - SURE the background's
@@ -51,7 +51,7 @@ def from_probability(image: object, heat: object) -> Subject:
     if not body or agreed < ALONE:
         told, others = (), [first, *guesses][not body :]
         best, agreed = _most_agreed(others, lambda guess: float(hot[guess].mean() - hot[~guess].mean()))
-    found = subject_of(grow(best), "attention", reasons=told)
+    found = as_rough(subject_of(grow(best), "attention", reasons=told))
     return replace(found, sure=agreed) if agreed > DOUBT else as_guess(found, agreed)
 
 
@@ -120,7 +120,7 @@ def guessed(image: object) -> Subject:
     if not guesses:
         raise AlignError("Nothing stands out from the rest of the picture.")
     best, agreed = _most_agreed(guesses, lambda guess: 0.0)
-    return as_guess(subject_of(grow(best), "grabcut"), 0.5 * agreed)
+    return as_guess(as_rough(subject_of(grow(best), "grabcut")), 0.5 * agreed)
 
 
 def _guesses(small: Pixels) -> list[Mask]:

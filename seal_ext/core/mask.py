@@ -20,6 +20,7 @@ SMALL_BLOB = 0.05  # of the largest blob's area: smaller ones are specks
 SMALLEST, LARGEST, ONE, SOLID, FRAMED = 0.0005, 0.9, 0.6, 0.5, 0.75
 DOUBT = 0.76  # what agrees less with what was found makes it a guess
 CHECK = "SeAl guessed the character's outline. Check it, and paint over the character if it is wrong."
+NARROW = 0.2  # of a figure's width or height: where a rough outline touches the frame no wider than this, it may end there
 APART = 0.02  # of the picture's longer side: parts that are nearer than this belong together
 
 
@@ -109,6 +110,13 @@ def subject_of(
 def as_guess(subject: Subject, sure: float) -> Subject:
     """The same, for a person to check."""
     return replace(subject, sure=sure, guess=True, clear=False, reasons=(*subject.reasons, CHECK))
+
+
+def as_rough(subject: Subject) -> Subject:
+    """The same, where the outline is a few pixels inexact: a head that ends just below the frame seems to touch it, and is not cut."""
+    mask, (width, height) = subject.mask, (subject.box.width, subject.box.height)
+    touched = (mask[:, 0].sum() / height, mask[0].sum() / width, mask[:, -1].sum() / height, mask[-1].sum() / width)
+    return replace(subject, cut=tuple(side for side, wide in zip(SIDES, touched, strict=True) if wide > NARROW))
 
 
 def overlap(one: Mask, other: Mask) -> float:

@@ -13,7 +13,7 @@ from bench.world.pose import sample_poses
 from bench.world.render import render
 from seal_ext.core.background import before_background
 from seal_ext.core.grabcut import from_probability, from_stroke, guessed
-from seal_ext.core.mask import as_guess, main_body, overlap, subject_of
+from seal_ext.core.mask import as_guess, as_rough, main_body, overlap, subject_of
 from seal_ext.core.pixels import AlignError
 from seal_ext.core.segmenting import segmented
 
@@ -197,6 +197,19 @@ def test_what_the_model_sees_is_followed_where_colours_lead_astray():
     picture[legs] = picture[5, 5]  # like the background
     heat = cv2.resize(cv2.GaussianBlur(truth.astype(np.float32), (0, 0), 9), (32, 24), interpolation=cv2.INTER_AREA)
     assert overlap(from_probability(picture, heat).mask, truth) > 0.85 > overlap(guessed(picture).mask, truth)
+
+
+def test_what_a_rough_outline_only_touches_does_not_cut_it():
+    body, half = np.zeros((100, 80), bool), np.zeros((100, 80), bool)
+    body[20:95, 20:60], body[0:20, 37:43] = True, True  # the tip of a hat reaches the frame
+    half[30:, 20:60] = True
+    assert subject_of(body, "attention").cut == ("top",) and as_rough(subject_of(body, "attention")).cut == ()
+    assert as_rough(subject_of(half, "attention")).cut == ("bottom",)
+    picture = np.full((*body.shape, 3), (40, 160, 90), np.uint8)
+    picture[body] = (200, 40, 60)
+    heat = cv2.GaussianBlur(body.astype(np.float32), (0, 0), 4)[2::5, 2::5]
+    found = from_probability(picture, heat)
+    assert overlap(found.mask, body) > 0.85 and found.cut == ()
 
 
 def test_a_rough_stroke_is_a_hint():
