@@ -80,6 +80,18 @@ def test_a_choice_that_came_back_is_read_as_itself():
         Settings.parse({"mask_source": "eyes"})
 
 
+def test_more_places_than_there_are_of_a_hundred_are_all_of_them():
+    old = {"SeAl enabled": "on", "SeAl top k": "500", VERSION_KEY: "0.3.0"}
+    made = Settings.from_infotext(old)
+    assert made.top_k == 100 and len(made.notes) == 1 and "Top-k: 500" in made.notes[0]
+    assert Settings.from_infotext(old | {"SeAl top k": "32"}) == Settings(enabled=True, top_k=32)
+    asked = Settings.parse({"top_k": 4096})  # whoever calls the API says no version
+    assert asked.top_k == 100 and len(asked.notes) == 1
+    for wrong in (-1, 2.5, "many"):
+        with pytest.raises(SettingsError, match="top_k"):
+            Settings.parse({"top_k": wrong})
+
+
 def test_what_does_not_read_is_named():
     made = Settings.from_infotext(handed(DAMAGED))
     assert made == Settings.parse(THEN | {"enabled": True, "lam": 1.0})

@@ -108,7 +108,7 @@ def test_a_fault_names_its_field(wrong, name):
 
 @pytest.mark.parametrize(("given_", "said"), [
     ({"start": 1e308}, "Start must be a number between 0 and 1, not 1e+308."),
-    ({"top_k": "many"}, "Top-k must be a whole number between 0 and 4096, not 'many'."),
+    ({"top_k": "many"}, "Top-k must be a whole number between 0 and 100, not 'many'."),
     ({"clamp": [1]}, "Clamp δ at 1 must be on or off (true or false), not a list."),
     ({"lam": None}, "λ must be a number between 0 and 16, not nothing."),
     ({"start": 0.9, "end": 0.1}, "Start must come before End."),

@@ -6,7 +6,8 @@
   kv      the project page's drawing: K_blend and V_blend, then one attention over them
   joint   one softmax over the picture's tokens and the reference's, whose weights are multiplied by δM. It is the paper's formula with a
           share that attention itself settles, A = (1 − a)·A_base + a·A_app with a = δM·Z_app / (Z_base + δM·Z_app), Z being the softmaxes'
-          sums: a place takes little where it has better neighbours of its own, and never goes beyond the reference.
+          sums: a place takes little where it has better neighbours of its own, and never goes beyond the reference. A sum grows with the
+          number of its tokens, so the reference's counts as if its subject always filled the same share of the picture.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from .matching import (
     Appearance,
     Guides,
     Match,
+    best,
+    best_of_each,
     feature_of,
     gate,
     guided,
@@ -43,6 +46,7 @@ from .places import Places
 FORMS = ("output", "kv", "joint")
 SAID = 64 * 2**20  # bytes of what is said to logits that a call keeps for layers alike
 PER_NAT = 0.1  # how much cosine one unit of the guide's logarithm is worth in a match
+FILLS = 0.37  # of the picture: in one softmax each reference counts as much as a subject of this size, whatever its own
 LOUDEST = 3.0  # guidance may bring the reference this many times over before pictures break
 
 Watch = Callable[[Match, Tensor], None]
@@ -51,7 +55,8 @@ Rows = slice | list[int]
 
 @dataclass(frozen=True)
 class Infusion:
-    """How one attention layer is infused at one step. `top_k` 0 attends to all of the reference's tokens."""
+    """How one attention layer is infused at one step. `top_k`: how many of every hundred tokens of the reference a place attends to; 1 is
+    the best match alone, 0 all of them."""
 
     tau: float  # τ(γ)
     delta: float  # δ(γ)
@@ -193,7 +198,9 @@ def _taking(q: Tensor, rows: Rows, asking: Asking, appearance: Appearance, how: 
         return tokens.asking(feature, asking.places)
 
     def look(query: Tensor) -> Found:
-        matched = match(query, appearance.feature, max(how.top_k, 1), appearance.weight, how.budget, guide, PER_NAT)
+        most = best(how.top_k, appearance.tokens)
+        most = most if most < appearance.tokens else 1  # all of them need no order
+        matched = match(query, appearance.feature, most, appearance.weight, how.budget, guide, PER_NAT)
         return Found(matched, None if appearance.rivals is None else match(query, appearance.rivals, budget=how.budget))
 
     found = look(query()) if asking.find is None else asking.find(query, look)
@@ -210,6 +217,9 @@ def amount(found: Found, asking: Asking, appearance: Appearance, how: Infusion) 
         taken = taken * weight_at(appearance.weight, matched.index[..., :1])[..., 0]
     if rival is not None:  # ours: a place that is more like the reference's background takes nothing of its subject
         taken = taken * (matched.similarity > rival.similarity)
+    if how.form == "joint":  # ours: a sum over few tokens counts as much as one over many, whatever the picture's size and the mask's
+        own = taken.shape[-1] if asking.places is None else asking.places.tokens
+        taken = taken * (FILLS * own / appearance.counted)[:, None, None]
     for row, weight in enumerate(weight for weight in asking.rows if weight):  # ours: the negative prompt's rows take a share
         if weight != 1:
             taken[row] *= weight
@@ -290,20 +300,26 @@ def _known(taking: Taking, some: slice, how: Infusion, dtype: torch.dtype, own: 
 
 
 def _said(taking: Taking, some: slice, how: Infusion, dtype: torch.dtype) -> Tensor:
-    """What is added to the logits of the reference's tokens, for some tokens of the picture: log δM, log weights and the guide."""
-    appearance = taking.appearance
-    said = _log(taking.amount[:, :, some], dtype)[..., None]
-    if 0 < how.top_k < appearance.tokens:
-        index, told = taking.matched.index[:, :, some], taking.matched.told
-        said = said.expand_as(index) if told is None else said + told[:, :, some].to(dtype)
+    """What is added to the logits of the reference's tokens, for some tokens of the picture: log δM and what speaks for each pair."""
+    said, pairs = _log(taking.amount[:, :, some], dtype)[..., None], _pairs(taking, some, how, dtype)
+    return said.expand(-1, -1, -1, taking.appearance.tokens) if pairs is None else said + pairs
+
+
+def _pairs(taking: Taking, some: slice, how: Infusion, dtype: torch.dtype) -> Tensor | None:
+    """What speaks for each pair of some tokens of the picture and the reference's: log weights, the guide, and of most that they are not
+    among the best matches. None where that is nothing."""
+    appearance, matched = taking.appearance, taking.matched
+    if best(how.top_k, appearance.tokens) < appearance.tokens:
+        index = matched.index[:, :, some]
+        said = torch.zeros_like(index, dtype=dtype) if matched.told is None else matched.told[:, :, some].to(dtype)
         if appearance.weight is not None:
             said = said + _log(weight_at(appearance.weight, index), dtype)
-        nothing = said.new_full((*index.shape[:-1], appearance.tokens), _NOTHING)
-        return nothing.scatter(-1, index, said)
-    said = said.expand(-1, -1, -1, appearance.tokens)
-    if appearance.weight is not None:
-        said = said + _log(appearance.weight, dtype)[:, None, None]
-    return said if taking.guide is None else said + guided(taking.guide, some, appearance.tokens)[:, None].to(dtype)
+            most = best_of_each(how.top_k, appearance.counted)[:, None, None, None]  # a row with a shorter list has fewer best ones
+            said = said.masked_fill(torch.arange(index.shape[-1], device=index.device) >= most, _NOTHING)
+        return said.new_full((*index.shape[:-1], appearance.tokens), _NOTHING).scatter_(-1, index, said)
+    weight = None if appearance.weight is None else _log(appearance.weight, dtype)[:, None, None]
+    guide = None if taking.guide is None else guided(taking.guide, some, appearance.tokens)[:, None].to(dtype)
+    return guide if weight is None else weight if guide is None else weight + guide
 
 
 # ---- A_app
@@ -311,39 +327,10 @@ def _said(taking: Taking, some: slice, how: Infusion, dtype: torch.dtype) -> Ten
 
 def attend(q: Tensor, values: Tensor, taking: Taking, how: Infusion) -> Tensor:
     """A_app: attention of q (rows, heads, tokens, dim) to the reference's matched tokens, or to all of them."""
-    if how.top_k == 0 or how.top_k >= taking.appearance.tokens:
-        return _attend_all(q, values, taking, how.budget)
     if how.top_k == 1:  # the paper's k: the softmax of one number is 1, and A_app the matched value itself
         return _taken(values, taking.matched.index, q.shape[1])[..., 0, :]
-    return _attend_matched(q, values, taking, how.budget)
-
-
-def _attend_all(q: Tensor, values: Tensor, taking: Taking, budget: int) -> Tensor:
-    rows, appearance = q.shape[0], taking.appearance
-    bias = None if appearance.weight is None else _log(appearance.weight, q.dtype)[:, None, None]
-
-    def beside(some: slice) -> Tensor | None:
-        told = None if taking.guide is None else guided(taking.guide, some, appearance.tokens)[:, None].to(q.dtype)
-        return told if bias is None else bias if told is None else bias + told
-
-    return plain(q, appearance.k.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), budget, beside)
-
-
-def _attend_matched(q: Tensor, values: Tensor, taking: Taking, budget: int) -> Tensor:
-    heads, dim, index = q.shape[1], q.shape[3], taking.matched.index
-    size = pieces(budget, q.shape[0] * heads * index.shape[-1] * dim * q.element_size())
-    parts = []
-    starts = range(0, q.shape[2], size)
-    for start, some, chosen in zip(starts, q.split(size, dim=2), index.split(size, dim=2), strict=True):
-        keys = _taken(taking.appearance.k, chosen, heads)  # (rows, heads, some tokens, k, dim)
-        logits = (some[..., None, :] @ keys.transpose(-1, -2))[..., 0, :] * dim**-0.5
-        if taking.appearance.weight is not None:
-            logits = logits + _log(weight_at(taking.appearance.weight, chosen), logits.dtype)
-        if taking.matched.told is not None:
-            logits = logits + taking.matched.told[:, :, start : start + size].to(logits.dtype)
-        shares = logits.float().softmax(-1).to(q.dtype)
-        parts.append((shares[..., None, :] @ _taken(values, chosen, heads))[..., 0, :])
-    return joined(parts, 2)
+    keys, values = (x.expand(q.shape[0], -1, -1, -1) for x in (taking.appearance.k, values))
+    return plain(q, keys, values, how.budget, lambda some: _pairs(taking, some, how, q.dtype))
 
 
 def _taken(x: Tensor, index: Tensor, heads: int) -> Tensor:

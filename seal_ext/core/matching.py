@@ -87,6 +87,13 @@ class Appearance:
     def tokens(self) -> int:
         return self.k.shape[2]
 
+    @property
+    def counted(self) -> Tensor:
+        """How many tokens each reference has (references,), a weaker one's counting less where there are stronger ones beside it."""
+        if self.weight is None:
+            return torch.full((self.k.shape[0],), float(self.tokens), device=self.k.device)
+        return (self.weight.sum(1) / self.weight.amax(1).clamp(min=1e-6)).clamp(min=1)
+
     def weighted(self, weight: float) -> Appearance:
         """The same reference, infused by this much; a weight of ½ also costs it half a cosine where references compete."""
         own = torch.ones(self.k.shape[0], self.tokens, device=self.k.device) if self.weight is None else self.weight
@@ -227,6 +234,16 @@ def gate(similarity: Tensor, tau: float, threshold: str = "cosine", softness: fl
     if softness > 0:
         return ((similarity - level) / softness).clamp(0, 1)
     return (similarity > level).float()
+
+
+def best(top_k: int, tokens: int) -> int:
+    """How many tokens of a reference that has so many are the best matches: `top_k` of every hundred, 1 is one alone, 0 all."""
+    return 1 if top_k == 1 else tokens if top_k == 0 else min(max(round(top_k * tokens / 100), 1), tokens)
+
+
+def best_of_each(top_k: int, counted: Tensor) -> Tensor:
+    """The same of several references that have so many (references,)."""
+    return torch.ones_like(counted) if top_k == 1 else counted if top_k == 0 else (top_k * counted / 100).round().clamp(min=1)
 
 
 def weight_at(weight: Tensor, index: Tensor) -> Tensor:

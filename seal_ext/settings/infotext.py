@@ -5,6 +5,7 @@ Who renames a setting, re-scales it or takes a choice away adds a `Change`. Pict
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -30,12 +31,15 @@ class Change:
     renamed: str = ""
     values: Mapping[Value, Value] = field(default_factory=dict)
     factor: float = 1.0
+    most: float = math.inf  # what is more means no more today
 
     def of(self, value: object) -> object:
         """Today's value for one of before."""
         if isinstance(value, (bool, int, float, str)) and value in self.values:
             return self.values[value]
-        return value * self.factor if self.factor != 1 and isinstance(value, (int, float)) and not isinstance(value, bool) else value
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            return value
+        return min(value * self.factor if self.factor != 1 else value, self.most)
 
 
 # What a picture of before a version means where it is silent: the defaults of its time, wherever its preset does not say otherwise.
@@ -53,7 +57,10 @@ EARLIER_DEFAULTS: dict[Version, dict[str, Value]] = {
     },
 }  # fmt: skip
 # In the order of their versions.
-CHANGES = (Change((0, 3, 0), "preset", values={"faithful": "strong"}),)
+CHANGES = (
+    Change((0, 3, 0), "preset", values={"faithful": "strong"}),
+    Change((0, 4, 0), "top_k", most=100),  # until then a number of places, whatever their number
+)
 
 
 def numbers(version: str) -> Version:
@@ -111,7 +118,7 @@ def earlier(version: Version, values: Mapping[str, Value]) -> dict[str, Value]:
 def translated(given: Mapping[str, object], notes: list[str], version: Version | None = None) -> dict[str, object]:
     """Names and values of a version in today's; `notes` gets a sentence for each value that changed.
 
-    Nobody who calls the API says a version. There a name or a choice is translated where today it is none.
+    Nobody who calls the API says a version. There a name, a choice or a number is translated where today it is none.
     """
     version = NOW if version is None else version
     values = dict(given)

@@ -62,13 +62,15 @@ class Setting:
         return not self.only_with or values[self.only_with[0]] in self.only_with[1:]
 
     def offers(self, value: object) -> bool:
-        """Whether this is among the choices, where there are choices."""
+        """Whether this is among the choices, where there are choices, and within the range, where there is one."""
+        if isinstance(value, (int, float)) and self.low is not None and self.high is not None:
+            return self.low <= value <= self.high
         return not self.choices or value in self.choices
 
     def checked(self, value: object) -> Value:
         """The value in its own type, or a SettingsError that names this setting."""
         typed = self._typed(value)
-        if not self.offers(typed):
+        if self.choices and typed not in self.choices:
             raise self.error(f"must be one of {', '.join(self.choices)}, not {str(typed)[:40]!r}")
         if self.low is not None and self.high is not None and not self.low <= float(typed) <= self.high:
             raise self.error(f"must be {self._wanted}, not {typed:g}")

@@ -67,8 +67,8 @@ class Table:
         "Elsewhere match by how far both figures reach. 0 switches it off.")
     softness: float = share(0.0, INFUSION, "Gate softness", "At 0 a place takes from the reference as soon as it is more alike than τ. "
         "Above 0 it begins to take little by little, over this much likeness.")
-    top_k: int = row(32, INFUSION, "Top-k", "How many places of the reference each place looks at: 1 is only the best match, 0 is the "
-        "whole character.", low=0, high=4096, step=1)
+    top_k: int = row(32, INFUSION, "Top-k", "Of every hundred places of the character, how many each place looks at, the most alike. 1 is "
+        "the best match alone, 0 is the whole character.", low=0, high=100, step=1)
     match_once: bool = row(False, INFUSION, "Match once", "Layers that see the picture equally fine share one search through the "
         "reference, until the picture has changed. Off, each layer searches in every step, which is slower.")
     form: str = row("joint", INFUSION, "Blend", "How the reference comes in. `output` mixes the results of attention. `kv` mixes its keys "

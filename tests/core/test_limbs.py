@@ -230,7 +230,7 @@ def test_match_obeys_the_guide_and_still_tells_the_true_cosine():
         torch.testing.assert_close(seen.similarity[0, 0], cosine.clamp(max=1), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("top_k", [0, 1, 3])
+@pytest.mark.parametrize("top_k", [0, 1, 30])
 @pytest.mark.parametrize("rows", [1, ROWS])
 def test_attention_goes_where_the_guide_says(top_k, rows):
     """A guide that leaves one token of the reference makes every form take that token's value."""
