@@ -17,6 +17,7 @@ from torch import Tensor, nn
 # The parts of the U-Net by the first word of a layer's name, in the order in which the U-Net runs them.
 PARTS = {"input_blocks": "down", "down_blocks": "down", "middle_block": "mid", "mid_block": "mid", "output_blocks": "up", "up_blocks": "up"}
 ORDER = ("down", "mid", "up")
+SHRINKING, GROWING = {"Downsample", "Downsample2D"}, {"Upsample", "Upsample2D"}  # the packages' classes, by name
 ATTENTIONS = {"self": "attn1", "cross": "attn2"}
 # Where forwards are defined that compute a layer's attention and nothing else: in the layers' own packages, and in the hosts that put an
 # optimisation in their place. Without any, A1111 puts the one that hypernetworks need.
@@ -35,6 +36,7 @@ class Site:
     part: str  # down, mid or up
     index: int
     kind: str = "self"  # or cross
+    grid: int = 1  # how many cells of the latent its tokens are wide
 
 
 Undo = Callable[[], None]
@@ -48,7 +50,20 @@ def find_sites(unet: nn.Module, kind: str = "self") -> dict[Site, nn.Module]:
     if kind == "self":  # some models have two cross-attentions instead
         names = [name for name in names if not any(getattr(named[name.removesuffix(ending)], word, False) for word in CROSSING)]
     parts = {part: [name for name in names if PARTS[name.split(".")[0]] == part] for part in ORDER}
-    return {Site(name, part, index, kind): named[name] for part in ORDER for index, name in enumerate(parts[part])}
+    grids = _grids(named)
+    return {Site(name, part, index, kind, grids[name]): named[name] for part in ORDER for index, name in enumerate(parts[part])}
+
+
+def _grids(named: Mapping[str, nn.Module]) -> dict[str, int]:
+    """How many cells of the latent each module's tokens are wide: twice as many behind what makes the picture smaller, until it grows."""
+    grids, grid = {}, 1
+    for part in ORDER:
+        for name, module in named.items():
+            if PARTS.get(name.split(".")[0]) == part:
+                kind = type(module).__name__
+                grid = grid * 2 if kind in SHRINKING else max(grid // 2, 1) if kind in GROWING else grid
+                grids[name] = grid
+    return grids
 
 
 def shadow(owner: Any, name: str, replacement: Any) -> Undo:

@@ -20,8 +20,18 @@ DAMAGED = """a knight
 Steps: 12, SeAl enabled: on, SeAl top k: many, SeAl clamp: False, SeAl tau late: 7, SeAl sharpness: "1, 2", SeAl lam: 1.0"""
 
 # The defaults of before 0.3.0, of which pictures of then say nothing.
-THEN = {"top_k": 0, "uncond_rows": 0.3, "lam": 0.5, "lam_end": 0.2, "radius": 1, "gate_strength": 1.5, "gate_low": 0.2, "gate_high": 1.0,
-        "read_with": "words"}  # fmt: skip
+THEN = {
+    "blocks": "up.3-",
+    "top_k": 0,
+    "uncond_rows": 0.3,
+    "lam": 0.5,
+    "lam_end": 0.2,
+    "radius": 1 / 64,
+    "gate_strength": 1.5,
+    "gate_low": 0.2,
+    "gate_high": 1.0,
+    "read_with": "words",
+}
 
 
 def handed(text, **more):
@@ -84,12 +94,22 @@ def test_more_places_than_there_are_of_a_hundred_are_all_of_them():
     old = {"SeAl enabled": "on", "SeAl top k": "500", VERSION_KEY: "0.3.0"}
     made = Settings.from_infotext(old)
     assert made.top_k == 100 and len(made.notes) == 1 and "Top-k: 500" in made.notes[0]
-    assert Settings.from_infotext(old | {"SeAl top k": "32"}) == Settings(enabled=True, top_k=32)
+    assert Settings.from_infotext(old | {"SeAl top k": "32"}) == Settings.parse(
+        {"enabled": True, "top_k": 32} | infotext.earlier((0, 3, 0), {})
+    )
     asked = Settings.parse({"top_k": 4096})  # whoever calls the API says no version
     assert asked.top_k == 100 and len(asked.notes) == 1
     for wrong in (-1, 2.5, "many"):
-        with pytest.raises(SettingsError, match="top_k"):
+        with pytest.raises(SettingsError, match="Top-k"):
             Settings.parse({"top_k": wrong})
+
+
+def test_a_radius_in_cells_is_a_share_of_the_pictures_of_then():
+    old = {"SeAl enabled": "on", "SeAl radius": "4", VERSION_KEY: "0.3.0"}
+    made = Settings.from_infotext(old)
+    assert made.radius == 4 / 64 and len(made.notes) == 1 and "Low-pass radius: 4" in made.notes[0]
+    assert Settings.from_infotext(old | {"SeAl radius": "0.25", VERSION_KEY: __version__}).radius == 0.25
+    assert Settings.parse({"radius": 2}).radius == 2 / 64 and Settings.parse({"radius": 0.2}) == Settings(radius=0.2)
 
 
 def test_what_does_not_read_is_named():

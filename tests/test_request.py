@@ -76,11 +76,12 @@ def test_no_name_moves():
 def test_a_recorded_list_means_what_it_meant():
     asked = {"preset": "free", "strength": 0.75, "appearance_prompt": "a red cat", "feature": "qk", "lam": 2.5, "anchor": "top",
              "units": "all but 1", "margin": 0.04, "hand_x": 0.125, "hand_scale": 1.5, "mask_source": "attention",
-             "show_mask": True, "top_k": 0, "uncond_rows": 0.3, "lam_end": 0.2, "radius": 1, "gate_strength": 1.5,
+             "show_mask": True, "blocks": "up.3-", "top_k": 0, "uncond_rows": 0.3, "lam_end": 0.2, "radius": 1 / 64, "gate_strength": 1.5,
              "gate_low": 0.2, "gate_high": 1.0}  # fmt: skip
     again = parse(RECORDED)
     assert again.settings == Settings.parse({"enabled": True} | asked) and len(again.references) == 2
-    assert not again.settings.notes
+    (note,) = again.settings.notes
+    assert "Low-pass radius: 1 is read as 0.015625" in note
 
 
 def test_the_page_has_further_pictures_at_the_end():

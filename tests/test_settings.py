@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from seal_ext import __version__
 from seal_ext.core.schedule import Progress
+from seal_ext.layers import Site
 from seal_ext.settings import ARCHITECTURES, BY_NAME, GROUPS, PRESETS, TABLE, Settings, SettingsError, defaults
 from seal_ext.settings.row import BASIC
 from tests.core.test_schedule import over
@@ -154,6 +155,8 @@ def test_what_somebody_set_outlasts_preset_and_architecture():
     assert mine.for_architecture("sdxl").cache_mb == 512
     assert Settings().for_architecture("sdxl").cache_mb == ARCHITECTURES["sdxl"]["cache_mb"]
     assert Settings().for_architecture("sd1") == Settings()
+    before = Settings.from_infotext({"SeAl enabled": "on", "SeAl version": "0.3.0"})
+    assert before.for_architecture("sdxl").blocks == before.blocks == "up.3-" and mine.for_architecture("sd2").blocks == "mid up"
 
 
 def test_the_schema_is_json_and_covers_the_table():
@@ -194,6 +197,6 @@ def test_delta_bridge_costs_at_most_three_fifths_of_the_steps_and_nothing_when_o
 
 
 def test_settings_reach_the_core():
-    made = Settings(filter="fft", radius=3, repeats=1, gate_strength=2.0, blocks="up:0.5", t_app="every 2")
+    made = Settings(filter="fft", radius=0.3, repeats=1, gate_strength=2.0, blocks="up:0.5", t_app="every 2")
     assert made.low_pass().kind == "fft" and made.disagreement().strength == 2 and made.disagreement().low_pass == made.low_pass()
-    assert made.block_weights().weight("up", 3) == 0.5 and made.appearance_steps().every == 2
+    assert made.block_weights().weight(Site("", "up", 3)) == 0.5 and made.appearance_steps().every == 2

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from bench.cases import SIZE
 from bench.drawing import Model, sample
 from bench.peers.ctrl_x import ctrl_x
 from bench.peers.hooks import Hooks
@@ -131,6 +132,7 @@ def transport(model: Model, task: Task) -> Drawn:
     return Drawn(transported(model, task, moved), moved, 0.0, 0)
 
 
+CELL = 8  # pixels of a latent's cell
 TUNED = Settings(enabled=True)  # the defaults are what tuning found
 PAPER = Settings.parse({"enabled": True, "preset": "paper"})
 TUNING = Path(__file__).resolve().parents[1] / "tuning.json"
@@ -159,8 +161,13 @@ def make(name: str, knobs: dict, stands: str = GIVEN, told: str = "word") -> Row
 
 
 def spelled(knobs: dict) -> dict:
-    """Knobs as settings: τ and δ are pairs, early and late, and a δ above 1 lifts the clamp."""
+    """Knobs as settings: τ and δ are pairs, early and late, and a δ above 1 lifts the clamp. Earlier trials name blocks by numbers,
+    and count the low-pass's radius in cells."""
     settings = {name: value for name, value in knobs.items() if name not in ("tau", "delta")}
+    if settings.get("blocks") == "up.3-":
+        settings["blocks"] = "up@1/2 up@1/1"
+    if settings.get("radius", 0) >= 1:
+        settings["radius"] /= SIZE // CELL
     for name in ("tau", "delta"):
         if name in knobs:
             settings |= dict(zip((f"{name}_early", f"{name}_late"), knobs[name], strict=True))

@@ -47,7 +47,7 @@ SPACES: dict[str, dict[str, tuple]] = {
         "delta": ((0.25, 0.5), (0.5, 0.5), (0.5, 1.0), (1.0, 1.0), (1.0, 2.0), (2.0, 2.0), (4.0, 4.0)),
         "start": (0.0, 0.1, 0.2, 0.3),
         "end": (0.8, 0.9, 1.0),
-        "blocks": ("up.3-", "up", "mid up", "down.2- mid up"),
+        "blocks": ("up@1/2 up@1/1", "up", "mid up", "down.2- mid up"),
         "uncond_rows": (0.3, 0.5, 0.7, 1.0),
         "top_k": (0, 1, 4, 32),
         "feature": ("hidden", "qk"),
@@ -58,7 +58,7 @@ SPACES: dict[str, dict[str, tuple]] = {
         "gate_strength": (0.5, 1.0, 1.5, 2.5, 4.0),
         "gate_low": (0.2, 0.35, 0.5, 0.65, 0.8),
         "gate_high": (0.85, 0.92, 0.97, 1.0),
-        "radius": (0, 1, 2),
+        "radius": (0.0, 0.0625, 0.125),
         "lam_end": (0.2, 0.4, 0.6, 0.8),
     },
 }

@@ -23,20 +23,23 @@ FILTERS = ("average", "gaussian", "fft")
 
 @dataclass(frozen=True)
 class LowPass:
-    """A linear filter over latents (images, channels, height, width) that keeps what is broad; radius in latent cells."""
+    """A linear filter over latents (images, channels, height, width) that keeps what is broad; radius in shares of the shorter side."""
 
     kind: str
-    radius: int
+    radius: float
     repeats: int
 
     def __post_init__(self) -> None:
-        if self.kind not in FILTERS or self.radius < 0 or self.repeats < 0:
-            raise ValueError(f"a low-pass must be one of {', '.join(FILTERS)}, and its radius and repeats not negative")
+        if self.kind not in FILTERS or not 0 <= self.radius <= 1 or self.repeats < 0:
+            raise ValueError(f"a low-pass must be one of {', '.join(FILTERS)}, its radius a share, and its repeats not negative")
 
     def __call__(self, x: Tensor) -> Tensor:
-        if self.radius == 0 or self.repeats == 0:
-            return x
-        return _FILTER[self.kind](x.float(), self.radius, self.repeats).to(x.dtype)
+        cells = self.cells(*x.shape[-2:])
+        return x if cells == 0 or self.repeats == 0 else _FILTER[self.kind](x.float(), cells, self.repeats).to(x.dtype)
+
+    def cells(self, height: int, width: int) -> int:
+        """The radius in whole cells of such a latent; a picture too small for any keeps its detail."""
+        return round(self.radius * min(height, width))
 
 
 def _average(x: Tensor, radius: int, repeats: int) -> Tensor:

@@ -103,7 +103,7 @@ class Reading:
             mask="" if reference.mask is None else fingerprint(reference.mask),
             size=(reference.latent.shape[-2], reference.latent.shape[-1]),
             timesteps=steps,
-            layers=tuple(site.name for site in self.layers.sites if blocks.weight(site.part, site.index) > 0),
+            layers=tuple(site.name for site in self.layers.sites if blocks.weight(site) > 0),
             holds=settings.cache_holds + " and rivals" * settings.rivals,
             noise=noise,
         )
@@ -136,7 +136,7 @@ class _Keeping:
     last: Tensor | None = None  # what the last of these layers gave
 
     def answer(self, call: AttentionCall) -> Tensor:
-        if self.blocks.weight(call.site.part, call.site.index) > 0:
+        if self.blocks.weight(call.site) > 0:
             dtype = call.q(1).dtype  # in which the layer computes: under autocast hidden states are in full precision
             tensors = kept(call.hidden, *self._tokens(call.hidden.shape[1]), dtype, self.settings.cache_holds)
             self.filling.store(self.t, call.site.name, **tensors)

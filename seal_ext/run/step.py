@@ -62,7 +62,7 @@ class Step:
         """How strongly a site is infused in this call; 0: it is left alone."""
         if self.infusion.idle or not any(self.weights) or site.kind != "self" or self.run.short:
             return 0.0
-        return self.run.blocks.weight(site.part, site.index)
+        return self.run.blocks.weight(site)
 
     def answer(self, call: AttentionCall) -> Tensor:
         """A layer's result, infused."""

@@ -19,6 +19,7 @@ Version = tuple[int, ...]
 VERSION_KEY = PREFIX + "version"
 BEFORE_ALL: Version = ()  # pictures of before 0.2.0 do not say their version
 MOST_NOTES = 8  # about one picture
+CELLS = 64  # a side, of most pictures before 0.4.0
 NUMBERS = re.compile(r"\d{1,4}(\.\d{1,4}){0,3}")
 
 
@@ -44,13 +45,13 @@ class Change:
 
 # What a picture of before a version means where it is silent: the defaults of its time, wherever its preset does not say otherwise.
 EARLIER_DEFAULTS: dict[Version, dict[str, Value]] = {
-    (0, 4, 0): {"read_with": "words"},
+    (0, 4, 0): {"read_with": "words", "blocks": "up.3-", "radius": 2 / CELLS},
     (0, 3, 0): {
         "top_k": 0,
         "uncond_rows": 0.3,
         "lam": 0.5,
         "lam_end": 0.2,
-        "radius": 1,
+        "radius": 1 / CELLS,
         "gate_strength": 1.5,
         "gate_low": 0.2,
         "gate_high": 1.0,
@@ -60,6 +61,7 @@ EARLIER_DEFAULTS: dict[Version, dict[str, Value]] = {
 CHANGES = (
     Change((0, 3, 0), "preset", values={"faithful": "strong"}),
     Change((0, 4, 0), "top_k", most=100),  # until then a number of places, whatever their number
+    Change((0, 4, 0), "radius", factor=1 / CELLS),  # until then in cells
 )
 
 

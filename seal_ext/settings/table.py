@@ -74,8 +74,9 @@ class Table:
     form: str = row("joint", INFUSION, "Blend", "How the reference comes in. `output` mixes the results of attention. `kv` mixes its keys "
         "and values. `joint` lets one attention look at picture and reference together; there δ says how much the reference counts beside "
         "the picture.", choices=FORMS)
-    blocks: str = row("up.3-", INFUSION, "Blocks", "Which self-attention layers use the reference, and how strongly: such as `mid up`, or "
-        "`up.0-3:0.5 up.4-`.", grammar=Blocks.parse)
+    blocks: str = row("up@1/2 up@1/1", INFUSION, "Blocks", "Which self-attention layers use the reference, and how strongly: such as "
+        "`mid up`, `up@1/2` (those of the decoder that see the picture at half its latent's size), or by number `up.0-3:0.5 up.4-`. "
+        "Left as it is, it means `mid up` for SD2 and SDXL.", grammar=Blocks.parse)
     uncond_rows: float = share(0.5, INFUSION, "Negative prompt's share", "How much of the reference the model sees while it follows the "
         "negative prompt. 1 is as much as with the prompt. With the blends `output` and `kv` a high CFG scale raises it, so that "
         "pictures do not break.")
@@ -114,8 +115,8 @@ class Table:
         "comparison in between. 1 compares in every step, which costs most.", low=1, high=20, step=1)
     filter: str = row("average", BRIDGE, "Low-pass", "The two prompts disagree here and there. This filter keeps the broad areas and drops "
         "fine detail.", choices=FILTERS)
-    radius: int = row(2, BRIDGE, "Low-pass radius", "How far the filter reaches, in cells of 8 pixels. 0 keeps all detail.", low=0, high=16,
-        step=1)
+    radius: float = row(0.125, BRIDGE, "Low-pass radius", "How far the filter reaches, as a share of the picture's shorter side. 0 keeps "
+        "all detail.", low=0.0, high=0.5, step=0.005)
     repeats: int = row(2, BRIDGE, "Low-pass repeats", "How many times the filter is applied.", low=0, high=8, step=1)
     gate: bool = row(True, BRIDGE, "Δ-gate", "Take less from the reference where your prompt and the reference prompt disagree.")
     gate_strength: float = row(1.0, BRIDGE, "Δ-gate strength", "Above 1 the prompt wins over the reference in more places.", low=0.0,
@@ -190,11 +191,12 @@ PRESETS: dict[str, dict[str, Value]] = {
         "limbs": 0.0,
     },
 }
+# Our own blocks were measured on a model of SD1's kind. For other kinds no model was there to measure: they have the paper's.
 ARCHITECTURES: dict[str, dict[str, Value]] = {
     "sd1": {},
-    "sd2": {},
+    "sd2": {"blocks": PRESETS["paper"]["blocks"]},
     # At 1024² a timestep of a whole reference is 136 MB of hidden states in half precision.
-    "sdxl": {"cache_mb": 2048, "cache_holds": "8 bits", "t_app": "every 5"},
+    "sdxl": {"blocks": PRESETS["paper"]["blocks"], "cache_mb": 2048, "cache_holds": "8 bits", "t_app": "every 5"},
 }
 
 

@@ -11,8 +11,8 @@ from seal_ext.core.delta import FILTERS, DeltaGate, Disagreement, LowPass, add_d
 
 FEW = settings(max_examples=25, deadline=None)
 SEED = st.integers(0, 2**31)
-FILTER = st.builds(LowPass, st.sampled_from(FILTERS), st.integers(0, 6), st.integers(0, 4))
-BROAD = LowPass("average", 1, 2)
+FILTER = st.builds(LowPass, st.sampled_from(FILTERS), st.floats(0, 0.6), st.integers(0, 4))
+BROAD = LowPass("average", 0.1, 2)
 GATE = Disagreement(0.5, 0.97, 1.0, BROAD)
 
 
@@ -59,8 +59,21 @@ def test_every_filter_is_linear_and_keeps_constants(seed, low_pass, a, b):
 def test_filters_pass_what_is_broad_and_stop_what_is_fine(kind):
     across = torch.arange(64.0)
     broad, fine = (torch.sin(2 * torch.pi * across / wave).expand(1, 4, 64, 64) for wave in (64, 3))
-    low_pass = LowPass(kind, 2, 2)
+    low_pass = LowPass(kind, 2 / 64, 2)
     assert low_pass(broad).norm() > 0.8 * broad.norm() and low_pass(fine).norm() < 0.2 * fine.norm()
+
+
+@pytest.mark.parametrize("kind", FILTERS)
+@pytest.mark.parametrize("fine", [2, 8])
+def test_filters_reach_as_far_in_the_picture_whatever_its_resolution(kind, fine):
+    """A step's blurred flank is as broad in shares of the picture; what is broad and what is fine is told by the picture, not the cells."""
+
+    def flank(side):
+        step = (torch.arange(side) >= side // 2).float().expand(1, 1, side, side)
+        across = LowPass(kind, 0.125, 2)(step)[0, 0, side // 2]
+        return float(((across > 0.25) & (across < 0.75)).float().mean())
+
+    assert abs(flank(32 * fine) - flank(32)) < 2 / 32 and flank(32) > 2 / 32
 
 
 @pytest.mark.parametrize("kind", FILTERS)
@@ -68,7 +81,7 @@ def test_filters_pass_what_is_broad_and_stop_what_is_fine(kind):
 @pytest.mark.parametrize("size", [(8, 8), (1, 1), (2, 7)])
 def test_filters_of_any_size_agree_in_any_dtype_with_single_precision(kind, dtype, size):
     x = torch.randn(2, 4, *size, generator=torch.Generator().manual_seed(0)).to(dtype)
-    out, single = LowPass(kind, 9, 3)(x), LowPass(kind, 9, 3)(x.float())
+    out, single = LowPass(kind, 0.9, 3)(x), LowPass(kind, 0.9, 3)(x.float())
     assert out.dtype == dtype and out.shape == x.shape
     # Filtered in single precision: what remains is one rounding of the result.
     torch.testing.assert_close(out.float(), single, rtol=torch.finfo(dtype).eps, atol=1e-6)
@@ -146,7 +159,7 @@ def test_no_gradients_are_kept():
     "make",
     [
         lambda: LowPass("sieve", 1, 2),
-        lambda: LowPass("average", -1, 2),
+        lambda: LowPass("average", -0.1, 2),
         lambda: replace(GATE, low=0.9, high=0.5),
         lambda: replace(GATE, strength=-1),
     ],

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from seal_ext.core.blocks import Blocks
 from seal_ext.core.infusion import FORMS, Asking, Infusion, active, attention, attention_after, change, negative_share
 from seal_ext.core.matching import FEATURES, Appearance, feature_of, match, row_by_row, together
+from seal_ext.layers import Site
 
 FEW = settings(max_examples=25, deadline=None)
 SEED = st.integers(0, 2**31)
@@ -376,12 +377,14 @@ def test_rows_side_by_side_are_a_slice():
 
 @pytest.mark.parametrize("text,part,index,weight", [("mid up", "up", 7, 1), ("mid up", "down", 0, 0), ("up:0.5 up.3:1", "up", 3, 1),
                                                     ("up:0.5 up.3:1", "up", 2, 0.5), ("up.4-", "up", 3, 0), ("up.4-", "up", 30, 1),
-                                                    ("up.0-3:.25, mid", "up", 3, 0.25), ("up up.2:0", "up", 2, 0)])  # fmt: skip
+                                                    ("up.0-3:.25, mid", "up", 3, 0.25), ("up up.2:0", "up", 2, 0),
+                                                    ("up@1/4", "up", 2, 1), ("up@1/2 up@1/1", "up", 2, 0), ("mid@1/4", "up", 2, 0),
+                                                    ("up:.5 UP@1/4:.75", "up", 2, 0.75), ("up@1/4 up.2:0", "up", 2, 0)])  # fmt: skip
 def test_blocks_read_as_they_are_written(text, part, index, weight):
-    assert Blocks.parse(text).weight(part, index) == weight
+    assert Blocks.parse(text).weight(Site("", part, index, grid=4)) == weight
 
 
-@pytest.mark.parametrize("text", ["", "upp", "up.3-1", "up:3", "up:nan", "up.-1", "mid up out", "up.1-2-3"])
+@pytest.mark.parametrize("text", ["", "upp", "up.3-1", "up:3", "up:nan", "up.-1", "mid up out", "up.1-2-3", "up@1/3", "up@2", "up@1/2.3"])
 def test_a_block_that_does_not_read_says_so(text):
     with pytest.raises(ValueError):
         Blocks.parse(text)

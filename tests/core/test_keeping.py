@@ -113,7 +113,7 @@ def test_a_reference_takes_little_at_true_shapes(seen, share):
     edge = round(4 * side * (1 - math.sqrt(share)))
     mask[edge:-edge, edge:-edge] = 1
     for site, (_, tokens, channels) in shapes.items():
-        if blocks.weight(site.part, site.index) > 0:
+        if blocks.weight(site) > 0:
             grid = (math.isqrt(tokens),) * 2
             subject, around = subject_tokens(mask[None], grid)[0], some_of(surrounding_tokens(mask[None], grid)[0], grid)
             shares = float(subject.float().mean()), float(around.float().mean())

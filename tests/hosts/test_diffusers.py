@@ -418,7 +418,7 @@ def test_no_gradients_are_kept(sd1):
     with Seal(sd1, picture(), Settings(**BASE)) as seal:
         draw(sd1)
         entry = seal.run.entries[0][0][1]
-        site = next(site for site in seal.layers.sites if seal.run.blocks.weight(site.part, site.index))
+        site = next(site for site in seal.layers.sites if seal.run.blocks.weight(site))
         assert not any(x.requires_grad for x in entry.at(entry.timesteps[0], site.name).values())
 
 

@@ -78,7 +78,7 @@ def test_sites_are_written_as_the_setting_reads_them():
     sites = [Site("", "mid", 0), *(Site("", "up", i) for i in (0, 1, 2, 5))]
     assert as_blocks(sites) == "mid.0 up.0-2 up.5"
     blocks = Settings(blocks=as_blocks(sites)).block_weights()
-    assert [blocks.weight("up", i) for i in range(7)] == [1, 1, 1, 0, 0, 1, 0] and blocks.weight("mid", 0) == 1
+    assert [blocks.weight(Site("", "up", i)) for i in range(7)] == [1, 1, 1, 0, 0, 1, 0] and blocks.weight(Site("", "mid", 0)) == 1
 
 
 def test_the_command_prints_a_table_and_writes_a_preset(studio, files, monkeypatch, capsys):

@@ -129,14 +129,11 @@ def room(unet: torch.nn.Module, size: tuple[int, int], settings: Settings, steps
 
     What may lie in ordinary memory needs room for two steps there, the one that is drawn and the next.
     """
-    sites = {site.name: site for site in find_sites(unet)}
-    blocks, shrunk, each = settings.block_weights(), 1, 0
-    for name, module in unet.named_modules():
-        kind = type(module).__name__
-        shrunk = shrunk * 2 if kind == "Downsample" else max(shrunk // 2, 1) if kind == "Upsample" else shrunk
-        if name in sites and blocks.weight(sites[name].part, sites[name].index) > 0:
-            tokens = math.ceil(size[0] / shrunk) * math.ceil(size[1] / shrunk)
-            weight = next(module.to_k.parameters())
+    blocks, each = settings.block_weights(), 0
+    for site, layer in find_sites(unet).items():
+        if blocks.weight(site) > 0:
+            tokens = math.ceil(size[0] / site.grid) * math.ceil(size[1] / site.grid)
+            weight = next(layer.get_submodule("to_k").parameters())
             dtype = weight.dtype if weight.element_size() > 1 else torch.float16  # what is stored in eight bits computes in more
             each += bytes_of([(tokens, len(weight))], 1.0, 0.0, dtype, settings.cache_holds)
     kept = len(settings.appearance_steps().select([float(step) for step in range(steps, 0, -1)]))
