@@ -48,6 +48,7 @@ SAID = 64 * 2**20  # bytes of what is said to logits that a call keeps for layer
 PER_NAT = 0.1  # how much cosine one unit of the guide's logarithm is worth in a match
 FILLS = 0.37  # of the picture: in one softmax each reference counts as much as a subject of this size, whatever its own
 LOUDEST = 3.0  # guidance may bring the reference this many times over before pictures break
+USUAL = 4.0  # the guidance at which the settings were tuned
 
 Watch = Callable[[Match, Tensor], None]
 Rows = slice | list[int]
@@ -232,13 +233,12 @@ def amount(found: Found, asking: Asking, appearance: Appearance, how: Infusion) 
 def negative_share(share: float, form: str, guidance: float) -> float:
     """What the negative prompt's rows take of the reference, for a share that was asked for.
 
-    Guidance brings δM of the prompt's rows less that of the negative ones w times over: w·δM − (w − 1)·share·δM. In one softmax a place
-    takes what attention allows; the other forms put the reference wholly in the picture's place, and what is then brought more than a few
-    times over breaks the picture. So their share rises with guidance.
+    Guidance brings δM of the prompt's rows less that of the negative ones w times over: w·δM − (w − 1)·share·δM. Their share rises with
+    guidance, so that it brings the reference no more times over than where the settings were tuned; and in the forms that put it wholly in
+    the picture's place, no more than a few times, or the picture would break.
     """
-    if form == "joint" or guidance <= LOUDEST:
-        return share
-    return max(share, (guidance - LOUDEST) / (guidance - 1))
+    loudest, unmoved = (USUAL - (USUAL - 1) * share, USUAL) if form == "joint" else (LOUDEST, LOUDEST)
+    return share if guidance <= unmoved else max(share, (guidance - loudest) / (guidance - 1))
 
 
 def blend(base: Tensor, seen: Tensor, share: Tensor) -> Tensor:
