@@ -9,7 +9,7 @@ try:
     from modules.ui_components import InputAccordion
 
     from seal_ext import api, request
-    from seal_ext.hosts.webui import asking, options, process_state, session, xyz
+    from seal_ext.hosts.webui import asking, inner, options, process_state, session, xyz
     from seal_ext.hosts.webui.controlnet import align as controlnet
     from seal_ext.settings import SettingsError
     from seal_ext.ui import accordion, webui
@@ -60,9 +60,11 @@ class SealScript(scripts.Script):
             self.page.seen(component, webui)
 
     def before_process(self, p, *args):
+        if session.is_asked_again(p):
+            return
         session.end(p)
         try:
-            asked = session.for_inner_pass(p, xyz.changed(p, request.parse(args, process_state.known_ways)))
+            asked = inner.for_inner_pass(p, xyz.changed(p, request.parse(args, process_state.known_ways)))
             if asked.settings.enabled:
                 for note in asked.settings.notes:
                     p.comment(note)
@@ -95,7 +97,7 @@ class SealScript(scripts.Script):
 
     def postprocess(self, p, processed, *args):
         begun = session.of(p)
-        if begun is not None:
+        if begun is not None and begun.p is p:  # and no copy, with which an extension asks in the middle
             begun.add_pictures(processed)
             session.end(p)
 

@@ -32,6 +32,7 @@ HERE = Path(__file__).resolve().parent
 STARTS = 600  # seconds within which a WebUI is up, on a busy machine too
 TINY = ("tiny-sd1", "tiny-sd1-other", "tiny-inpaint", "tiny-sd2-v", "tiny-sdxl")  # what tiny_models.py makes
 EMBEDDED = "seal-embedded"
+TIMED = "SeAl read the reference in"  # what stands under every picture that had to
 # What each kind needs to run on the CPU and to draw there as the others do.
 ON_CPU = {
     "a1111": ["--use-cpu", "all", "--no-half"],
@@ -247,7 +248,7 @@ def changed(one: np.ndarray, other: np.ndarray) -> bool:
 
 def complaints(webui: WebUI) -> list[str]:
     """What the last generation said to its user, but for what belongs to drawing without a ControlNet."""
-    return [sentence for sentence in webui.inside()["said"] if "No ControlNet unit" not in sentence]
+    return [sentence for sentence in webui.inside()["said"] if not sentence.startswith(("No ControlNet", TIMED))]
 
 
 def free_port() -> int:

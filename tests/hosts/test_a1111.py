@@ -3,6 +3,7 @@
 import copy
 import functools
 import sys
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+import seal_ext
 from seal_ext import layers
 from seal_ext.core.guide import Known
 from seal_ext.core.limbs import Body
@@ -260,6 +262,17 @@ def test_an_interrupt_while_reading_stops_the_run(app, named, model):
     assert footprint(model) == was and named["modules.shared"].state.textinfo is None
 
 
+def test_while_references_are_read_the_bar_is_theirs_and_the_seconds_are_said(app, named, model, monkeypatch):
+    state, seen, own = named["modules.shared"].state, [], app.a1111.Pass.tell
+    monkeypatch.setattr(app.a1111.Pass, "tell", lambda self, *n: (own(self, *n), seen.append((state.sampling_step, state.sampling_steps))))
+    _, p = draw(app, model, "a cat", {"t_app": "all"})
+    (said,) = p.timed
+    assert seen == [(done, 4) for done in range(5)] and (state.sampling_step, state.sampling_steps) == (0, 4)
+    assert said.startswith("SeAl read the reference in ") and said.endswith(" s.")
+    _, p = draw(app, model, "a cat", {"t_app": "all"})
+    assert not p.timed  # it was kept
+
+
 def test_what_ends_a_run_is_any_of_close_the_next_start_and_a_copy(app, model):
     p, was = webui.Processing(["a cat"]), footprint(model)
     asked = parse([{"reference": reference()} | BASE])
@@ -272,6 +285,50 @@ def test_what_ends_a_run_is_any_of_close_the_next_start_and_a_copy(app, model):
     app.begin(p, asked)
     p.close()
     assert second.closed and p.closed == other.closed == 1 and not {"_seal", "close"} & (set(vars(p)) | set(vars(other)))
+
+
+def within(p, act):
+    """What the host calls while it draws `p`."""
+    host = {"__name__": "modules.processing"}
+    exec("def process_images_inner(p, act): return act()", host)
+    return host["process_images_inner"](p, act)
+
+
+@pytest.mark.parametrize("marked", [False, True])
+@pytest.mark.parametrize("wanted", [False, True])
+def test_seal_acts_inside_another_picture_where_it_was_asked_to_and_nowhere_else(app, marked, wanted):
+    """Whether or not the extension that draws it marks it as ADetailer does."""
+    outer, face, asked = webui.Processing(["a cat"]), webui.Processing(["a face"]), parse([{"reference": reference(), "inner": wanted}])
+    if marked:
+        face._ad_inner = True
+    inside = within(outer, lambda: app.inner.for_inner_pass(face, asked)).settings
+    assert inside.enabled == wanted and not inside.align
+    assert app.inner.for_inner_pass(outer, asked).settings == within(outer, lambda: app.inner.for_inner_pass(outer, asked)).settings
+    kept = app.inner.for_inner_pass(outer, asked).settings
+    assert kept.enabled and kept.align
+
+
+@pytest.mark.parametrize(("named_by_user", "inner", "then"), [
+    ("wildcards,negpip", True, "wildcards,negpip,seal"), ("wildcards, seal", True, None), ("wildcards", False, None), (None, True, None),
+])  # fmt: skip
+def test_adetailer_runs_seal_where_inner_passes_are_wanted(app, named, named_by_user, inner, then):
+    """It runs only scripts whose files its setting names; the host puts the setting back after the generation."""
+    opts, p = named["modules.shared"].opts, webui.Processing(["a cat"])
+    opts.data = {} if named_by_user is None else {"ad_script_names": named_by_user}
+    p.override_settings = {"CLIP_stop_at_last_layers": 2}
+    app.inner.for_inner_pass(p, parse([{"reference": reference(), "inner": inner}]))
+    assert p.override_settings == {"CLIP_stop_at_last_layers": 2} | ({} if then is None else {"ad_script_names": then})
+    assert Path(seal_ext.__file__).parents[1].joinpath("scripts", app.inner.OUR_SCRIPT + ".py").is_file()
+
+
+def test_scripts_that_are_asked_again_with_a_copy_end_nothing(app, model):
+    """As ADetailer asks them, after its own pictures: the next picture of the same generation is SeAl's as well."""
+    p = webui.Processing(["a cat"])
+    begun = app.begin(p, parse([{"reference": reference()} | BASE]))
+    assert within(p, lambda: app.is_asked_again(copy.copy(p))) and not begun.closed
+    assert not app.is_asked_again(copy.copy(p)) and not within(p, lambda: app.is_asked_again(p))
+    p.close()
+    assert not within(p, lambda: app.is_asked_again(copy.copy(p)))
 
 
 @pytest.mark.parametrize("settings", [{}, {"form": "output"}, {"form": "kv"}, {"feature": "qk_per_head"}])

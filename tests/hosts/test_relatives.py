@@ -286,7 +286,7 @@ OURS = (
     "api",
     "request",
     "ui.webui",
-    *(f"hosts.webui.{name}" for name in ("controlnet.align", "asking", "session", "options", "process_state", "xyz")),
+    *(f"hosts.webui.{name}" for name in ("controlnet.align", "asking", "inner", "session", "options", "process_state", "xyz")),
 )
 
 
@@ -338,11 +338,12 @@ def test_what_a_call_says_in_the_words_of_before_is_said_under_the_picture(monke
     module.xyz = SimpleNamespace(changed=lambda p, asked: asked)
     module.process_state = SimpleNamespace(known_ways=lambda reference: {})
     begun = SimpleNamespace(references=(), settings=None, note=None, align=lambda found: None)
-    ours = {"end": lambda p: None, "without": lambda p: None, "begin": lambda p, asked: begun, "for_inner_pass": lambda p, asked: asked}
+    ours = {"end": lambda p: None, "is_asked_again": lambda p: False, "without": lambda p: None, "begin": lambda p, asked: begun}
+    module.inner = SimpleNamespace(for_inner_pass=lambda p, asked: asked)
     module.session = SimpleNamespace(**ours)
     p = SimpleNamespace(comment=comments.append)
     module.SealScript().before_process(p, {"reference": picture, "preset": "faithful"})
-    assert len(comments) == 1 and "Preset (preset)" in comments[0] and not reported
+    assert len(comments) == 1 and comments[0].startswith("Preset: ") and not reported
     module.SealScript().before_process(p, {"reference": picture, "preset": "faithful", "enabled": False})
     assert len(comments) == 1
 

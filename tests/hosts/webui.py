@@ -184,6 +184,7 @@ class Processing:
     """As much of a `p` as the adapter looks at."""
 
     def __init__(self, prompts, steps=4, scale=4.0, negative=None, seeds=None):
+        self.timed: list[str] = []
         self.comments, self.steps, self.scale, self.cfg_scale, self.width, self.height = {}, steps, scale, scale, 64, 64
         self.prompts = [[Part(cond=embed(text, w > 1), weight=1.0 / len(group)) for text, w in group] for group in map(pieces, prompts)]
         self.prompt = prompts[0]
@@ -191,7 +192,10 @@ class Processing:
         self.seeds, self.sampler, self.is_api, self.closed = seeds or list(range(len(prompts))), None, False, 0
 
     def comment(self, text):
-        self.comments[text] = 1
+        if text.startswith("SeAl read the reference in"):  # says nothing of the picture
+            self.timed.append(text)
+        else:
+            self.comments[text] = 1
 
     def fill_fields_from_opts(self):
         pass
@@ -240,8 +244,8 @@ def modules(model):
     class Interrupted(BaseException):
         pass
 
-    state = SimpleNamespace(interrupted=False, skipped=False, textinfo=None)
-    opts = SimpleNamespace(use_old_scheduling=False)
+    state = SimpleNamespace(interrupted=False, skipped=False, textinfo=None, sampling_step=0, sampling_steps=4)
+    opts = SimpleNamespace(use_old_scheduling=False, data={})
     package("modules")
     package("modules.errors", report=lambda *args, **kwargs: named["modules.errors"].reports.append(args), reports=[])
     package("modules.paths_internal", data_path="nowhere")
@@ -266,7 +270,7 @@ def modules(model):
 
 def load(named):
     """The adapter, imported as in the host; afterwards no other test sees these packages."""
-    names = ("session", "asking", "sampling_pass", "model", "a1111", "forge", "forge_model", "options", "controlnet.align")
+    names = ("session", "inner", "asking", "sampling_pass", "model", "a1111", "forge", "forge_model", "options", "controlnet.align")
     ours = tuple(f"seal_ext.hosts.webui.{name}" for name in names)
     before = {name: sys.modules.get(name) for name in (*named, *ours)}
     sys.modules.update(named)

@@ -6,8 +6,9 @@ the sampler stands. How a U-Net is reached, and how its rows are told apart, eac
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
@@ -26,6 +27,7 @@ from seal_ext.run import Row, Run
 from . import conditioning, process_state
 from .model import CELL, WITHOUT, Model, Prepared, Refusal
 
+READ = "SeAl read the reference in {:.1f} s."
 ATTRIBUTE = "_seal"  # where `p` keeps its Session, and a sampler's denoiser its pass
 
 
@@ -82,6 +84,7 @@ class SamplingPass(Generic[M, C]):
         # As the host schedules prompts: c_app, when there is one; and no words, when references are read with none.
         self.prompt = self.wordless = None
         self.watch = MatchWatch()
+        self.reads = 0  # of references, by the U-Net
 
     @property
     def run(self) -> Run:
@@ -138,13 +141,24 @@ class SamplingPass(Generic[M, C]):
         self.undo.append(self.layers.__exit__)
         factor = settings.strength * (settings.hires_factor * settings.hires if self.hires else 1)
         if settings.infusion and factor > 0:
-            try:
+            with self._telling():
                 self.run.read_references(self)
-            finally:
-                shared.state.textinfo = None
         self._tell_notes()
         self.call = None
         self.take_hold()
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        """While references are read, the host's bar is theirs: its own steps stand still meanwhile. Then how long it took is said."""
+        state, began = shared.state, time.monotonic()
+        steps = state.sampling_step, state.sampling_steps
+        try:
+            yield
+        finally:
+            state.textinfo = None
+            state.sampling_step, state.sampling_steps = steps
+        if self.reads:
+            self.session.note(READ.format(time.monotonic() - began))
 
     def guidance(self) -> float:
         """w of this pass; Forge's hires pass may have its own."""
@@ -231,12 +245,14 @@ class SamplingPass(Generic[M, C]):
         return self.model.signal(t)
 
     def read(self, latent: Tensor, t: float, image: int) -> None:
+        self.reads += 1
         self.model.read(latent, t, self._read_with(image), self.sites)
 
     def tell(self, done: int, total: int) -> None:
         if shared.state.interrupted or shared.state.skipped:
             raise sd_samplers_common.InterruptedException
         shared.state.textinfo = f"SeAl reads the reference: {done} of {total}"
+        shared.state.sampling_step, shared.state.sampling_steps = done, total
 
     # ---- model calls
 

@@ -30,7 +30,7 @@ from seal_ext.reference import Reference
 from seal_ext.request import REFERENCE_KEY, Request, looked
 from seal_ext.run import RAN_OUT
 
-from . import a1111, asking, forge, process_state
+from . import a1111, asking, forge, inner, process_state
 from .controlnet.align import Structures
 from .model import in_parts
 from .sampling_pass import ATTRIBUTE, Prepared, Refusal, SamplingPass, Shown
@@ -234,18 +234,15 @@ def end(p: Any) -> None:
         del vars(p)["close"]
 
 
-def for_inner_pass(p: Any, asked: Request) -> Request:
-    """What was asked for, where this may be a picture that another extension draws on its own inside the user's."""
-    settings = asked.settings
-    if not getattr(p, "_ad_inner", False) or not settings.enabled:
-        return asked
-    # Its canvas is a part of the picture, such as a face: there is no figure to put where the reference's is.
-    return replace(asked, settings=replace(settings, enabled=settings.inner, align=False))
+def is_asked_again(p: Any) -> bool:
+    """Whether an extension asks the scripts once more, with a copy of a `p` that is being drawn, as ADetailer does."""
+    carried = of(p)
+    return carried is not None and carried.p is not p and not carried.closed and inner.is_inner(p)
 
 
 def without(p: Any) -> None:
     """A generation without SeAl begins, or a part of one that another extension draws on its own."""
-    if not getattr(p, "_ad_inner", False):
+    if not inner.is_inner(p):
         process_state.generation(with_seal=False)
 
 
