@@ -76,6 +76,7 @@ class Seal:
     def __enter__(self) -> Seal:
         unet, scheduler = self.pipe.unet, self.pipe.scheduler
         self._weights = weights_fingerprint(unet)
+        self.cache.forget(lambda key: isinstance(key, AppearanceKey) and key.weights != self._weights)
         try:
             self._undo.append(wrap(unet, "forward", lambda own: partial(self._draw, own)))
             self._undo.append(wrap(scheduler, "set_timesteps", self._set_timesteps))

@@ -1,5 +1,6 @@
 """The A1111 adapter beside a stand-in of the host: rows are told apart in every way the host splits them, and nothing stays behind."""
 
+import contextlib
 import copy
 import functools
 import sys
@@ -482,6 +483,19 @@ def test_after_a_while_without_seal_nothing_is_kept(app, model):
         assert process_state.cache.bytes == kept
         app.without(webui.Processing(["a cat"]))
     assert process_state.cache.bytes == 0
+
+
+@pytest.mark.parametrize("error", [torch.cuda.OutOfMemoryError("CUDA out of memory"), RuntimeError("shapes"), None])
+def test_a_picture_without_seal_that_has_no_memory_gets_ours(app, model, error):
+    draw(app, model, "a cat", {})
+    kept, p = process_state.cache.bytes, webui.Processing(["a cat"])
+    with contextlib.suppress(RuntimeError), contextlib.closing(p):
+        app.without(p)
+        app.without(p)
+        if error is not None:
+            raise error
+    assert process_state.cache.bytes == (0 if isinstance(error, torch.cuda.OutOfMemoryError) else kept) and "close" not in vars(p)
+    assert p.closed
 
 
 def test_another_model_and_none_give_all_back_but_a_refiner_does_not(app, named, model):

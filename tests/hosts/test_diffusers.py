@@ -123,6 +123,17 @@ def test_a_reference_is_read_once_for_all_prompts_unless_it_is_read_with_them(pi
     assert passes == [1, 1, 2, 3]
 
 
+def test_what_other_weights_saw_is_given_back(sd1):
+    cache = AppearanceCache(1 << 30)
+    for scale in (1.0, 1.01, 1.0):
+        with torch.no_grad():
+            sd1.unet.conv_in.weight.mul_(scale)
+        with Seal(sd1, picture(), Settings(**BASE, blocks="up"), cache=cache):
+            draw(sd1)
+        assert len(cache) == 1
+    assert cache.counts.misses == 2
+
+
 def footprint(pipe):
     """Everything on the pipeline that a patch could have touched."""
     return {

@@ -241,9 +241,23 @@ def is_asked_again(p: Any) -> bool:
 
 
 def without(p: Any) -> None:
-    """A generation without SeAl begins, or a part of one that another extension draws on its own."""
+    """A generation without SeAl begins, or a part of one that another extension draws on its own. Where memory runs out, it gets ours."""
     if not inner.is_inner(p):
         process_state.generation(with_seal=False)
+    if not process_state.cache.bytes or "close" in vars(p):  # a `p` may be drawn several times before it is closed
+        return
+
+    def closing(own: Callable) -> Callable:
+        def close() -> None:
+            undo()
+            failed = sys.exc_info()[1]  # the host closes a `p` also while an error goes through
+            if failed is not None and ran_out(failed):
+                process_state.release()
+            own()
+
+        return close
+
+    undo = wrap(p, "close", closing)
 
 
 def of(p: Any) -> Session | None:
