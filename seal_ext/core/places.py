@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 MOST = 0.9  # of the tokens: where more may take, telling them apart costs more than it saves
@@ -26,6 +27,8 @@ class Places:
         """From booleans (tokens,); None where it is not worth telling them apart."""
         if open_.float().mean() > MOST:
             return None
+        if not open_.any():  # a figure that is nowhere: one token asks, and what it may take is nothing
+            open_ = torch.arange(len(open_), device=open_.device) == 0
         return cls(open_.nonzero()[:, 0], (~open_).nonzero()[:, 0])
 
 
