@@ -23,7 +23,7 @@ class Command:
     """One word of the command line: the Python modules it runs in turn; the user's arguments go to the last."""
 
     help: str
-    needs: tuple[str, ...]  # requirement sets, requirements/NAME.txt
+    needs: tuple[str, ...]  # requirement sets, requirements/NAME.txt; without any it runs with the Python that is here
     steps: tuple[tuple[str, ...], ...]
     first: str = ""  # what the first argument must be, where one is required
     path: bool = False  # whether that is a path, as seen from where the user stands
@@ -38,7 +38,7 @@ COMMANDS = {
     "studio": Command("draw, align, mask, calibrate and learn with the embedded model or your own; without arguments it lists its commands",
                       ("studio",), (("seal_ext.studio",),), there=True),
     "train": Command("train the embedded model, or resume", ("studio",), (("bench.train",),)),
-    "webui": Command("link the extension into a WebUI, with the embedded model; --remove undoes it", ("studio",),
+    "webui": Command("link the extension into a WebUI, with the embedded model; --remove undoes it", (),
                      (("seal_ext.install.webui",),), "the WebUI's folder", path=True),
 }  # fmt: skip
 # Words that stand for tests of their own: `test hosts` is the suite that a real WebUI takes part in.
@@ -137,9 +137,10 @@ def main(argv: list[str], environment: Environment) -> int:
         rest[:1] = SUITES[rest[0]]
     if command.path:
         rest = [word if word.startswith("-") else str(Path(word).expanduser().absolute()) for word in rest]
+    python = str(environment.python) if command.needs else sys.executable
     *before, last = command.steps
     for step in (*before, (*last, *rest)):
-        if code := environment.run([str(environment.python), "-m", *step], **({"there": True} if command.there else {})):
+        if code := environment.run([python, "-m", *step], **({"there": True} if command.there else {})):
             return code
     return 0
 

@@ -93,7 +93,8 @@ def test_hosts_stands_for_the_suite_in_a_real_webui(environment, runner):
 def test_a_path_is_seen_from_where_the_user_stands(environment, runner, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert dev.main(["webui", "my webui", "--remove"], environment) == 0
-    assert runner.calls[-1] == ["seal_ext.install.webui", str(tmp_path / "my webui"), "--remove"]
+    assert runner.calls == [["seal_ext.install.webui", str(tmp_path / "my webui"), "--remove"]]  # and no environment is made for that
+    assert not environment.folder.exists()
 
 
 def test_the_studio_runs_where_the_user_stands(environment, runner, tmp_path, monkeypatch):

@@ -14,9 +14,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from seal_ext.studio.checkpoint import EMBEDDED, expand
-from seal_ext.studio.cli import Parser, UserError, run
-from seal_ext.studio.shards import read_manifest
+from seal_ext.studio.terminal import Parser, UserError, run
+from seal_ext.studio.unpacking import EMBEDDED, CheckpointError, expand, read_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = Path(__file__).resolve().parent / "small"
@@ -28,6 +27,7 @@ SMALL_PARTS = ("scripts", "seal_small", "metadata.ini")
 # What tells the kinds of WebUIs apart, beside the folder `modules` that all have.
 FORGES = {"forge": ("modules_forge", "backend"), "reforge": ("modules_forge", "ldm_patched")}
 LARGEST_RECORD = 1 << 20  # bytes
+START = "now start the WebUI as always, choose the checkpoint {}, and draw at 128 × 128; SeAl stands in the txt2img tab"
 FOLDER, COMPILED = "folder", "__pycache__"
 EXAMPLES = """\
   python dev.py webui ~/stable-diffusion-webui
@@ -115,7 +115,12 @@ class Place:
             expand(EMBEDDED, self.checkpoints, self.adapters)
         finally:
             self._keep(*_files([self.tokenizer, *self.weights]))
-        return [*said, f"the embedded model is {self._name(self.weights[0])}, its adapter {self._name(self.weights[-1])}"]
+        name = self.weights[0].stem
+        return [
+            *said,
+            f"the embedded model is {self._name(self.weights[0])}, its adapter {self._name(self.weights[-1])}",
+            START.format(name),
+        ]
 
     def _check(self) -> None:
         """Nothing of another origin in the way, and folders that can be written to; before anything is changed."""
@@ -231,4 +236,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(run(main, wrong=(UserError, CheckpointError)))

@@ -1,11 +1,5 @@
-"""The embedded model's checkpoint: expanded from its shards, packed into them, and opened with diffusers.
+"""The embedded model's checkpoint: packed into its shards, and opened with diffusers; `unpacking` says how it lies on disk."""
 
-On disk it is what a WebUI expects of an SD1 model: `<name>.safetensors` in LDM's layout, `<name>.yaml` beside it,
-whose text encoder points at a tokenizer folder, and a T2I-Adapter in a file of its own.
-"""
-
-import hashlib
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,31 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from seal_ext.studio import keys
-from seal_ext.studio.shards import MANIFEST, CheckpointError, assemble, read, read_manifest, record, shard, update_manifest
+from seal_ext.studio.shards import record, shard, update_manifest
+from seal_ext.studio.unpacking import ADAPTER, DESCRIPTION, EMBEDDED, MANIFEST, MODEL, TOKENIZER, CheckpointError, Expanded, expand
 
 if TYPE_CHECKING:
     import diffusers
     import transformers
 
 __all__ = ["EMBEDDED", "CheckpointError", "Components", "Expanded", "expand", "load_diffusers", "pack", "read_description", "shard"]
-
-EMBEDDED = Path(__file__).resolve().parents[2] / "embedded"  # the shards that come with the project
-MODEL, ADAPTER, DESCRIPTION, TOKENIZER = "model", "adapter", "model.yaml", "tokenizer"
-
-
-@dataclass(frozen=True)
-class Expanded:
-    """Where the parts of an expanded checkpoint lie; `adapter` is None if the shards hold none."""
-
-    checkpoint: Path
-    description: Path
-    tokenizer: Path
-    adapter: Path | None
 
 
 def pack(
@@ -65,62 +47,10 @@ def pack(
     update_manifest(folder, name=name, files=[record(path, folder) for path in files])
 
 
-def expand(shards_dir: Path | str, target_dir: Path | str, adapter_dir: Path | str | None = None) -> Expanded:
-    """Assemble the checkpoint in `target_dir`; what is already there and whole stays untouched.
-
-    A WebUI lists whatever weights lie in its model folder, so the adapter can be put into another one. The adapter's
-    name is what the ControlNet extension tells kind and base model by.
-    """
-    shards, target = Path(shards_dir), Path(target_dir).absolute()
-    manifest = read_manifest(shards)
-    if absent := {"name", "weights", "files"} - manifest.keys():
-        raise CheckpointError(f"{shards / MANIFEST} says nothing of {', '.join(sorted(absent))}")
-    name, weights = manifest["name"], manifest["weights"]
-    adapter = (target if adapter_dir is None else Path(adapter_dir).absolute()) / f"{name}-t2iadapter-sd15.safetensors"
-    result = Expanded(
-        target / f"{name}.safetensors", target / f"{name}.yaml", target / f"{name}-tokenizer", adapter if ADAPTER in weights else None
-    )
-    for entry in manifest["files"]:
-        data, path = read(shards, entry), Path(entry["file"])
-        if path.name == DESCRIPTION:
-            _put(result.description, _pointing_at(data.decode(), str(result.tokenizer)).encode())
-        else:
-            _put(result.tokenizer / path.name, data)
-    for part, made in ((MODEL, result.checkpoint), (ADAPTER, result.adapter)):
-        if made is not None:
-            stamp = hashlib.sha256("".join(entry["sha256"] for entry in weights[part]).encode()).hexdigest()
-            if _stamp(made) != stamp:
-                # A single entry: several are written in no fixed order, and the same shards would give other bytes.
-                _put(made, save(assemble(shards, weights[part]), metadata={"shards": stamp}))
-    return result
-
-
 def _pointing_at(description: str, tokenizer: str) -> str:
     content = yaml.safe_load(description)
     content["model"]["params"]["cond_stage_config"]["params"]["version"] = tokenizer
     return yaml.safe_dump(content, sort_keys=False)
-
-
-def _stamp(path: Path) -> str | None:
-    """What an expanded file was made from; None where there is none, or none that is whole."""
-    try:
-        with safe_open(path, "pt") as file:
-            return (file.metadata() or {}).get("shards")
-    except (OSError, SafetensorError):
-        return None
-
-
-def _put(path: Path, data: bytes) -> None:
-    """Make `path` hold `data`, at no moment less than all of it."""
-    if path.exists() and path.stat().st_size == len(data) and path.read_bytes() == data:
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(data)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

@@ -7,55 +7,22 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from seal_ext.core.pixels import AlignError
 from seal_ext.settings import BY_NAME, PRESETS, Settings, SettingsError
-from seal_ext.studio.shards import CheckpointError
+from seal_ext.studio import terminal
+from seal_ext.studio.terminal import Cancelled, Parser, UserError
+from seal_ext.studio.unpacking import CheckpointError
+
+__all__ = ["Bar", "Cancelled", "Parser", "UserError", "add_model", "add_reference", "add_settings", "read_settings", "run"]
 
 LARGEST_PRESET = 1 << 20  # bytes
 TRUE, FALSE = ("on", "true", "yes", "1"), ("off", "false", "no", "0")
 
 
-class UserError(Exception):
-    """Something the user can put right; its text is the sentence they read."""
-
-
-class Cancelled(Exception):
-    """The user stopped the work; everything is undone on the way out."""
-
-
-def complain(message: object) -> int:
-    """Prints one line to stderr, whatever the message holds; the exit code for wrong input."""
-    print("error:", " ".join(str(message).split()), file=sys.stderr)
-    return 2
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser that answers a mistake with one line, and whose help ends with examples."""
-
-    def __init__(self, prog: str, description: str | None, examples: str):
-        epilog, as_written = f"examples:\n{examples}", argparse.RawDescriptionHelpFormatter
-        super().__init__(prog, description=description, epilog=epilog, formatter_class=as_written, allow_abbrev=False)
-
-    def error(self, message: str) -> NoReturn:
-        sys.exit(complain(message))
-
-
 def run(main: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> int:
-    """Calls `main` with the command line; its exit code, or 2 and one line for wrong input, or 130 for Ctrl-C."""
-    try:
-        return main(list(sys.argv[1:] if argv is None else argv))
-    except SettingsError as error:
-        return complain(error.named)
-    except (UserError, AlignError, CheckpointError) as error:
-        return complain(error)
-    except BrokenPipeError:  # whoever reads the output has read enough
-        sys.stdout = None
-        return 1
-    except (KeyboardInterrupt, Cancelled):
-        print(file=sys.stderr)
-        return 130
+    """As every command is run, with all that may be wrong about what the studio is given."""
+    return terminal.run(main, argv, (UserError, AlignError, SettingsError, CheckpointError))
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:

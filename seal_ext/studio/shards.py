@@ -11,30 +11,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor
 
-MANIFEST = "manifest.json"
+from .unpacking import MANIFEST, SCALE, read_manifest
+
 LIMIT = 15 * 2**20  # bytes
-SCALE = "|scale"  # marks the scales of a tensor kept as bytes; no weight's name has a bar
 DEFLATED = ".zz"  # quantised weights still deflate by a twentieth or more
 SMALL = 4096  # elements up to which a tensor is not worth quantising
-
-
-class CheckpointError(ValueError):
-    """A checkpoint, or the files it is made from, is not as it should be; the message is one line for a person."""
-
-
-def read_manifest(folder: Path) -> dict:
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{folder} holds no {MANIFEST}") from None
-    except ValueError as error:
-        raise CheckpointError(f"{folder / MANIFEST} is not readable as JSON: {error}") from None
-    if manifest.get("format") != 1:
-        raise CheckpointError(f"{folder / MANIFEST} has format {manifest.get('format')!r}; this version reads format 1")
-    return manifest
 
 
 def update_manifest(folder: Path, **entries: object) -> None:
@@ -51,20 +35,6 @@ def record(path: Path, folder: Path) -> dict:
     return {"file": path.relative_to(folder).as_posix(), "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
-def read(folder: Path, entry: Mapping) -> bytes:
-    """A file the manifest names, whole and unchanged or not at all."""
-    path = folder / entry["file"]
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} is missing") from None
-    if len(data) != entry["bytes"]:
-        raise CheckpointError(f"{path} has {len(data)} bytes, not {entry['bytes']}; was it fetched whole?")
-    if hashlib.sha256(data).hexdigest() != entry["sha256"]:
-        raise CheckpointError(f"{path} is damaged: its SHA-256 is not the manifest's")
-    return data
-
-
 def shard(state: Mapping[str, Tensor], folder: Path | str, name: str = "model", *, bits: int = 16, limit: int = LIMIT) -> list[Path]:
     """Write `state` as files of at most `limit` bytes and enter them in the manifest under `name`."""
     if bits not in (8, 16):
@@ -79,14 +49,6 @@ def shard(state: Mapping[str, Tensor], folder: Path | str, name: str = "model", 
         paths[-1].write_bytes(zlib.compress(save(group), 9))
     update_manifest(folder, weights={name: [record(path, folder) for path in paths]})
     return paths
-
-
-def assemble(folder: Path, entries: list[Mapping]) -> dict[str, Tensor]:
-    """The weights of all shards together, in single precision."""
-    stored: dict[str, Tensor] = {}
-    for entry in entries:
-        stored.update(load(zlib.decompress(read(folder, entry))))
-    return {name: _restored(tensor, stored.get(name + SCALE)) for name, tensor in stored.items() if not name.endswith(SCALE)}
 
 
 def _groups(state: Mapping[str, Tensor], bits: int, limit: int) -> Iterator[dict[str, Tensor]]:
@@ -119,10 +81,6 @@ def _stored(name: str, tensor: Tensor, bits: int) -> dict[str, Tensor]:
     if not half.isfinite().all():
         raise ValueError(f"{name} holds values beyond half precision")
     return {name: half}
-
-
-def _restored(tensor: Tensor, scale: Tensor | None) -> Tensor:
-    return tensor.float() if scale is None else tensor.float() * _along_first(scale, tensor)
 
 
 def _along_first(scale: Tensor, tensor: Tensor) -> Tensor:

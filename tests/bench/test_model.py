@@ -16,7 +16,9 @@ from bench.model.shape import Shape
 from bench.train.denoiser import Denoiser
 from seal_ext.studio import checkpoint as ck
 from seal_ext.studio import keys
-from seal_ext.studio.shards import assemble, read_manifest, shard
+from seal_ext.studio.shards import shard
+from seal_ext.studio.unpacking import read_manifest
+from tests.shards import assemble
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -1,14 +1,19 @@
 """`dev.py webui` puts everything in its place in a WebUI, takes away only what it made, and answers every mistake in one line."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 
 from seal_ext.install import webui
-from seal_ext.studio.checkpoint import Expanded
-from seal_ext.studio.cli import run
+from seal_ext.studio.terminal import run
+from seal_ext.studio.unpacking import EMBEDDED, Expanded, read_manifest
+from tests.shards import assemble
 
 
 @pytest.fixture
@@ -233,3 +238,16 @@ def test_the_paths_are_those_that_unpacking_uses(tmp_path):
     place = webui.Place(tmp_path)
     files = webui.expand(webui.EMBEDDED, place.checkpoints, place.adapters)
     assert [files.checkpoint, files.description, files.adapter] == place.weights and files.tokenizer == place.tokenizer
+
+
+def test_it_needs_nothing_but_python_and_says_how_to_go_on(folder):
+    """No package is there: whoever wants to see SeAl in a WebUI waits for no environment."""
+    call = [sys.executable, "-I", "-S", "-c", f"import sys; sys.path.insert(0, {str(webui.ROOT)!r}); "
+            "from seal_ext.install import webui; sys.exit(webui.main(sys.argv[1:]))", str(folder)]  # fmt: skip
+    done = subprocess.run(call, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "start the WebUI" in done.stdout.splitlines()[-1] and "seal-embedded" in done.stdout.splitlines()[-1]
+    manifest = read_manifest(EMBEDDED)
+    for part, file in (("model", folder / MODELS / "seal-embedded.safetensors"), ("adapter", folder / "models/ControlNet" / ADAPTER)):
+        made, kept = load_file(file), assemble(EMBEDDED, manifest["weights"][part])
+        assert made.keys() == kept.keys() and all(torch.equal(made[name], kept[name]) for name in kept)
