@@ -32,7 +32,7 @@ class Probe(scripts.Script):
         return scripts.AlwaysVisible
 
     def before_process(self, p, *args):
-        if not getattr(p, "_ad_inner", False):
+        if not is_inner(p):
             said.clear()
 
     def process(self, p, *args):
@@ -56,13 +56,15 @@ class Probe(scripts.Script):
         hooks.append(network().middle_block[0].register_forward_pre_hook(hook))
 
     def postprocess_image(self, p, pp, *args):
-        if "inner pass" not in str(p.prompt) or getattr(p, "_ad_inner", False):
+        if "inner pass" not in str(p.prompt) or is_inner(p):
             return
         inner = processing.StableDiffusionProcessingImg2Img(
             init_images=[pp.image], sd_model=p.sd_model, prompt=p.prompt, seed=p.seed, steps=p.steps, width=p.width, height=p.height,
             cfg_scale=p.cfg_scale, sampler_name=p.sampler_name, denoising_strength=0.7, do_not_save_samples=True, do_not_save_grid=True,
         )  # fmt: skip
-        inner.is_api, inner._ad_inner = p.is_api, True  # before the scripts, which else take their values from the page
+        inner.is_api, inner._probe_inner = p.is_api, True  # before the scripts, which else take their values from the page
+        if "unmarked" not in str(p.prompt):  # as ADetailer marks its own
+            inner._ad_inner = True
         inner.scripts, inner.script_args = copy(p.scripts), p.script_args
         torch.manual_seed(0)  # the host encodes the picture with whatever random numbers come next
         with closing(inner):
@@ -70,8 +72,13 @@ class Probe(scripts.Script):
         said.append("an inner pass was drawn")
 
     def postprocess(self, p, processed, *args):
-        if not getattr(p, "_ad_inner", False):
+        if not is_inner(p):
             said.extend(p.comments)
+
+
+def is_inner(p):
+    """Whether it is the picture that this extension draws inside another."""
+    return getattr(p, "_probe_inner", False)
 
 
 def network():

@@ -220,9 +220,10 @@ def test_multidiffusion_beside_seal(webui):
     assert ["draws the picture in parts" in said for said in live.complaints(webui)] == [True]
 
 
-def test_inner_passes_are_left_alone_unless_asked_for(webui):
+@pytest.mark.parametrize("prompt", ["an inner pass", "an unmarked inner pass"])
+def test_inner_passes_are_left_alone_unless_asked_for(webui, prompt):
     """What ADetailer does after a picture: drawing it over once more, with the same script arguments."""
-    how = dict(prompt="an inner pass")
+    how = dict(prompt=prompt)
     plain, once, both = (webui.draw(given, **how)[0] for given in (None, seal(strength=0.0), seal(strength=0.0, inner=True)))
     infused, inner = webui.draw(seal(), **how)[0], webui.draw(seal(inner=True), **how)[0]
     assert live.complaints(webui) == ["an inner pass was drawn"]
