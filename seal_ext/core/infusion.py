@@ -48,7 +48,7 @@ SAID = 64 * 2**20  # bytes of what is said to logits that a call keeps for layer
 PER_NAT = 0.1  # how much cosine one unit of the guide's logarithm is worth in a match
 FILLS = 0.37  # of the picture: in one softmax each reference counts as much as a subject of this size, whatever its own
 LOUDEST = 3.0  # guidance may bring the reference this many times over before pictures break
-USUAL = 4.0  # the guidance at which the settings were tuned
+COMMON = 7.0  # the guidance of most pictures
 
 Watch = Callable[[Match, Tensor], None]
 Rows = slice | list[int]
@@ -234,10 +234,10 @@ def negative_share(share: float, form: str, guidance: float) -> float:
     """What the negative prompt's rows take of the reference, for a share that was asked for.
 
     Guidance brings δM of the prompt's rows less that of the negative ones w times over: w·δM − (w − 1)·share·δM. Their share rises with
-    guidance, so that it brings the reference no more times over than where the settings were tuned; and in the forms that put it wholly in
+    guidance, so that it brings the reference no more times over than in most pictures; and in the forms that put it wholly in
     the picture's place, no more than a few times, or the picture would break.
     """
-    loudest, unmoved = (USUAL - (USUAL - 1) * share, USUAL) if form == "joint" else (LOUDEST, LOUDEST)
+    loudest, unmoved = (COMMON - (COMMON - 1) * share, COMMON) if form == "joint" else (LOUDEST, LOUDEST)
     return share if guidance <= unmoved else max(share, (guidance - loudest) / (guidance - 1))
 
 

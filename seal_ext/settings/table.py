@@ -78,7 +78,7 @@ class Table:
         "`mid up`, `up@1/2` (those of the decoder that see the picture at half its latent's size), or by number `up.0-3:0.5 up.4-`. "
         "Left as it is, it means `mid up` for SD2 and SDXL.", grammar=Blocks.parse)
     uncond_rows: float = share(0.5, INFUSION, "Negative prompt's share", "How much of the reference the model sees while it follows the "
-        "negative prompt. 1 is as much as with the prompt. A CFG scale above 4 raises it, or above 3 with the blends `output` and "
+        "negative prompt. 1 is as much as with the prompt. A CFG scale above 7 raises it, or above 3 with the blends `output` and "
         "`kv`, so that the scale makes the prompt stronger, and not the reference.")
     hires: bool = row(True, INFUSION, "Hires pass", "Use the reference in the hires pass, too.")
     hires_factor: float = row(1.0, INFUSION, "Hires factor", "The hires pass multiplies the strength by this.", low=0.0, high=2.0,

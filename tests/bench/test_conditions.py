@@ -80,6 +80,17 @@ def test_a_condition_is_measured_beside_the_same_without_a_reference(monkeypatch
     assert all(figure["low"] <= figure["value"] <= figure["high"] for figure in found.values()) and found["sharpness"]["value"] > 0
 
 
+@pytest.mark.skipif(not ((EMBEDDED / "manifest.json").exists() and WEIGHTS.exists()), reason="the weights are not in this tree")
+def test_guidance_makes_the_prompt_stronger_and_not_the_reference(model):
+    """From no guidance to more than anybody uses: the figure keeps its place, nothing blurs or glares, and the character stays."""
+    judge, identity = Judge.load(), {}
+    for scale in (1.0, 4.0, 9.0, 15.0):
+        found, _ = conditions.measure(model, judge, Condition(f"CFG {scale}", Sampling(5, scale)), range(300, 304))
+        assert not destroyed({name: figure["value"] for name, figure in found.items()}), (scale, found)
+        identity[scale] = found["identity"]["value"]
+    assert min(identity.values()) > -5 and identity[1.0] > 20 and identity[4.0] > 20 and identity[9.0] > 5, identity
+
+
 def test_the_report_names_what_is_destroyed(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(conditions, "open_model", lambda: None)
     monkeypatch.setattr(conditions.Judge, "load", lambda: None)
