@@ -4,25 +4,23 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
-
-from torch import Tensor
 
 from bench.drawing import STEPS, sample
 from bench.identity.methods import TUNED, best_knobs
 from bench.peers.hooks import Hooks
 from bench.peers.reference_only import reference_only
-from seal_ext.core.cache import AppearanceCache
 from seal_ext.core.memory import size
 from seal_ext.core.schedule import Progress
 from seal_ext.hosts.diffusers import Seal
+from seal_ext.layers import undo_all, wrap
 from seal_ext.settings import Settings
 
 from .clocks import Clock, peak
-from .networks import CACHE, Network
+from .networks import Network
 
 INFUSION = replace(TUNED, bridge=False)
 ALWAYS = replace(TUNED, lam_every=1)  # Delta-Bridge's row in every call
@@ -62,45 +60,54 @@ def peer(network: Network) -> Hooks:
 
 def calls(network: Network, clock: Clock, count: int, rounds: int, names: Sequence[str] = VARIANTS) -> Times:
     """Seconds of U-Net calls in the first steps of a picture, of reading a reference once, and of the autoencoder; interleaved."""
-    caches = {name: AppearanceCache(CACHE) for name in ("infused", "bridged")}
-    made: dict[str, Callable[[], AbstractContextManager]] = {
-        "plain": nullcontext,
-        "reference_only": lambda: peer(network),
-        "infused": lambda: network.seal(once(INFUSION, network), caches["infused"]),
-        "bridged": lambda: network.seal(once(ALWAYS, network), caches["bridged"]),
-    }
+    hosts = {"infused": network.seal(once(INFUSION, network)), "bridged": network.seal(once(ALWAYS, network))}
     times: Times = defaultdict(list)
     for number in range(rounds):
         for name in names:
             steps = network.steps(STEPS)
-            with made[name]() as host:
-                if name in caches and number == 0:
-                    readings = timed_reading(network, clock, host, steps[0])
-                    if name == "infused":
-                        times["reading"].append(readings)
-                    steps = network.steps(STEPS)
+            with hosts[name] if name in hosts else peer(network) if name == "reference_only" else nullcontext() as host:
+                inside = Inside(clock, host) if name in hosts and number == 0 else None
                 times[name].append([clock.of(lambda t=t: network.call(t)) for t in steps[:count]])  # type: ignore[misc]
+            if inside is not None:
+                times[name][0][0] -= inside.stop()
+                if name == "infused":
+                    times["reading"].append(inside.readings)
         if names == VARIANTS:
             times["encode"].append([clock.of(network.encode)])
             times["decode"].append([clock.of(network.decode)])
     return times
 
 
+class Inside:
+    """Times what a run does once, inside its first call: encoding and reading its references."""
+
+    def __init__(self, clock: Clock, host: Seal):
+        self.readings: list[float] = []
+        self._all: list[float] = []
+        self._undo = [wrap(host, "read", self._timing(clock, self.readings)), wrap(host, "_encode", self._timing(clock, []))]
+
+    def _timing(self, clock: Clock, seconds: list[float]) -> Callable[[Callable], Callable]:
+        def make(own: Callable) -> Callable:
+            def timed(*args: Any) -> Any:
+                start = clock.now()
+                result = own(*args)
+                for kept in (seconds, self._all):
+                    kept.append(clock.now() - start)
+                return result
+
+            return timed
+
+        return make
+
+    def stop(self) -> float:
+        """How long all of it took."""
+        undo_all(self._undo)
+        return sum(self._all)
+
+
 def once(settings: Settings, network: Network) -> Settings:
     """With a single reading, at the first step of a picture."""
     return replace(settings, t_app=f"at {float(network.steps(STEPS)[0]):g}")
-
-
-def timed_reading(network: Network, clock: Clock, host: Seal, t: Tensor) -> list[float]:
-    """Seconds of each reading in a run's first call, after which all of it is cached."""
-    seconds, read = [], host.read
-
-    def reading(latent: Tensor, t: float, image: int) -> None:
-        seconds.append(clock.of(lambda: read(latent, t, image)))
-
-    host.read = reading  # type: ignore[method-assign]
-    network.call(t)
-    return seconds
 
 
 def put_together(times: Times, count: Counts) -> dict[str, float]:
@@ -129,15 +136,15 @@ def put_together(times: Times, count: Counts) -> dict[str, float]:
 
 def pictures(network: Network, clock: Clock, rounds: int) -> dict[str, Any]:
     """Seconds of whole pictures, from words to pixels; interleaved. And how many times the reference was looked through."""
-    warm = {"": AppearanceCache(CACHE), "_infusion": AppearanceCache(CACHE)}
+    warm = {name: network.seal(settings) for name, settings in (("", TUNED), ("_infusion", INFUSION))}
     looks: list[int] = []
 
     def drawn() -> None:
         latents = sample(network.pipe, network.prompts, network.there.hints.to(network.device), network.latents)
         network.vae.decode(latents / network.vae.config.scaling_factor)
 
-    def with_seal(settings: Settings, cache: AppearanceCache) -> None:
-        with network.seal(settings, cache) as host:
+    def with_seal(seal: Seal) -> None:
+        with seal as host:
             drawn()
             looks.append(max((held.made for held in host.run.matches.values()), default=STEPS) if host.run else STEPS)
 
@@ -147,8 +154,8 @@ def pictures(network: Network, clock: Clock, rounds: int) -> dict[str, Any]:
 
     acts: dict[str, Callable[[], None]] = {"plain": drawn, "reference_only": with_peer}
     for name, settings in (("", TUNED), ("_infusion", INFUSION)):
-        acts[f"first{name}"] = lambda settings=settings: with_seal(settings, AppearanceCache(CACHE))  # type: ignore[misc]
-        acts[f"cached{name}"] = lambda settings=settings, cache=warm[name]: with_seal(settings, cache)  # type: ignore[misc]
+        acts[f"first{name}"] = lambda settings=settings: with_seal(network.seal(settings))  # type: ignore[misc]
+        acts[f"cached{name}"] = lambda seal=warm[name]: with_seal(seal)  # type: ignore[misc]
     for act in acts.values():  # the first of all pays for what is made once
         act()
     times: dict[str, list[float]] = defaultdict(list)
@@ -168,26 +175,20 @@ def beside_plain(seconds: dict[str, Sequence[float]]) -> dict[str, dict[str, flo
 
 
 def memory(network: Network) -> dict[str, float]:
-    """Bytes on the device at their most in a U-Net call, with the network's weights; and what one reading of a reference keeps.
+    """Bytes on the device at their most in a U-Net call with Delta-Bridge's row and in a plain one, with the network's weights; and what
+    one reading of a reference keeps.
 
     The cache lies elsewhere, as it does where a card is short; of it the device holds what this step and the next one look at.
     """
-    cache = AppearanceCache(CACHE)
-    weights = size(network.unet.parameters())
-    plain = peak(network.device, lambda: network.call(network.steps(STEPS)[0]))
-    with network.seal(once(ALWAYS, network), cache):
-        t = network.steps(STEPS)[0]
-        network.call(t)
-        reading = cache.bytes
+    weights, t = size(network.unet.parameters()), network.steps(STEPS)[0]
+    plain = peak(network.device, lambda: network.call(t))
+    with network.seal(once(ALWAYS, network)) as host:
         network.steps(STEPS)
-        asked = peak(network.device, lambda: network.call(t))
-    with network.seal(once(INFUSION, network), cache):
-        t = network.steps(STEPS)[0]
         network.call(t)
+        reading = host.cache.bytes
         network.steps(STEPS)
-        infused = peak(network.device, lambda: network.call(t))
-    return {"weights": weights, "plain": weights + plain, "infused": weights + infused + FRESH * reading,
-            "bridged": weights + asked + FRESH * reading, "reading": reading}  # fmt: skip
+        bridged = peak(network.device, lambda: network.call(t))
+    return {"weights": weights, "plain": weights + plain, "bridged": weights + bridged + FRESH * reading, "reading": reading}
 
 
 def curve(network: Network, clock: Clock, rounds: int) -> dict[str, float]:

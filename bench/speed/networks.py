@@ -116,11 +116,11 @@ class Network:
         image: Tensor = self.vae.decode(self.latents / self.vae.config.scaling_factor, return_dict=False)[0]
         return image
 
-    def seal(self, settings: Settings, cache: AppearanceCache | None = None) -> Seal:
-        """SeAl on this pipeline, with another reference prompt than the prompt."""
+    def seal(self, settings: Settings) -> Seal:
+        """SeAl on this pipeline, with another reference prompt than the prompt, and nothing cached."""
         known = [self.there.structures[0].known]
         return Seal(self.pipe, self.references, settings, appearance_prompt=self.told[0], known=known, figure=self.there.figure[:1],
-                    cache=AppearanceCache(CACHE) if cache is None else cache)  # fmt: skip
+                    cache=AppearanceCache(CACHE))  # fmt: skip
 
 
 def shape_is_embedded(shape: Shape) -> bool:

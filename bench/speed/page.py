@@ -44,12 +44,12 @@ def page(report: dict[str, Any], device: str) -> str:
 
 
 def _memory(report: dict[str, Any]) -> list[str]:
-    rows = [[NAMES[name], *(f"{found['memory'][key] / MEGABYTE:.0f}" for key in ("plain", "infused", "bridged")),
+    rows = [[NAMES[name], *(f"{found['memory'][key] / MEGABYTE:.0f}" for key in ("plain", "bridged")),
              f"{found['peak_ratio']:.2f}", f"{found['cache_mb']:.0f}"] for name, found in report.items()]  # fmt: skip
-    head = ["", "plain", "infused", "with Delta-Bridge's row", "most × plain", "cache, a reference"]
+    head = ["", "plain", "with SeAl", "× plain", "cache, a reference"]
     return ["## Memory (MB)", "",
-            "The most that is alive in a call of the U-Net, its weights included. The cache is counted apart: it lies in",
-            "ordinary memory where a card is short; what two steps look at is then on the card, and counted here.", "",
+            "The most that is alive in a call of the U-Net, its weights included; with SeAl it is one with Delta-Bridge's row. The cache",
+            "is counted apart: it lies in ordinary memory where a card is short. What two steps look at of it is counted here.", "",
             *table(head, rows), ""]  # fmt: skip
 
 

@@ -66,7 +66,8 @@ class Seal:
         self.run: Run | None = None
         self.runs = 0
         self._undo: list[Undo] = []
-        self._weights = ""
+        self._weights = self._vae = ""
+        self._latents: dict[tuple, Tensor] = {}  # of the references, by their content and the canvas
         self._contradicts = False  # whether c_app says anything else than the prompts
         self._call: dict[str, Any] = {}  # the conditioning of the current model call, for the reference pass
         self._told: dict[tuple[str, ...], tuple] = {}  # what the text encoders said of reference prompts in this run
@@ -75,8 +76,10 @@ class Seal:
 
     def __enter__(self) -> Seal:
         unet, scheduler = self.pipe.unet, self.pipe.scheduler
-        self._weights = weights_fingerprint(unet)
+        self._weights, vae = weights_fingerprint(unet), weights_fingerprint(self.pipe.vae)
         self.cache.forget(lambda key: isinstance(key, AppearanceKey) and key.weights != self._weights)
+        if vae != self._vae:
+            self._vae, self._latents = vae, {}
         try:
             self._undo.append(wrap(unet, "forward", lambda own: partial(self._draw, own)))
             self._undo.append(wrap(scheduler, "set_timesteps", self._set_timesteps))
@@ -181,7 +184,10 @@ class Seal:
 
     def _encode(self, reference: Reference, height: int, width: int, like: Tensor) -> Encoded:
         image, mask, known = reference.on_canvas(height, width)
-        return Encoded(encoded(self.pipe.vae, image, self._note).to(like), mask, reference.weight, known)
+        name = (reference.hash, height, width)
+        if name not in self._latents:
+            self._latents[name] = encoded(self.pipe.vae, image, self._note)
+        return Encoded(self._latents[name].to(like), mask, reference.weight, known)
 
     def _note(self, sentence: str) -> None:
         if sentence not in self.notes:

@@ -33,7 +33,7 @@ def test_calls_and_memory_of_a_network(network):
         "reference_only": [2, 2]}  # fmt: skip
     assert all(seconds > 0 for rounds in times.values() for one in rounds for seconds in one)
     seen = costs.memory(network)
-    assert seen["plain"] > seen["weights"] > 1e5 and seen["bridged"] > seen["infused"] > seen["plain"] and seen["reading"] > 0
+    assert seen["plain"] > seen["weights"] > 1e5 and seen["bridged"] > seen["plain"] and seen["reading"] > 0
     network.lay_out(64, 2, 2)  # two pictures of two references
     assert set(costs.curve(network, report.Clock(network.device), 1)) == {"looking", "held", "reading"}
     network.lay_out(64, 1, 1)
@@ -95,7 +95,7 @@ def test_what_was_measured_is_not_measured_again(tmp_path, monkeypatch, capsys):
         if part == "calls":
             return {name: [[1.0, 1.0]] for name in (*costs.VARIANTS, "reading", "encode", "decode")}
         if part == "memory":
-            return {"weights": 10, "plain": 100, "infused": 110, "bridged": 112, "reading": 2**20}
+            return {"weights": 10, "plain": 100, "bridged": 112, "reading": 2**20}
         return {"looking": 1.5, "held": 1.1, "reading": 0.5}
 
     monkeypatch.setattr(report.Bench, "_measured", measured)
