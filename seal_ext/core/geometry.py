@@ -124,7 +124,7 @@ def align(
     elif {"left", "right"} <= set(s.cut) or {"top", "bottom"} <= set(s.cut):
         found = start.because("The structure fills its frame from side to side, so it stays where it is.")
     else:
-        found = _anchored(_scaled(start, a, s, rule, alike), a.unseen, s.unseen)
+        found = _anchored(_scaled(start, a, s, rule, alike), a, s)
         found = _fitted(found, s.box, s.cut, (), margin) if fit else found
         found = _on_pixels(found) if alike and found.scale == 1 else found
     return _corrected(found, correction)
@@ -158,14 +158,17 @@ def _point(box: Box, anchor: str) -> tuple[float, float]:
     return (box.x0 + box.x1) / 2, {"bottom": box.y1, "centre": (box.y0 + box.y1) / 2, "top": box.y0}[anchor]
 
 
-def _anchored(found: Alignment, reference_cut: tuple[str, ...], structure_cut: tuple[str, ...]) -> Alignment:
-    """The paper's t = P_a − s·P_s, unless the frame cuts the anchor off: then the opposite one."""
-    anchor, cut, reasons = found.anchor, {*reference_cut, *structure_cut}, found.reasons
+def _anchored(found: Alignment, reference: Measure, structure: Measure) -> Alignment:
+    """The paper's t = P_a − s·P_s, unless the frame cuts the anchor off: then the opposite one. Across, the middle of the flesh counts,
+    where all of it is seen on both."""
+    anchor, cut, reasons = found.anchor, {*reference.unseen, *structure.unseen}, found.reasons
     other = {"bottom": "top", "top": "bottom", "centre": "top" if "bottom" in cut else "bottom"}[anchor]
     if (anchor in cut or (anchor == "centre" and {"top", "bottom"} & cut)) and other not in cut:
         reasons += (f"The frame cuts the subject, so SeAl aligns its {other} instead of its {anchor}.",)
         anchor = other
     a, s = _point(found.reference_box, anchor), _point(found.structure_box, anchor)
+    if reference.solid and structure.solid and not cut & {"left", "right"}:
+        a, s = (reference.middle, a[1]), (structure.middle, s[1])
     return replace(found, anchor=anchor, shift=(a[0] - found.scale * s[0], a[1] - found.scale * s[1]), reasons=reasons)
 
 

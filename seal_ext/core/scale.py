@@ -36,6 +36,7 @@ class Measure:
     unseen: tuple[str, ...]  # sides at which it goes on unseen, cut or not
     solid: bool
     skeleton: Skeleton | None
+    middle: float  # of all its flesh, across: an arm that reaches out moves it less than it moves the box
 
 
 def measured(subject: Subject, placed: Placement, canvas: tuple[int, int] | None) -> Measure:
@@ -59,7 +60,8 @@ def measured(subject: Subject, placed: Placement, canvas: tuple[int, int] | None
     ordered = tuple(side for side in SIDES if side in cut)
     ends = unseen_ends(subject.skeleton) if subject.skeleton and subject.source == "skeleton" else ()
     unseen = tuple(side for side in SIDES if side in cut or side in ends)
-    return Measure(box, float(mask.sum()) / q**2, _thickness(mask > 0.5, ordered) / q, ordered, unseen, subject.solid, joints)
+    middle = placed.shift[0] + sx * float(np.average(np.arange(width) + 0.5, weights=subject.mask.sum(0)))
+    return Measure(box, float(mask.sum()) / q**2, _thickness(mask > 0.5, ordered) / q, ordered, unseen, subject.solid, joints, middle)
 
 
 def _thickness(mask: Mask, cut: tuple[str, ...]) -> float:
