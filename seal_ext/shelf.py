@@ -144,7 +144,7 @@ def _layers(path: Path, key: AppearanceKey) -> Iterator[Layer]:
             raise Damaged("another reading")
         now, parts = ("", ""), dict[str, Tensor]()
         for named, x in tensors:
-            number, layer, name = named.split(" ")
+            number, layer, name = named.split(" ", 2)
             if parts and now != (number, layer):
                 yield key.timesteps[int(now[0])], now[1], parts
                 parts = {}

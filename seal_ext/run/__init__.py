@@ -35,6 +35,7 @@ __all__ = ["APPEARANCE", "CONDITIONAL", "RAN_OUT", "UNCONDITIONAL", "Encoded", "
 ROUNDING = 1e-4  # of the noise, whose size is 1: what predictions from the same words may differ by
 SAME_WORDS = ("Delta-Bridge had no effect: another extension gave the reference prompt the same words as the prompt. Describe the "
               "difference in that extension's own fields.")  # fmt: skip
+NO_LAYER = 'SeAl takes nothing from the reference: "{}" names no layer of this model that could use it. Change "Blocks".'
 RAN_OUT = ("Memory ran out. SeAl has given back what it kept of references and takes no further part in this picture. Draw a smaller "
            'picture, or set "Cache lies in" to "ordinary memory".')  # fmt: skip
 
@@ -93,6 +94,9 @@ class Run:
     def read_references(self, host: Host) -> None:
         """Fill the cache with what the U-Net sees of each reference at T_app."""
         settings, images = self.settings, range(self._images)
+        if not any(self.blocks.weight(site) > 0 for site in self.layers.sites):
+            self.note(NO_LAYER.format(settings.blocks))
+            return
         alone = settings.noise == "noised" and settings.seed_policy == "image"
         if len(self.references) < len(images) and (alone or len(set(map(self._key, images))) > 1):
             self.references = self.references * len(images)  # each image reads for itself, since it reads with other words or other noise

@@ -103,11 +103,12 @@ def sd1(tokenizer):
     return pipeline("sd1", tokenizer)
 
 
-def test_a_restart_draws_the_same_and_reads_nothing(pipe, tmp_path):
+@pytest.mark.parametrize("how", [dict(blocks="up"), dict(cache_holds="8 bits", t_app="every 5", blocks="mid up")])
+def test_a_restart_draws_the_same_and_reads_nothing(pipe, tmp_path, how):
     drawn, passes = [], []
     for _ in range(2):
         cache = AppearanceCache(1 << 30)
-        with Seal(pipe, picture(), Settings(**BASE, blocks="up"), cache=cache, shelf=Shelf(tmp_path, lambda: 1 << 30)) as seal:
+        with Seal(pipe, picture(), Settings(**BASE | how), cache=cache, shelf=Shelf(tmp_path, lambda: 1 << 30)) as seal:
             drawn.append(draw(pipe))
         passes.append(cache.counts.passes)
         assert not seal.notes
@@ -195,12 +196,20 @@ def test_a_reference_prompt_is_read_once_a_run(pipe, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "off", [dict(strength=0.0), dict(delta_early=0.0, delta_late=0.0), dict(tau_early=1.0, tau_late=1.0), dict(infusion=False)]
-)
+    "off",
+    [dict(strength=0.0), dict(delta_early=0.0, delta_late=0.0), dict(tau_early=1.0, tau_late=1.0), dict(infusion=False),
+     dict(blocks="mid:0"), dict(blocks="up:0 mid:0")],
+)  # fmt: skip
 def test_nothing_to_infuse_is_bit_exactly_the_plain_picture(sd1, off):
     plain = draw(sd1)
     with Seal(sd1, picture(), Settings(**(BASE | off))):
         assert torch.equal(draw(sd1), plain)
+
+
+def test_blocks_that_no_layer_is_named_by_are_said(sd1):
+    with Seal(sd1, picture(), Settings(**BASE, blocks="up@1/8")) as seal:
+        draw(sd1)
+    assert [note for note in seal.notes if "Blocks" in note and "up@1/8" in note]
 
 
 @pytest.mark.parametrize(
