@@ -166,8 +166,7 @@ class Workshop:
             self._taught(model)
         tokenizer = self.tokenizer(shape)
         latents = denoiser.Latents(self.encode)
-        learns = {} if self.stranger else {"turned": denoiser.turned}  # the stranger's recipe is plain AdamW
-        trainer = self._trainer("denoiser", denoiser.Denoiser(model), 8e-4, minutes, **learns)
+        trainer = self._trainer("denoiser", denoiser.Denoiser(model), 8e-4, minutes, turned=denoiser.turned)
         if not trainer.resume() and self.committed:
             trainer.start_from(trainer.module.state_dict(), self.history["denoiser"])
         # A few shards to begin with; the rest follow while training runs.
